@@ -1,1 +1,1 @@
-"""See README.md in this folder."""
+"""Numbers in, numbers out: a permitted model on a volume. No DICOM here; see README.md in this folder."""

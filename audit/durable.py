@@ -1,0 +1,190 @@
+"""Files that survive a power cut: what returned is on the disk, whole, under its name. The project's only os.fsync.
+
+Three verbs, three rules: ``create`` (the name must be free), ``create_same`` (free, or the same bytes), ``replace``
+(whatever was there, atomically). Each writes a temporary neighbour, syncs it, gives it the name, syncs the directory;
+so a reader sees the whole file or none, and a crash leaves at most a ``.*.tmp`` that nobody reads. The pattern is of
+Sunlight's ``internal/durable`` and of Tessera's ``storage/posix``.
+
+All functions raise OSError as the system gives it (ENOSPC, EIO, EROFS ...), and ContentDiffers for a taken name. An
+OSError means "not known to be durable", never "not there": after a failed fsync the bytes may be on the disk or not.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from audit.errors import ContentDiffers
+
+FILE_MODE = 0o640
+"""What we keep may be a patient's: the owner writes, the group may read, nobody else."""
+DIRECTORY_MODE = 0o750
+COMPARE_BYTES = 1 << 20
+"""Read at a time when two files are compared, in bytes."""
+TEMPORARY_SUFFIX = ".tmp"
+
+
+class Disk(Protocol):
+    """The writes that a log needs. This module is one; tests pass one that fails.
+
+    Promises: when a method returns, its effect survives a power cut (``discard`` excepted). When it raises OSError, its
+    effect may or may not have happened. Calls take effect in their order.
+    """
+
+    def create_same(self, path: Path, data: bytes) -> bool:
+        """See ``create_same`` below."""
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """See ``replace`` below."""
+
+    def discard(self, path: Path) -> None:
+        """See ``discard`` below."""
+
+    def make_dirs(self, path: Path) -> None:
+        """See ``make_dirs`` below."""
+
+
+def create(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
+    """Write a new file. A taken name raises FileExistsError and is left alone."""
+    temporary = _write_temporary(path, data, mode)
+    try:
+        # A hard link is the one atomic "only if the name is free"; rename would overwrite.
+        os.link(temporary, path)
+    finally:
+        _unlink_quietly(temporary)
+    sync_dir(path.parent)
+
+
+def create_same(path: Path, data: bytes) -> bool:
+    """Write a new file, or find the same bytes there. True if it was new. Other bytes raise ContentDiffers."""
+    try:
+        create(path, data)
+    except FileExistsError:
+        if path.read_bytes() != data:
+            raise ContentDiffers from None
+        # Whoever made it may have died before its name was durable; its bytes were synced before it got the name.
+        sync_dir(path.parent)
+        return False
+    return True
+
+
+def replace(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
+    """Put the bytes under the name, atomically: a reader sees the old file or the new one."""
+    temporary = _write_temporary(path, data, mode)
+    try:
+        temporary.replace(path)
+    except OSError:
+        _unlink_quietly(temporary)
+        raise
+    sync_dir(path.parent)
+
+
+def adopt(temporary: Path, final: Path) -> bool:
+    """Give a finished file its name for good: sync it, name it, sync the directory. True if the name was new.
+
+    For streams: the caller has written and closed ``temporary``, on the same file system. If ``final`` holds the same
+    bytes already, ``temporary`` goes and False is returned; if it holds others, ContentDiffers is raised and both stay.
+    A crash between naming and unlinking leaves both names on one file, so sweep temporaries at start.
+    """
+    sync_file(temporary)
+    try:
+        os.link(temporary, final)
+        new = True
+    except FileExistsError:
+        if not same_bytes(temporary, final):
+            raise ContentDiffers from None
+        new = False
+    temporary.unlink()
+    sync_dir(final.parent)
+    return new
+
+
+def remove(path: Path) -> None:
+    """Take the name away, durably. A name that is not there is fine: a retry finds it so."""
+    path.unlink(missing_ok=True)
+    sync_dir(path.parent)
+
+
+def discard(path: Path) -> None:
+    """Take the name away, with no promise: after a power cut it may be back. For what is harmless if it comes back."""
+    path.unlink(missing_ok=True)
+
+
+def make_dirs(path: Path) -> None:
+    """Durable ``mkdir -p``: every directory that was made here has its name synced in its parent.
+
+    One that is there already is not synced again: this runs for every image. The sync of a file inside it commits the
+    directory too, on every journalling file system that we support (ext4, xfs, btrfs).
+    """
+    missing = []
+    here = path
+    while not here.is_dir():
+        missing.append(here)
+        here = here.parent
+    for directory in reversed(missing):
+        directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        sync_dir(directory.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Return when the file's bytes are on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_dir(path: Path) -> None:
+    """Return when the names in the directory are on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def same_bytes(one: Path, other: Path) -> bool:
+    """Whether two files hold the same bytes."""
+    with one.open("rb") as left, other.open("rb") as right:
+        while True:
+            mine, theirs = left.read(COMPARE_BYTES), right.read(COMPARE_BYTES)
+            if mine != theirs:
+                return False
+            if not mine:
+                return True
+
+
+def sweep(root: Path) -> int:
+    """Remove what crashed writers left in the tree under ``root``; return how many. Only while nobody writes there."""
+    left = [path for path in root.rglob(f".*{TEMPORARY_SUFFIX}") if path.is_file()]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
+    """A synced neighbour of ``path`` that holds the data. Its name is random: writers of one name do not collide."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError:
+        _unlink_quietly(temporary)
+        raise
+    return temporary
+
+
+def _unlink_quietly(path: Path) -> None:
+    # Only ever a temporary: if it cannot go, the next sweep takes it, and the error underway matters more.
+    with suppress(OSError):
+        path.unlink(missing_ok=True)

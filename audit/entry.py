@@ -1,0 +1,246 @@
+"""The kinds of entry, what each may hold, and its bytes both ways.
+
+An entry is canonical JSON (RFC 8785) in an envelope; its bytes are the leaf that the tree hashes. Parsing is strict:
+what parses re-formats to the same bytes, and everything else is EntryInvalid. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from types import MappingProxyType
+
+from audit.canonical import INTEGER_MAX, JsonValue, canonical, frozen, parse_canonical
+from audit.errors import EntryInvalid
+from audit.schema import (
+    CODE,
+    DECIMAL,
+    DIGEST,
+    HEX32,
+    INTEGER,
+    NOTE,
+    OBSERVED,
+    OWN_UID,
+    TOKEN,
+    Listing,
+    Maybe,
+    Record,
+    Table,
+)
+
+__all__ = ["BODIES", "ENTRY_BYTES_MAX", "SCHEMA", "Draft", "Entry", "JsonValue", "Kind", "canonical", "parse"]
+
+SCHEMA = "zhiying.audit/1"
+ENTRY_BYTES_MAX = 65_535
+"""An entry's length is written in 16 bits (C2SP tlog-tiles)."""
+ENVELOPE_BYTES_MAX = 1_000
+"""All of an entry but its body, at most: key 128, source 64, and names."""
+ENVELOPE = frozenset({"schema", "kind", "key", "call", "source", "seq", "time", "body"})
+
+_KEY = re.compile(r"[a-z0-9:._-]{1,128}")
+_FOREIGN_UID = re.compile(r"(?:[0-9]+\.){5}")
+_SOURCE = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
+_CALL = re.compile(r"[0-9a-f]{32}")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+
+
+class Kind(StrEnum):
+    """What happened. A new kind is a new member here and a new row in BODIES."""
+
+    LOG_START = "LOG_START"
+    APPROVAL = "APPROVAL"
+    ASSEMBLED = "ASSEMBLED"
+    SELECTED = "SELECTED"
+    CALL_INTENT = "CALL_INTENT"
+    CALL_RESULT = "CALL_RESULT"
+    RELEASED = "RELEASED"
+    DENIED = "DENIED"
+    FAILED = "FAILED"
+
+
+_MODEL = Record({"name": TOKEN, "version": TOKEN, "digest": DIGEST})
+_CHECK = Record({"condition": CODE, "outcome": CODE, "observed": OBSERVED})
+
+BODIES: Mapping[Kind, Record] = MappingProxyType(
+    {
+        Kind.LOG_START: Record({"origin": TOKEN, "software": TOKEN}),
+        Kind.APPROVAL: Record({"note": NOTE, "note_digest": DIGEST}),
+        Kind.ASSEMBLED: Record(
+            {"study": HEX32, "instances": INTEGER, "series": INTEGER, "trigger": CODE, "input": HEX32}
+        ),
+        Kind.SELECTED: Record({"study": HEX32, "series": HEX32, "model": _MODEL, "modality": CODE}),
+        Kind.CALL_INTENT: Record(
+            {
+                "study": HEX32,
+                "input": HEX32,
+                "model": _MODEL,
+                "approval": TOKEN,
+                "policy": DIGEST,
+                "autonomy": CODE,
+                "checks": Listing(_CHECK),
+                "runtime": Table(TOKEN, TOKEN),
+            }
+        ),
+        Kind.CALL_RESULT: Record(
+            {
+                "outputs": Listing(Record({"kind": CODE, "uid": OWN_UID, "digest": DIGEST})),
+                "outcome": CODE,
+                "measurements": Listing(Record({"code": TOKEN, "value": DECIMAL, "unit": TOKEN})),
+                "timing_ms": Table(TOKEN, INTEGER),
+                "device": TOKEN,
+            }
+        ),
+        Kind.RELEASED: Record(
+            {"outputs": Listing(Record({"uid": OWN_UID, "digest": DIGEST})), "peer": TOKEN, "attempts": INTEGER}
+        ),
+        Kind.DENIED: Record(
+            {
+                "study": HEX32,
+                "stage": CODE,
+                "code": CODE,
+                "condition": Maybe(OBSERVED),
+                "observed": Maybe(OBSERVED),
+                "model": Maybe(_MODEL),
+            }
+        ),
+        Kind.FAILED: Record({"study": HEX32, "stage": CODE, "code": CODE, "fault": CODE}),
+    }
+)
+"""What each kind's body holds: exactly these fields, all of them."""
+
+CALL_NEEDED = frozenset({Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.RELEASED})
+CALL_ABSENT = frozenset({Kind.LOG_START, Kind.APPROVAL})
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a caller wants logged. Checked when made: a Draft that exists can be appended.
+
+    ``key`` is the idempotency key: one key, one entry, however often a retry appends it. ``call`` names the run that
+    the entry belongs to. Raises EntryInvalid.
+    """
+
+    kind: Kind
+    key: str
+    body: Mapping[str, JsonValue]
+    call: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check, and make the body deeply read-only."""
+        if not isinstance(self.kind, Kind):
+            raise EntryInvalid("kind: unknown")
+        if not isinstance(self.key, str) or not _KEY.fullmatch(self.key) or _FOREIGN_UID.search(self.key):
+            raise EntryInvalid("key: not an idempotency key")
+        if self.call is not None and (not isinstance(self.call, str) or not _CALL.fullmatch(self.call)):
+            raise EntryInvalid("call: not 32 hexadecimal digits")
+        if (self.call is None and self.kind in CALL_NEEDED) or (self.call is not None and self.kind in CALL_ABSENT):
+            raise EntryInvalid(f"call: present or absent against the rule of {self.kind}")
+        BODIES[self.kind].check(self.body, "body")
+        if len(canonical(self.body)) > ENTRY_BYTES_MAX - ENVELOPE_BYTES_MAX:
+            raise EntryInvalid("body: too large")
+        body = frozen(self.body)
+        if isinstance(body, Mapping):  # it is: the rule above said so
+            object.__setattr__(self, "body", body)
+
+    @property
+    def content(self) -> bytes:
+        """What must be equal for two drafts with one key to be one entry."""
+        return canonical({"kind": self.kind.value, "key": self.key, "call": self.call, "body": self.body})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One leaf of the log. ``index`` is its position, and is not among its bytes.
+
+    ``seq`` counts the entries of one ``source`` from 0 without a gap, so that one that is left out shows.
+    ``time`` is UTC with microseconds, as ``2026-11-23T16:07:12.123456Z``.
+    """
+
+    index: int
+    source: str
+    seq: int
+    time: str
+    kind: Kind
+    key: str
+    body: Mapping[str, JsonValue]
+    call: str | None = None
+
+    @classmethod
+    def of(cls, draft: Draft, *, index: int, source: str, seq: int, now: datetime) -> Entry:
+        """The draft, placed. ``now`` is aware."""
+        refuse_bad_source(source)
+        return cls(index, source, seq, format_time(now), draft.kind, draft.key, draft.body, draft.call)
+
+    @property
+    def draft(self) -> Draft:
+        """What was asked to be logged, checked again."""
+        return Draft(self.kind, self.key, self.body, self.call)
+
+    def to_bytes(self) -> bytes:
+        """The leaf. Raises EntryInvalid if it would not parse."""
+        data = canonical(
+            {
+                "schema": SCHEMA,
+                "kind": self.kind.value,
+                "key": self.key,
+                "call": self.call,
+                "source": self.source,
+                "seq": self.seq,
+                "time": self.time,
+                "body": self.body,
+            }
+        )
+        if len(data) > ENTRY_BYTES_MAX:
+            raise EntryInvalid("entry: too large")
+        return data
+
+
+def parse(index: int, data: bytes) -> Entry:
+    """The entry at this position. Raises EntryInvalid unless it is one of ours, to the byte."""
+    if len(data) > ENTRY_BYTES_MAX:
+        raise EntryInvalid("entry: too large")
+    value = parse_canonical(data)
+    if not isinstance(value, Mapping) or set(value) != ENVELOPE:
+        raise EntryInvalid("entry: not the envelope's fields")
+    if value["schema"] != SCHEMA:
+        raise EntryInvalid("schema: unknown")
+    kind, key, call, body = value["kind"], value["key"], value["call"], value["body"]
+    source, seq, time = value["source"], value["seq"], value["time"]
+    if not isinstance(kind, str) or kind not in Kind.__members__:
+        raise EntryInvalid("kind: unknown")
+    if not isinstance(key, str) or not isinstance(body, Mapping) or not (call is None or isinstance(call, str)):
+        raise EntryInvalid("entry: a field of the wrong type")
+    if not isinstance(source, str) or isinstance(seq, bool) or not isinstance(seq, int) or not isinstance(time, str):
+        raise EntryInvalid("entry: a field of the wrong type")
+    refuse_bad_source(source)
+    if not 0 <= seq <= INTEGER_MAX:
+        raise EntryInvalid("seq: negative")
+    parse_time(time)
+    draft = Draft(Kind(kind), key, body, call)
+    return Entry(index, source, seq, time, draft.kind, draft.key, draft.body, draft.call)
+
+
+def format_time(now: datetime) -> str:
+    """UTC with microseconds. A naive time raises EntryInvalid: nobody knows what it means."""
+    if now.tzinfo is None:
+        raise EntryInvalid("time: without a time zone")
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_time(text: str) -> datetime:
+    """The moment that ``format_time`` wrote; aware. Raises EntryInvalid."""
+    if not _TIME.fullmatch(text):
+        raise EntryInvalid("time: not UTC with microseconds")
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    except ValueError:
+        raise EntryInvalid("time: no such moment") from None
+
+
+def refuse_bad_source(source: str) -> None:
+    """Raise EntryInvalid unless ``source`` may name who writes."""
+    if not _SOURCE.fullmatch(source):
+        raise EntryInvalid("source: not a name of a source")

@@ -1,0 +1,106 @@
+"""Reads back our own results as anybody's viewer would: what an SR and a SEG say of themselves.
+
+For the demo and for tests, on files that a PACS gave back. It shares no code with the writers (report.py,
+segmentation.py), so that a mistake there is seen here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+
+from dicom_bridge.errors import BridgeError, Fault
+
+
+class ReadBackFailed(BridgeError):
+    """The file is not the kind of object that was sent."""
+
+    CODES = frozenset({"NOT_DICOM", "NOT_A_REPORT", "NOT_A_SEGMENTATION"})
+    fault = Fault.SITE
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """One NUM content item (PS3.3 C.18.1): what was measured, as text, with its UCUM unit."""
+
+    concept: str
+    meaning: str
+    value: str
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFacts:
+    """The header and the numbers of a structured report. Holds the patient's name: not for logs."""
+
+    sop_uid: str
+    study_uid: str
+    patient_name: str
+    completion: str
+    verification: str
+    preliminary: str
+    numbers: tuple[Number, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentationFacts:
+    """The header of a segmentation. Holds the patient's name: not for logs."""
+
+    sop_uid: str
+    study_uid: str
+    patient_name: str
+    kind: str
+    frames: int
+    labels: tuple[str, ...]
+
+
+def read_report(path: Path) -> ReportFacts:
+    """What a Comprehensive 3D SR file says. Raises ReadBackFailed."""
+    report = _read(path)
+    if report.get("SOPClassUID") != Comprehensive3DSRStorage:
+        raise ReadBackFailed("NOT_A_REPORT", "the object is no Comprehensive 3D SR")
+    return ReportFacts(
+        sop_uid=str(report.SOPInstanceUID),
+        study_uid=str(report.StudyInstanceUID),
+        patient_name=str(report.PatientName),
+        completion=str(report.get("CompletionFlag", "")),
+        verification=str(report.get("VerificationFlag", "")),
+        preliminary=str(report.get("PreliminaryFlag", "")),
+        numbers=tuple(_numbers(report)),
+    )
+
+
+def read_segmentation(path: Path) -> SegmentationFacts:
+    """What a SEG file says. Raises ReadBackFailed."""
+    seg = _read(path)
+    if seg.get("SOPClassUID") != SegmentationStorage:
+        raise ReadBackFailed("NOT_A_SEGMENTATION", "the object is no segmentation")
+    return SegmentationFacts(
+        sop_uid=str(seg.SOPInstanceUID),
+        study_uid=str(seg.StudyInstanceUID),
+        patient_name=str(seg.PatientName),
+        kind=str(seg.get("SegmentationType", "")),
+        frames=int(seg.get("NumberOfFrames", 0)),
+        labels=tuple(str(item.get("SegmentLabel", "")) for item in seg.get("SegmentSequence", ())),
+    )
+
+
+def _read(path: Path) -> Dataset:
+    try:
+        return dcmread(path)
+    except InvalidDicomError:
+        raise ReadBackFailed("NOT_DICOM", "the file is no DICOM file") from None
+
+
+def _numbers(item: Dataset) -> Iterator[Number]:
+    """All NUM items of a content tree, depth first (PS3.3 C.17.3)."""
+    for child in item.get("ContentSequence", ()):
+        if child.get("ValueType") == "NUM" and child.get("MeasuredValueSequence"):
+            name, measured = child.ConceptNameCodeSequence[0], child.MeasuredValueSequence[0]
+            unit = measured.MeasurementUnitsCodeSequence[0]
+            yield Number(str(name.CodeValue), str(name.CodeMeaning), str(measured.NumericValue), str(unit.CodeValue))
+        yield from _numbers(child)

@@ -1,0 +1,114 @@
+"""What every result of one call has in common: who made it, when, in which language, under which UIDs.
+
+The five places in which an object names its algorithm (IHE AIR §6.5.3.1; reference table of Contributing Equipment,
+TID 1004, TID 4019 and the Algorithm Identification macro) are all filled from one `Algorithm`, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Literal
+
+from pydicom.dataset import Dataset
+
+from dicom_bridge import uids
+from models.codes import Code
+from models.manifest import Manifest
+from models.ref import ModelRef
+
+Language = Literal["zh-CN", "en-US"]
+Charset = Literal["ISO_IR 192", "GB18030"]
+
+# China has one civil time. A site elsewhere passes its own; a source that declares (0008,0201) wins over both.
+CHINA_STANDARD_TIME = timezone(timedelta(hours=8))
+
+BRIDGE_MANUFACTURER = "Zhiying"
+BRIDGE_MODEL_NAME = "Zhiying DICOM Bridge"
+
+SEG_SERIES_NUMBER = 9001
+SR_SERIES_NUMBER = 9002
+
+# LO holds 64 characters (PS3.5 Table 6.2-1).
+LO_MAX = 64
+# Enough of the model's digest to tell two builds of one version apart in a viewer; the whole digest is in the log.
+DIGEST_SHOWN = 12
+
+MARKING: dict[Language, str] = {
+    "en-US": "AI output. Not for diagnosis. Requires review by a physician.",
+    "zh-CN": "人工智能输出结果，不得直接用于诊断，须经医师审核确认。",
+}
+SERIES_MARKING: dict[Language, str] = {"en-US": "not for diagnosis", "zh-CN": "非诊断用"}
+
+
+@dataclass(frozen=True, slots=True)
+class ResultContext:
+    """Everything outside findings and sources on which the bytes of a result depend.
+
+    Same context, findings and sources give the same bytes: this is why the time is a field and not a clock.
+    `content_time` is the start of the analysis (aware), fixed once per call. `predecessors` are the earlier SR of the
+    same study that this one supersedes (PS3.3 C.17.2.3).
+    """
+
+    call: str
+    content_time: datetime
+    device_serial: str
+    bridge_version: str
+    site_language: Language
+    charset: Charset
+    predecessors: Sequence[Dataset] = ()
+    civil_time: timezone = CHINA_STANDARD_TIME
+
+    def uid(self, kind: str, *parts: str) -> str:
+        """The UID of one thing of this call; the same for ever."""
+        return uids.derive(kind, self.call, *parts)
+
+    @property
+    def text_language(self) -> str:
+        """Key of the manifest's texts: "zh" or "en"."""
+        return self.site_language.partition("-")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """One model as DICOM names it: vendor, model, version with the weights' short hash, and its Device UID."""
+
+    vendor: str
+    name: str
+    version: str
+    device_uid: str
+    family: Code
+
+    @classmethod
+    def of(cls, manifest: Manifest, ref: ModelRef) -> Algorithm:
+        """The identity of exactly this model: another digest gives another version text and another Device UID."""
+        short = ref.digest.removeprefix("sha256:")[:DIGEST_SHOWN]
+        room = LO_MAX - len(short) - 1
+        return cls(
+            vendor=manifest.vendor[:LO_MAX],
+            name=ref.name[:LO_MAX],
+            version=f"{ref.version[:room]}+{short}",
+            device_uid=uids.device_uid(manifest.vendor, ref.name, ref.version, ref.digest),
+            family=manifest.algorithm_family,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """The identity of one finding, the same in SR (112039, 112040) and SEG (0062,0020), (0062,0021)."""
+
+    identifier: str
+    uid: str
+
+
+def tracking(context: ResultContext, segment: int, label: str) -> Tracking:
+    """Tracking of segment `segment` (the manifest's number) of this call."""
+    return Tracking(identifier=label[:LO_MAX], uid=context.uid("TRACKING", str(segment)))
+
+
+def series_description(context: ResultContext, model: str, kind: str) -> str:
+    """The marking that worklists show, at most 64 characters: a long model name is shortened, never the marking."""
+    marking = SERIES_MARKING[context.site_language]
+    room = LO_MAX - len(f"AI  {kind} - {marking}")
+    return f"AI {model[:room]} {kind} - {marking}"

@@ -1,0 +1,95 @@
+"""What a review can object to. Every error has a `code` from a closed set; none ever holds patient data.
+
+ReviewError
++-- ApprovalError                            a note that is no approval for us
+|   +-- ApprovalInvalid     APPROVAL_INVALID     not exactly the text that this version knows (reviewer)
+|   +-- ApprovalForged      APPROVAL_SIGNATURE   a trusted key's signature does not match the text (alarming)
+|   +-- ApprovalUntrusted   APPROVAL_UNTRUSTED   signed, but by no key that the site trusts (site)
+|   +-- SelfApproval        SELF_APPROVAL        signed with the key of the hospital's own log (site)
+|   +-- ApprovalReused      APPROVAL_REUSED      another note has been recorded under this approval id (reviewer)
++-- Refused                 see gate.py          the model may not be used for this, now
++-- PermitForged            PERMIT_FORGED        a permit was made or copied outside the gate (us)
+"""
+
+
+class ReviewError(Exception):
+    """Base of all errors of this folder."""
+
+    code: str = "REVIEW_ERROR"
+
+
+class ApprovalError(ReviewError):
+    """A note that is not an approval which this site can honour."""
+
+    code = "APPROVAL_ERROR"
+
+
+class ApprovalInvalid(ApprovalError):
+    """The text is not exactly what this version knows; `where` names the key."""
+
+    code = "APPROVAL_INVALID"
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(f"{where}: {what}")
+        self.where = where
+        self.what = what
+
+
+class ApprovalForged(ApprovalError):
+    """A signature that claims to be a trusted key's does not match the text."""
+
+    code = "APPROVAL_SIGNATURE"
+
+
+class ApprovalUntrusted(ApprovalError):
+    """No key that the site trusts has signed the note."""
+
+    code = "APPROVAL_UNTRUSTED"
+
+
+class SelfApproval(ApprovalError):
+    """The hospital's own key, which signs its log, cannot also be a reviewer's."""
+
+    code = "SELF_APPROVAL"
+
+
+class ApprovalReused(ApprovalError):
+    """Another note has been recorded under this approval id: a changed approval needs a new id."""
+
+    code = "APPROVAL_REUSED"
+
+
+class Refused(ReviewError):
+    """The gate's no: the model may not be used for this, now.
+
+    Attributes:
+        code: NO_APPROVAL, MODEL_DIGEST_MISMATCH, APPROVAL_NOT_YET_VALID, APPROVAL_EXPIRED, ATTRIBUTE_UNKNOWN,
+            CONDITION_NOT_MET or AUTONOMY_EXCEEDED.
+        condition: CODE of what decided (a condition of the vocabulary, VALIDITY or MODEL_DIGEST), or None.
+        observed: class of what was observed, never a patient's own datum, or None.
+        approval: id of the nearest approval, or None if there is none for this model.
+    """
+
+    def __init__(self, code: str, condition: str | None, observed: str | None, approval: str | None = None) -> None:
+        parts = [code]
+        if condition is not None:
+            parts.append(f"{condition} is {observed or 'unknown'}")
+        if approval is not None:
+            parts.append(f"nearest approval {approval}")
+        super().__init__("; ".join(parts))
+        self.code = code
+        self.condition = condition
+        self.observed = observed
+        self.approval = approval
+
+
+class RequestInvalid(ReviewError):
+    """A request to the gate is not well formed. A programming error."""
+
+    code = "REQUEST_INVALID"
+
+
+class PermitForged(ReviewError):
+    """A permit was made, copied or unpickled outside the gate. A programming error, or an attack."""
+
+    code = "PERMIT_FORGED"

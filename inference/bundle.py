@@ -1,0 +1,184 @@
+"""A MONAI bundle as a callable: canonical voxels in, label map out. Worker side only; imports torch and monai.
+
+Of a bundle's inference.json the parts `preprocessing`, `network_def`, `inferer` and `postprocessing` are used, by the
+names that MONAI's bundle specification and Model Zoo give them. A configuration is data here, not a program: Python
+expressions ("$..."), file macros ("%..."), and classes from outside `TARGETS` are refused before anything is built.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import monai
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+
+from inference.coarse_to_fine import Network, plain
+from inference.errors import ModelFailed, ModelRefused
+from inference.types import Affine, FloatArray, LabelArray
+
+TARGETS: Final = ("monai.inferers.", "monai.networks.", "monai.transforms.", "inference.coarse_to_fine.")
+"""Modules whose classes a bundle may name."""
+
+PARTS: Final = ("preprocessing", "network_def", "inferer", "postprocessing")
+CONFIG_BYTES_MAX: Final = 1 << 20
+"""Largest inference.json in bytes; real ones have some kilobytes."""
+
+WARM_UP_SHAPE: Final = (256, 256, 192)
+"""Voxels of the invented volume of a warm-up: about a whole-head MR, so that the heap grows to its working size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """labels: (X, Y, Z) uint8 on the canonical grid; the rest: seconds by stage."""
+
+    labels: LabelArray
+    preprocess_s: float
+    forward_s: float
+    postprocess_s: float
+
+
+def choose_device(wanted: str) -> str:
+    """`wanted`; where it is empty the machine's accelerator, of any make that ships a torch backend; else "cpu"."""
+    if wanted:
+        return wanted
+    if torch.accelerator.is_available():
+        return str(torch.accelerator.current_accelerator())
+    return "cpu"
+
+
+def prepare(device: str) -> dict[str, str]:
+    """Set this process up for inference; returns what of it could change a result, for the record."""
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    # TF32 and benchmark mode would let the same input give other bits on another day.
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    return {
+        "torch": str(torch.__version__),
+        "monai": str(monai.__version__),
+        "numpy": str(np.__version__),
+        "precision": "float32",
+        "threads": str(threads),
+        "device": device,
+    }
+
+
+class Bundle:
+    """One bundle, loaded on one device.
+
+    Args:
+        root: the bundle's folder, its files already verified. config: path of inference.json below it.
+        device: "cpu", "cuda:0", ...
+    Raises ModelRefused (MODEL_CONFIG_REFUSED) for what we do not run, ModelFailed (MODEL_LOAD_FAILED) for a bundle
+    without the parts we need; whatever MONAI and torch raise while they build the parts.
+    """
+
+    def __init__(self, root: Path, config: str, device: str) -> None:
+        path = root / config
+        if path.suffix != ".json" or path.stat().st_size > CONFIG_BYTES_MAX:
+            raise ModelRefused("MODEL_CONFIG_REFUSED", "the configuration is not a JSON file of reasonable size")
+        content = ConfigParser.load_config_file(path)
+        refuse_programs(content)
+        missing = [part for part in PARTS if part not in content]
+        if missing:
+            raise ModelFailed("MODEL_LOAD_FAILED", f"the configuration lacks {', '.join(missing)}")
+        parser = ConfigParser({**content, "bundle_root": str(root), "device": device})
+        parsed = {key: parser.get_parsed_content(key) for key in content}
+        self.device = device
+        self.preprocessing = parsed["preprocessing"]
+        self.inferer = parsed["inferer"]
+        self.postprocessing = parsed["postprocessing"]
+        self.network = _timed(parsed["network_def"], device)
+        others = (value for value in parsed.values() if isinstance(value, Network))
+        self.networks = list(dict.fromkeys([self.network, *others]))
+
+    def __call__(self, voxels: FloatArray, affine: Affine) -> Answer:
+        """Label map of voxels (X, Y, Z) in RAS order with this RAS affine (4, 4).
+
+        Raises ModelFailed (MODEL_OUTPUT_INVALID) unless the answer is one whole number from 0 to 255 for each voxel.
+        """
+        before = sum(network.elapsed_s for network in self.networks)
+        with torch.inference_mode():
+            started = time.perf_counter()
+            image = MetaTensor(torch.from_numpy(voxels)[None].to(self.device), affine=torch.from_numpy(affine))
+            data = self.preprocessing({"image": image})
+            ready = time.perf_counter()
+            data["pred"] = _like(self.inferer(data["image"][None], self.network)[0], data["image"])
+            inferred = time.perf_counter()
+            data = self.postprocessing(data)
+            labels = _labels(plain(data["pred"]), voxels.shape)
+            done = time.perf_counter()
+        forward_s = sum(network.elapsed_s for network in self.networks) - before
+        # What the inferer does besides its networks (resizing, windows, boxes) is preparation for them.
+        return Answer(labels, ready - started + inferred - ready - forward_s, forward_s, done - inferred)
+
+    def warm_up(self) -> None:
+        """Run once on an invented volume, so that the first study does not pay for first times."""
+        with torch.inference_mode():
+            if hasattr(self.inferer, "warm_up"):
+                self.inferer.warm_up(self.network)
+        voxels = np.zeros(WARM_UP_SHAPE, dtype=np.float32)
+        voxels[tuple(slice(n // 4, 3 * n // 4) for n in WARM_UP_SHAPE)] = 1.0
+        self(voxels, np.eye(4))
+
+
+def refuse_programs(content: object) -> None:
+    """Raise ModelRefused (MODEL_CONFIG_REFUSED) if a configuration could do more than build known classes."""
+    if not isinstance(content, Mapping):
+        raise ModelRefused("MODEL_CONFIG_REFUSED", "the configuration is not an object")
+    for key, value in _walk(content):
+        if key.startswith("_") and key not in ("_target_", "_desc_"):
+            raise ModelRefused("MODEL_CONFIG_REFUSED", f"the configuration uses {key[:32]}")
+        if not isinstance(value, str):
+            continue
+        if key == "_target_" and not value.startswith(TARGETS):
+            raise ModelRefused("MODEL_CONFIG_REFUSED", f"the configuration names the class {value[:64]}")
+        if value.startswith(("$", "%")):
+            raise ModelRefused("MODEL_CONFIG_REFUSED", f"the configuration holds an expression at {key[:32]}")
+
+
+def _walk(value: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """Every (nearest key, value) below `value`."""
+    yield key, value
+    if isinstance(value, Mapping):
+        for inner_key, inner in value.items():
+            yield from _walk(inner, str(inner_key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _walk(inner, key)
+
+
+def _timed(network: Any, device: str) -> Network:
+    if isinstance(network, Network):
+        return network
+    return Network(network.to(device).eval(), device)
+
+
+def _like(pred: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """`pred` (C, X, Y, Z) with the image's place in space, which postprocessing needs to go back."""
+    if not isinstance(image, MetaTensor):
+        return pred
+    result: torch.Tensor = MetaTensor(plain(pred), meta=image.meta)  # the affine is part of the meta
+    return result
+
+
+def _labels(pred: torch.Tensor, shape: tuple[int, ...]) -> LabelArray:
+    if tuple(pred.shape) != (1, *shape):
+        raise ModelFailed("MODEL_OUTPUT_INVALID", f"the answer has shape {tuple(pred.shape)}, not (1, {shape})")
+    if pred.dtype != torch.uint8:
+        whole = pred.round()
+        if not bool(((whole == pred) & (whole >= 0) & (whole <= 255)).all()):
+            raise ModelFailed("MODEL_OUTPUT_INVALID", "the answer is not a map of whole numbers from 0 to 255")
+        pred = whole.to(torch.uint8)
+    labels: LabelArray = pred[0].cpu().numpy()
+    return labels

@@ -1,0 +1,95 @@
+"""Is the volume what the model was made for, and could a body give this answer? Refuse, never repair. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+
+from inference.errors import Code, InputUnfit, OutputImplausible
+from inference.types import BoolArray, Findings, Volume
+from models.codes import Range
+from models.manifest import Manifest, MeasurementSpec
+
+SPACING_TOLERANCE_MM: Final = 1e-4
+"""Positions come as decimal strings of 16 characters (VR DS) and spacing is their difference: 1.2 mm reads 1.19999."""
+
+
+def fit(volume: Volume, manifest: Manifest) -> None:
+    """Raise InputUnfit unless the volume lies within the manifest's input contract and holds an image.
+
+    Codes, in the order of the checks: MODALITY_MISMATCH, TOO_FEW_SLICES, TOO_MANY_SLICES,
+    SLICE_SPACING_OUT_OF_RANGE, PIXEL_SPACING_OUT_OF_RANGE, FOV_OUT_OF_RANGE, NOT_FINITE, EMPTY_IMAGE.
+    """
+    contract = manifest.input
+    if volume.modality not in contract.modality:
+        raise InputUnfit("MODALITY_MISMATCH", f"the model is for {', '.join(contract.modality)}")
+    slices = volume.shape[0]
+    if slices < contract.slices.low:
+        raise InputUnfit("TOO_FEW_SLICES", f"{slices} slices, the model needs {contract.slices.low:g}")
+    if slices > contract.slices.high:
+        raise InputUnfit("TOO_MANY_SLICES", f"{slices} slices, the model takes {contract.slices.high:g}")
+    slice_mm, row_mm, column_mm = volume.spacing_mm
+    _within("SLICE_SPACING_OUT_OF_RANGE", "slice spacing", (slice_mm,), contract.slice_spacing_mm)
+    _within("PIXEL_SPACING_OUT_OF_RANGE", "pixel spacing", (row_mm, column_mm), contract.pixel_spacing_mm)
+    for count, mm in zip(volume.shape, volume.spacing_mm, strict=True):
+        _within("FOV_OUT_OF_RANGE", "edge of the volume", (count * mm,), contract.fov_mm, count)
+    # The extremes tell all in two passes: NaN wins both, an infinity is one of them, a blank image has one value.
+    low, high = float(volume.voxels.min()), float(volume.voxels.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputUnfit("NOT_FINITE", "the image holds voxels that are not finite numbers")
+    if low == high:
+        raise InputUnfit("EMPTY_IMAGE", "all voxels of the image have the same value")
+
+
+def _within(code: Code, what: str, values_mm: Iterable[float], limits: Range, steps: int = 1) -> None:
+    slack_mm = steps * SPACING_TOLERANCE_MM
+    for value in values_mm:
+        if not limits.low - slack_mm <= value <= limits.high + slack_mm:
+            raise InputUnfit(code, f"{what} {value:.3f} mm, the model takes {limits.low:g} to {limits.high:g} mm")
+
+
+def plausible(findings: Findings, volume: Volume, manifest: Manifest) -> None:
+    """Raise OutputImplausible unless the findings are all that the manifest promises, and believable.
+
+    Codes, in the order of the checks: OUTPUT_SHAPE (segments or measurements missing, surplus or on another grid),
+    OUTPUT_NOT_FINITE, OUTPUT_EMPTY (unless a measurement of that segment may be 0), OUTPUT_IMPLAUSIBLE (a value
+    outside its range), OUTPUT_TOUCHES_BORDER (a mask that reaches the border of the array, where the anatomy is cut).
+    """
+    masks = {segment.number: segment.mask for segment in findings.segments}
+    values = {measurement.id: measurement.value for measurement in findings.measurements}
+    wanted = [spec.number for spec in manifest.segments], [spec.id for spec in manifest.measurements]
+    found = [segment.number for segment in findings.segments], [m.id for m in findings.measurements]
+    if wanted != found:
+        raise OutputImplausible("OUTPUT_SHAPE", "segments or measurements are not those of the manifest")
+    for segment in manifest.segments:
+        if masks[segment.number].shape != volume.shape:
+            raise OutputImplausible("OUTPUT_SHAPE", f"segment {segment.number} is not on the image's grid")
+    for spec in manifest.measurements:
+        if not math.isfinite(values[spec.id]):
+            raise OutputImplausible("OUTPUT_NOT_FINITE", f"{spec.id} is not a finite number")
+    for segment in manifest.segments:
+        if not masks[segment.number].any() and not _may_be_empty(segment.number, manifest.measurements):
+            raise OutputImplausible("OUTPUT_EMPTY", f"segment {segment.number} has no voxel")
+    for spec in manifest.measurements:
+        if not spec.plausible.contains(values[spec.id]):
+            raise OutputImplausible("OUTPUT_IMPLAUSIBLE", _outside(spec, values[spec.id]))
+    for segment in manifest.segments:
+        if segment.border == "refuse" and touches_border(masks[segment.number]):
+            raise OutputImplausible("OUTPUT_TOUCHES_BORDER", f"segment {segment.number} reaches the volume's border")
+
+
+def touches_border(mask: BoolArray) -> bool:
+    """Whether any voxel on the six faces of the array (K, R, C) is set."""
+    return any(bool(np.take(mask, side, axis=axis).any()) for axis in range(3) for side in (0, -1))
+
+
+def _may_be_empty(number: int, measurements: Iterable[MeasurementSpec]) -> bool:
+    return any(spec.segment == number and spec.plausible.contains(0.0) for spec in measurements)
+
+
+def _outside(spec: MeasurementSpec, value: float) -> str:
+    low, high = spec.plausible.low, spec.plausible.high
+    return f"{spec.id} is {value:.{spec.decimals}f} {spec.unit.value}, believable are {low:g} to {high:g}"

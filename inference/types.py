@@ -1,0 +1,205 @@
+"""The numbers that go in and come out: Volume, Findings and their parts. NumPy only.
+
+Every type checks itself when it is made, so that whoever holds one need not check again. Arrays are read-only views.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from audit import durable
+from inference.errors import FindingsCorrupt, VolumeInvalid
+
+FloatArray = npt.NDArray[np.float32]
+Affine = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+LabelArray = npt.NDArray[np.uint8]
+
+_T = TypeVar("_T", bound=np.generic)
+
+TIMING_KEYS: Final = frozenset({"load", "preprocess", "forward", "postprocess", "total"})
+"""Stages of one call, each in whole milliseconds. `load` is 0 when the model was warm."""
+
+FINDINGS_MAGIC: Final = b"zhiying.findings/1\n"
+FINDINGS_BYTES_MAX: Final = 4 << 30
+"""Refuse to read a findings file above 4 GiB: 255 masks of 512 x 512 x 500 voxels need 4.2e9 bytes packed."""
+
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MODALITY: Final = re.compile(r"[A-Z0-9_]{1,16}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Volume:
+    """One image series as a regular grid.
+
+    voxels: (K, R, C) = (slice, row, column) float32, in the modality's own unit (HU for CT, arbitrary for MR).
+    affine: (4, 4) float64, homogeneous index (k, r, c, 1) -> position (x, y, z, 1) in mm in DICOM's patient system
+        (LPS: x to the left, y to the back, z to the head), of the voxel's centre. PS3.3 C.7.6.2.1.1.
+    source_digest: digest of the exact instances that the voxels came from.
+    modality: DICOM (0008,0060).
+    Raises VolumeInvalid (VOLUME_INVALID).
+    """
+
+    voxels: FloatArray
+    affine: Affine
+    source_digest: str
+    modality: str
+
+    def __post_init__(self) -> None:
+        if self.voxels.ndim != 3 or self.voxels.dtype != np.float32 or min(self.voxels.shape) < 1:
+            raise VolumeInvalid("VOLUME_INVALID", f"voxels are {self.voxels.shape} {self.voxels.dtype}, not 3D float32")
+        if self.affine.shape != (4, 4) or self.affine.dtype != np.float64 or not np.isfinite(self.affine).all():
+            raise VolumeInvalid("VOLUME_INVALID", "affine is not a finite 4 x 4 float64 matrix")
+        if not np.array_equal(self.affine[3], (0.0, 0.0, 0.0, 1.0)) or self.voxel_mm3 <= 0.0:
+            raise VolumeInvalid("VOLUME_INVALID", "affine is not an invertible homogeneous matrix")
+        if _DIGEST.fullmatch(self.source_digest) is None or _MODALITY.fullmatch(self.modality) is None:
+            raise VolumeInvalid("VOLUME_INVALID", "source_digest or modality is malformed")
+        object.__setattr__(self, "voxels", _read_only(self.voxels))
+        object.__setattr__(self, "affine", _read_only(self.affine))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(K, R, C)."""
+        k, r, c = self.voxels.shape
+        return k, r, c
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance in mm between neighbours along (slice, row, column) index."""
+        slice_mm, row_mm, column_mm = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(slice_mm), float(row_mm), float(column_mm)
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of one voxel in mm3; right for sheared grids too."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentMask:
+    """One segment on the volume's own grid: `number` as in the manifest (1 to 255), `mask` (K, R, C) bool."""
+
+    number: int
+    mask: BoolArray
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= 255 or self.mask.ndim != 3 or self.mask.dtype != np.bool_:
+            raise VolumeInvalid("VOLUME_INVALID", f"segment {self.number} is {self.mask.shape} {self.mask.dtype}")
+        object.__setattr__(self, "mask", _read_only(self.mask))
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One number: `id` names the manifest's MeasurementSpec (concept, unit, decimals); `value` is in that unit."""
+
+    id: str
+    value: float
+
+    def __post_init__(self) -> None:
+        if _ID.fullmatch(self.id) is None:
+            raise VolumeInvalid("VOLUME_INVALID", "measurement id is malformed")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What the engine gives back: a label map on the volume's grid, and how it came about.
+
+    labels: (K, R, C) uint8, 0 is background, other values are segment numbers.
+    timing_ms: one whole number of milliseconds for each of `TIMING_KEYS`.
+    device: "cpu", "cuda:0", ...; runtime: versions and settings that could change a result.
+    """
+
+    labels: LabelArray
+    timing_ms: Mapping[str, int]
+    device: str
+    runtime: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Findings:
+    """Segments and measurements of one model on one volume, ready for a report. Units: timing_ms in ms."""
+
+    segments: tuple[SegmentMask, ...]
+    measurements: tuple[Measurement, ...]
+    timing_ms: Mapping[str, int]
+    device: str
+    runtime: Mapping[str, str] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the findings durably, replacing what an earlier try of the same call left.
+
+        Layout: magic line, SHA-256 of the rest in hex, newline, then an npz archive (masks as packed bits).
+        The same findings give the same bytes. Raises OSError.
+        """
+        arrays: dict[str, npt.NDArray[np.uint8]] = {}
+        meta = {
+            "segments": [{"number": s.number, "shape": list(s.mask.shape)} for s in self.segments],
+            "measurements": [{"id": m.id, "value": m.value.hex()} for m in self.measurements],
+            "timing_ms": dict(self.timing_ms),
+            "device": self.device,
+            "runtime": dict(self.runtime),
+        }
+        arrays["meta"] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), dtype=np.uint8)
+        for segment in self.segments:
+            arrays[f"mask_{segment.number}"] = np.packbits(segment.mask)
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        body = buffer.getbuffer()
+        digest = hashlib.sha256(body).hexdigest().encode()
+        durable.replace(path, b"".join((FINDINGS_MAGIC, digest, b"\n", body)))
+
+    @classmethod
+    def load(cls, path: Path) -> Findings:
+        """Read what `save` wrote. Raises FindingsCorrupt for anything else, OSError if there is no such file."""
+        if path.stat().st_size > FINDINGS_BYTES_MAX:
+            raise FindingsCorrupt("FINDINGS_CORRUPT", "the file is larger than any findings")
+        data = path.read_bytes()
+        head = len(FINDINGS_MAGIC) + 64 + 1
+        if not data.startswith(FINDINGS_MAGIC) or len(data) <= head or data[head - 1 : head] != b"\n":
+            raise FindingsCorrupt("FINDINGS_CORRUPT", "the file does not begin as findings do")
+        body = memoryview(data)[head:]
+        if hashlib.sha256(body).hexdigest().encode() != data[len(FINDINGS_MAGIC) : head - 1]:
+            raise FindingsCorrupt("FINDINGS_CORRUPT", "the content does not match its digest")
+        try:
+            return cls._parse(io.BytesIO(body))
+        except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, VolumeInvalid) as error:
+            raise FindingsCorrupt("FINDINGS_CORRUPT", f"unreadable content: {type(error).__name__}") from error
+
+    @classmethod
+    def _parse(cls, archive: io.BytesIO) -> Findings:
+        with np.load(archive, allow_pickle=False) as arrays:
+            meta = json.loads(arrays["meta"].tobytes())
+            segments = []
+            for item in meta["segments"]:
+                shape = tuple(int(n) for n in item["shape"])
+                packed = arrays[f"mask_{item['number']}"]
+                if packed.size != (math.prod(shape) + 7) // 8:
+                    raise FindingsCorrupt("FINDINGS_CORRUPT", "a mask has not the size that it states")
+                bits = np.unpackbits(packed, count=math.prod(shape)).reshape(shape)
+                segments.append(SegmentMask(int(item["number"]), bits.view(np.bool_)))
+        return cls(
+            segments=tuple(segments),
+            measurements=tuple(Measurement(str(m["id"]), float.fromhex(m["value"])) for m in meta["measurements"]),
+            timing_ms={str(key): int(value) for key, value in meta["timing_ms"].items()},
+            device=str(meta["device"]),
+            runtime={str(key): str(value) for key, value in meta["runtime"].items()},
+        )
+
+
+def _read_only(array: npt.NDArray[_T]) -> npt.NDArray[_T]:
+    view = array.view()
+    view.flags.writeable = False
+    return view

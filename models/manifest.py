@@ -1,0 +1,244 @@
+"""What a model is for, what it may be fed, what its labels and numbers mean, and within which limits. Strictly parsed.
+
+manifest.json lies in the model's folder and is covered by the model's digest, so that an approval binds every word of
+it. Unknown keys, missing keys and values out of bounds are refused: a manifest that we do not wholly understand may
+hold a limit that we would not keep.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from models.codes import AUTONOMY_LEVELS, Code, Range
+from models.errors import ManifestError, RefInvalid
+from models.ref import ModelRef, is_member_path
+from models.strict import Fields, Malformed, parse_json
+
+SCHEMA: Final = "zhiying.model/1"
+MANIFEST_NAME: Final = "manifest.json"
+LANGUAGES: Final = ("en", "zh")
+SITE_TEXT_MAX: Final = 1024
+"""Characters of intended use and limits: VR UT would hold more, but a radiologist must be able to read it."""
+DEADLINE_S_MAX: Final = 3600
+"""No study of a hospital in service can wait longer than an hour for one model."""
+LABEL_MAX: Final = 64
+"""Characters of Segment Label (0062,0005), VR LO."""
+
+_DIGEST_OF_NOTHING: Final = "sha256:" + "0" * 64
+_CS: Final = re.compile(r"[A-Z0-9_][A-Z0-9_ ]{0,15}")  # VR CS, PS3.5 section 6.2
+_UID: Final = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")  # PS3.5 section 9.1
+_ID: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_KEYS: Final = (
+    "schema", "name", "version", "title", "vendor", "licence", "intended_use", "limits_text", "algorithm_family",
+    "input", "segments", "measurements", "bundle", "deadline_s", "max_autonomy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class InputContract:
+    """Which series the model is made for; everything outside is refused.
+
+    Attributes:
+        modality, sop_classes, body_part, image_type_excludes: values as DICOM writes them, upper case.
+        description_any: the series description must contain one of these, case ignored; empty means any description.
+        slices: number of slices. slice_spacing_mm: distance of slice centres. pixel_spacing_mm: both in-plane spacings.
+        fov_mm: smallest and largest edge of the volume.
+    """
+
+    modality: tuple[str, ...]
+    sop_classes: tuple[str, ...]
+    body_part: tuple[str, ...]
+    description_any: tuple[str, ...]
+    image_type_excludes: tuple[str, ...]
+    slices: Range
+    slice_spacing_mm: Range
+    pixel_spacing_mm: Range
+    fov_mm: Range
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSpec:
+    """One label of the output: Segment Sequence (0062,0002), PS3.3 section C.8.20.4.
+
+    Attributes:
+        number: from 1, without gaps.
+        category, type: CID 7150 and the segment's own concept.
+        colour_lab: Recommended Display CIELab Value (0062,000D), three unsigned 16-bit numbers, PS3.3 C.10.7.1.1.
+        border: "refuse" if a mask that touches the volume's border is implausible, else "allow".
+    """
+
+    number: int
+    label: str
+    category: Code
+    type: Code
+    colour_lab: tuple[int, int, int]
+    border: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementSpec:
+    """One number of the output: which concept, unit, site and method, of which segment, and what is believable."""
+
+    id: str
+    concept: Code
+    unit: Code
+    segment: int
+    kind: str
+    decimals: int
+    plausible: Range
+    site: Code
+    method: Code | None
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSpec:
+    """Where in the model's folder the MONAI bundle's two configurations lie (relative paths)."""
+
+    inference: str
+    metadata: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All of manifest.json. Texts are by language ("en", "zh"); `deadline_s` in seconds for one whole run."""
+
+    name: str
+    version: str
+    title: Mapping[str, str]
+    vendor: str
+    licence: str
+    intended_use: Mapping[str, str]
+    limits_text: Mapping[str, str]
+    algorithm_family: Code
+    input: InputContract
+    segments: tuple[SegmentSpec, ...]
+    measurements: tuple[MeasurementSpec, ...]
+    bundle: BundleSpec
+    deadline_s: int
+    max_autonomy: str
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """The manifest in `data` (UTF-8 JSON). Raises ManifestError, which names the key at fault."""
+    try:
+        return _manifest(Fields(parse_json(data), "", _KEYS))
+    except Malformed as wrong:
+        raise ManifestError(wrong.where, wrong.what) from None
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in the file `path`. Raises ManifestError; OSError if it cannot be read."""
+    return parse_manifest(path.read_bytes())
+
+
+def _manifest(top: Fields) -> Manifest:
+    top.choice("schema", (SCHEMA,))
+    name, version = top.text("name"), top.text("version")
+    try:
+        ModelRef(name, version, _DIGEST_OF_NOTHING)
+    except RefInvalid as wrong:
+        raise Malformed("name", str(wrong)) from None
+    segments = top.items("segments", _segment, most=255)
+    if [segment.number for segment in segments] != list(range(1, len(segments) + 1)):
+        raise Malformed("segments", "numbers from 1 without gaps wanted")
+    measurements = top.items("measurements", _measurement, fewest=0)
+    for place, measurement in enumerate(measurements):
+        if measurement.segment > len(segments):
+            raise Malformed(f"measurements[{place}].segment", "no such segment")
+        if measurement.id in {other.id for other in measurements[:place]}:
+            raise Malformed(f"measurements[{place}].id", "given twice")
+    return Manifest(
+        name=name,
+        version=version,
+        title=_by_language(top, "title", 128),
+        vendor=top.text("vendor", longest=64),
+        licence=top.text("licence", longest=64),
+        intended_use=_by_language(top, "intended_use", SITE_TEXT_MAX),
+        limits_text=_by_language(top, "limits_text", SITE_TEXT_MAX),
+        algorithm_family=top.code("algorithm_family"),
+        input=_input(top),
+        segments=segments,
+        measurements=measurements,
+        bundle=_bundle(top),
+        deadline_s=top.integer("deadline_s", 1, DEADLINE_S_MAX),
+        max_autonomy=top.choice("max_autonomy", AUTONOMY_LEVELS),
+    )
+
+
+def _by_language(top: Fields, key: str, longest: int) -> Mapping[str, str]:
+    inner = top.fields(key, LANGUAGES)
+    return MappingProxyType({language: inner.text(language, longest=longest) for language in LANGUAGES})
+
+
+def _input(top: Fields) -> InputContract:
+    inner = top.fields("input", InputContract.__slots__)
+    return InputContract(
+        modality=_matching(inner, "modality", _CS, "a DICOM code string"),
+        sop_classes=_matching(inner, "sop_classes", _UID, "a UID"),
+        body_part=_matching(inner, "body_part", _CS, "a DICOM code string"),
+        description_any=inner.texts("description_any", fewest=0),
+        image_type_excludes=_matching(inner, "image_type_excludes", _CS, "a DICOM code string", fewest=0),
+        slices=inner.range("slices", 1, 10_000, whole=True),
+        slice_spacing_mm=inner.range("slice_spacing_mm", 0.01, 100.0),
+        pixel_spacing_mm=inner.range("pixel_spacing_mm", 0.01, 100.0),
+        fov_mm=inner.range("fov_mm", 1.0, 5_000.0),
+    )
+
+
+def _matching(inner: Fields, key: str, pattern: re.Pattern[str], wanted: str, *, fewest: int = 1) -> tuple[str, ...]:
+    found = inner.texts(key, fewest=fewest)
+    for place, text in enumerate(found):
+        if not pattern.fullmatch(text):
+            raise Malformed(f"{inner.path(key)}[{place}]", f"{wanted} wanted")
+    return found
+
+
+def _segment(value: object, path: str) -> SegmentSpec:
+    one = Fields(value, path, SegmentSpec.__slots__)
+    colour = one.items("colour_lab", _sixteen_bits, fewest=3, most=3)
+    return SegmentSpec(
+        number=one.integer("number", 1, 255),
+        label=one.text("label", longest=LABEL_MAX),
+        category=one.code("category"),
+        type=one.code("type"),
+        colour_lab=(colour[0], colour[1], colour[2]),
+        border=one.choice("border", ("refuse", "allow")),
+    )
+
+
+def _sixteen_bits(value: object, path: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65_535:
+        raise Malformed(path, "an integer wanted, 0 to 65535")
+    return value
+
+
+def _measurement(value: object, path: str) -> MeasurementSpec:
+    one = Fields(value, path, MeasurementSpec.__slots__)
+    if not _ID.fullmatch(one.text("id")):
+        raise Malformed(one.path("id"), "a lower-case word wanted, 32 characters at most")
+    kind, unit = one.choice("kind", ("volume_cm3",)), one.code("unit")
+    # The number is computed in the unit that `kind` names; another unit beside it would be a lie in the report.
+    if (unit.value, unit.scheme) != ("cm3", "UCUM"):
+        raise Malformed(one.path("unit"), "cm3 (UCUM) wanted for volume_cm3")
+    return MeasurementSpec(
+        id=one.text("id"),
+        concept=one.code("concept"),
+        unit=unit,
+        segment=one.integer("segment", 1, 255),
+        kind=kind,
+        decimals=one.integer("decimals", 0, 6),
+        plausible=one.range("plausible", 0.0, 1e6),
+        site=one.code("site"),
+        method=None if one.value("method") is None else one.code("method"),
+    )
+
+
+def _bundle(top: Fields) -> BundleSpec:
+    inner = top.fields("bundle", BundleSpec.__slots__)
+    for key in BundleSpec.__slots__:
+        if not is_member_path(inner.text(key)):
+            raise Malformed(inner.path(key), "a relative path inside the model wanted")
+    return BundleSpec(inference=inner.text("inference"), metadata=inner.text("metadata"))

@@ -1,0 +1,11 @@
+#!/bin/sh
+# The static checks, then every test; stops at the first check that fails, ends with pytest's own summary.
+#   usage: scripts/check.sh [lint]
+set -eu
+cd "$(dirname "$0")/.."
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+.venv/bin/lint-imports
+if [ "${1:-}" = lint ]; then exit 0; fi
+exec .venv/bin/pytest

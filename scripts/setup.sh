@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Sets up what the demo or the tests need, and nothing that is there already; a second run takes a second.
+#   usage: scripts/setup.sh demo|test
+# Debian packages are installed as root or through sudo. Environment: PYTHON=/path/to/python3.11 picks the interpreter.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly DEMO_PACKAGES=(orthanc orthanc-dicomweb dcmtk)
+readonly TEST_PACKAGES=(dicom3tools pixelmed-apps default-jre-headless strace)
+readonly PYTHON_NEEDED="3.11"
+readonly VENV=".venv"
+readonly STAMP="$VENV/.installed"
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'error %s: %s\n' "$1" "$2" >&2; exit 1; }
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]; }
+
+apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 "$@"; }
+
+known_to_apt() { apt-cache show --no-all-versions "$@" >/dev/null 2>&1; }
+
+# Installs those of the named packages that are missing.
+need_packages() {
+  local missing=() package
+  command -v dpkg-query >/dev/null && for package in "$@"; do installed "$package" || missing+=("$package"); done
+  if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+    tools_present "$@" && return 0
+    fail APT_MISSING "this machine has no apt-get; install these Debian packages, or what your system has for them: $*"
+  fi
+  [ "${#missing[@]}" -eq 0 ] && return 0
+  if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
+    fail NOT_ROOT "neither root nor sudo; have an administrator run: apt-get install ${missing[*]}"
+  fi
+  say "installing ${missing[*]}"
+  local candidates=()
+  for package in "${missing[@]}"; do known_to_apt "$package" || candidates+=("$package"); done
+  if [ "${#candidates[@]}" -gt 0 ]; then apt update || fail APT_FAILED "apt-get update failed"; fi
+  # Package lists that are old name versions that mirrors no longer have: then, and only then, update and try again.
+  apt install -y "${missing[@]}" || { apt update && apt install -y "${missing[@]}"; } \
+    || fail APT_FAILED "apt-get could not install ${missing[*]}"
+  for package in "${missing[@]}"; do
+    if [ "$package" = orthanc ]; then stop_packaged_orthanc; fi
+  done
+}
+
+# Where there is no apt, the programs may have come another way.
+tools_present() {
+  local package
+  for package in "$@"; do
+    case "$package" in
+      orthanc) PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v Orthanc >/dev/null || return 1 ;;
+      orthanc-dicomweb) ;;
+      dcmtk) command -v storescu >/dev/null || return 1 ;;
+      dicom3tools) command -v dciodvfy >/dev/null || return 1 ;;
+      pixelmed-apps) command -v DicomSRValidator >/dev/null || return 1 ;;
+      default-jre-headless) command -v java >/dev/null || return 1 ;;
+      *) command -v "$package" >/dev/null || return 1 ;;
+    esac
+  done
+}
+
+# The Debian package starts a server of its own on ports 8042 and 4242. We asked for the program, not for that.
+# Only after an installation by this script: an Orthanc that was here before is somebody's.
+stop_packaged_orthanc() {
+  if [ -d /run/systemd/system ]; then
+    as_root systemctl disable --now orthanc.service || say "note: orthanc.service could not be disabled"
+  elif [ -x /etc/init.d/orthanc ]; then
+    as_root /etc/init.d/orthanc stop >/dev/null 2>&1 || true
+  fi
+}
+
+new_enough() { "$1" -c "import sys; sys.exit(sys.version_info < tuple(map(int, '$PYTHON_NEEDED'.split('.'))))" 2>/dev/null; }
+
+# Prints the first interpreter that is new enough.
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
+    if command -v "$candidate" >/dev/null && new_enough "$candidate"; then command -v "$candidate"; return 0; fi
+  done
+  return 1
+}
+
+# Makes .venv, and installs the project when pyproject.toml or constraints.txt changed since the last time.
+need_venv() {
+  local python wanted
+  if ! { [ -x "$VENV/bin/python" ] && new_enough "$VENV/bin/python" && "$VENV/bin/python" -m pip --version >/dev/null 2>&1; }; then
+    command -v python3 >/dev/null || need_packages python3 python3-venv
+    python=$(find_python) \
+      || fail PYTHON_TOO_OLD "Python >= $PYTHON_NEEDED is needed, python3 is $(python3 --version 2>&1 | cut -d' ' -f2); set PYTHON=/path/to/python$PYTHON_NEEDED"
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+      # Debian keeps these two apart from python3, in a package for each version.
+      need_packages "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+    fi
+    say "making $VENV with $("$python" --version)"
+    rm -rf "$VENV"
+    "$python" -m venv "$VENV" || fail VENV_FAILED "$python could not make $VENV"
+  fi
+  wanted=$( { "$VENV/bin/python" --version; sha256sum pyproject.toml constraints.txt; } | sha256sum | cut -d' ' -f1)
+  if [ "$(cat "$STAMP" 2>/dev/null || true)" != "$wanted" ]; then
+    say "installing the project (versions of constraints.txt)"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]' \
+      || fail PIP_FAILED "pip could not install the project; see its message above"
+    printf '%s\n' "$wanted" >"$STAMP"
+  fi
+}
+
+case "${1:-}" in
+  demo) need_packages "${DEMO_PACKAGES[@]}" ;;
+  test) need_packages "${DEMO_PACKAGES[@]}" "${TEST_PACKAGES[@]}" ;;
+  lint) ;;
+  *) fail USAGE "scripts/setup.sh demo|test|lint" ;;
+esac
+need_venv

@@ -1,0 +1,93 @@
+"""The HTTP API: health, studies, models, the log's head, metrics. Read-only.
+
+One error shape for all of it: {"error": {"code", "message"}}.
+"""
+
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
+
+from audit.errors import AuditError
+from audit.log import AuditLog
+from models.library import Broken, Library
+from service import views
+from service.store import Store
+
+
+class Health(Protocol):
+    """Asked on each /health; each item is a real check, not a constant."""
+
+    def checks(self) -> dict[str, str]:
+        """Name of a part -> 'ok' or what is wrong with it."""
+
+
+def build_app(
+    *, health: Health, store: Store, inbox: views.Held, library: Library, log: AuditLog, metrics: CollectorRegistry
+) -> FastAPI:
+    """The application; every dependency is handed in."""
+    app = FastAPI(title="Zhiying", openapi_url=None, docs_url=None, redoc_url=None)
+    _errors(app)
+
+    @app.get("/health")
+    def get_health() -> JSONResponse:
+        checks = health.checks()
+        well = all(value == "ok" for value in checks.values())
+        return JSONResponse({"status": "ok" if well else "degraded", "checks": checks}, 200 if well else 503)
+
+    @app.get("/studies")
+    def get_studies() -> list[dict[str, Any]]:
+        return views.studies(store, inbox)
+
+    @app.get("/studies/{study_uid}")
+    def get_study(study_uid: str) -> dict[str, Any]:
+        found = views.study(store, inbox, study_uid)
+        if found is None:
+            raise HTTPException(404, "no such study was received")
+        return found
+
+    @app.get("/models")
+    def get_models() -> list[dict[str, Any]]:
+        return [_model(item) for item in library.list()]
+
+    @app.get("/audit/head")
+    def get_head() -> dict[str, Any]:
+        head = log.head()
+        return {"origin": head.origin, "size": head.size, "root": head.root.hex(), "note": head.note}
+
+    @app.get("/metrics")
+    def get_metrics() -> Response:
+        return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _model(item: Any) -> dict[str, Any]:
+    if isinstance(item, Broken):
+        return {"name": item.name, "version": item.version, "state": "REFUSED", "why": item.why}
+    ref = item.ref
+    return {
+        "name": ref.name,
+        "version": ref.version,
+        "state": "INSTALLED",
+        "digest": ref.digest,
+        "title": dict(item.manifest.title),
+    }
+
+
+def _errors(app: FastAPI) -> None:
+    @app.exception_handler(HTTPException)
+    def http_error(_request: Request, error: HTTPException) -> JSONResponse:
+        code = "NOT_FOUND" if error.status_code == 404 else f"HTTP_{error.status_code}"
+        return JSONResponse({"error": {"code": code, "message": str(error.detail)}}, error.status_code)
+
+    @app.exception_handler(RequestValidationError)
+    def bad_request(_request: Request, _error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"error": {"code": "BAD_REQUEST", "message": "the request is not well formed"}}, 422)
+
+    @app.exception_handler(AuditError)
+    def no_log(_request: Request, error: AuditError) -> JSONResponse:
+        return JSONResponse({"error": {"code": error.code, "message": "the audit log cannot be read"}}, 503)

@@ -1,0 +1,96 @@
+"""zhiying: the command line."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_bridge.peers import parse_peer
+from service import wire
+from service.commands import audit, models, review, studies
+from service.commands.output import AsJson, ConfigFile, show, told
+from service.errors import CommandRefused
+
+PRIVATE_UMASK = 0o077  # whatever the service writes, only its own user may read
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Zhiying 智影")
+app.add_typer(studies.app, name="studies")
+app.add_typer(models.app, name="models")
+app.add_typer(review.app, name="review")
+app.add_typer(audit.app, name="audit")
+
+
+@app.command()
+def serve(config: ConfigFile = None) -> None:
+    """Receive, infer, report: runs until it is told to stop."""
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    with told():
+        from service.serving import build  # deferred: the other commands need none of it
+
+        service = build(wire.settings(config))
+        service.start()
+        typer.echo(f"zhiying: DICOM {service.dicom_address}, HTTP {service.http_address}", err=True)
+        stop.wait()
+        service.stop()
+    # Steps that wait for a disk or a device are safe to cut off, and must not keep the process alive.
+    os._exit(0)
+
+
+@app.command()
+def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Check this installation. Exit status 0 only if nothing stands in the way."""
+    with told():
+        from service.doctor import examine  # deferred, as above
+
+        findings = examine(wire.settings(config))
+        rows = [{"check": f.check, "result": f.result, "what": f.what} for f in findings]
+        show(rows, as_json=as_json, title="doctor", rows=rows)
+        if any(f.result == "FAIL" for f in findings):
+            raise typer.Exit(1)
+
+
+@app.command()
+def send(
+    folder: Annotated[Path, typer.Argument(help="A file, or a folder that is searched through.")],
+    to: Annotated[str, typer.Option(help="AET@host:port")],
+    calling: Annotated[str, typer.Option(help="Our AE title")] = "ZHIYING",
+    as_json: AsJson = False,
+) -> None:
+    """Send DICOM files by C-STORE. Exit status 0 only if all were stored."""
+    with told():
+        peer = parse_peer(to)
+        files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
+        if not files:
+            raise CommandRefused(f"no files in {folder}")
+        from dicom_bridge.outbox import is_stored  # deferred: pulls in the DICOM network stack
+        from dicom_bridge.store_scu import send as send_files
+
+        result = send_files(files, peer, calling)
+        stored = sum(1 for status in result.statuses if status is not None and is_stored(status))
+        row = {"peer": to, "files": len(files), "stored": stored, "error": result.error}
+        show(row, as_json=as_json, title="sent", rows=[row])
+        if stored != len(files):
+            raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where the results are written.")] = Path("demo-output"),
+    workdir: Annotated[Path, typer.Option(help="Where the demo keeps its PACS and data.")] = Path(".demo"),
+    keep: Annotated[bool, typer.Option(help="Leave the servers running.")] = False,
+) -> None:
+    """The whole story on this machine: a PACS, a study, a reviewer, a finding."""
+    from service.demo.main import run  # deferred: only the demo needs it
+
+    raise typer.Exit(run(keep=keep, output=output, workdir=workdir))
+
+
+def main() -> None:
+    """Entry point of the `zhiying` command."""
+    os.umask(PRIVATE_UMASK)
+    app()

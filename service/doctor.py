@@ -1,0 +1,127 @@
+"""zhiying doctor: is this installation fit to run? Each check looks at the real thing and says what to do."""
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from audit import fsck
+from audit.errors import AuditError
+from dicom_bridge import query
+from dicom_bridge.errors import BridgeError
+from dicom_bridge.peers import Peer
+from ethics_review.errors import ReviewError
+from models.errors import ModelError
+from models.library import Broken, Library
+from service import wire
+from service.config import Config
+
+OK, WARN, FAIL = "ok", "WARN", "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: what was looked at, 'ok', 'WARN' or 'FAIL', and what to do."""
+
+    check: str
+    result: str
+    what: str
+
+
+def examine(settings: Config) -> list[Finding]:
+    """All checks, in the order in which one would repair them. Does not change anything but its own folder."""
+    checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (_disk, _log, _models, _approvals, _ports, _peers)
+    return [finding for check in checks for finding in check(settings)]
+
+
+def _disk(settings: Config) -> Iterator[Finding]:
+    folder = settings.data.folder
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < settings.data.free_bytes_min:
+        yield Finding("disk", FAIL, f"{free} bytes free under {folder}; below free_bytes_min images are refused")
+    else:
+        yield Finding("disk", OK, f"{free // 1024**3} GiB free")
+
+
+def _log(settings: Config) -> Iterator[Finding]:
+    if not wire.audit_root(settings).exists():
+        yield Finding("audit log", OK, "none yet; made at the first start")
+        return
+    try:
+        report = fsck.check(wire.audit_root(settings), wire.log_verifier(settings))
+    except AuditError as error:
+        yield Finding("audit log", FAIL, str(error))
+        return
+    if report.ok:
+        yield Finding("audit log", OK, f"{report.size} entries; key {wire.log_vkey(settings)}")
+    else:
+        first = report.problems[0]
+        yield Finding("audit log", FAIL, f"{first.where}: {first.what}; freeze it, do not repair it")
+
+
+def _models(settings: Config) -> Iterator[Finding]:
+    library = Library(settings.data.folder / "models")
+    installed = library.list()
+    if not installed:
+        yield Finding("models", WARN, "none; take one in with `zhiying models pull`")
+    for item in installed:
+        if isinstance(item, Broken):
+            yield Finding(f"model {item.name} {item.version}", FAIL, item.why)
+            continue
+        try:
+            library.open(item.ref)
+        except ModelError as error:
+            yield Finding(f"model {item.ref.name} {item.ref.version}", FAIL, str(error))
+        else:
+            yield Finding(f"model {item.ref.name} {item.ref.version}", OK, item.ref.digest)
+
+
+def _approvals(settings: Config) -> Iterator[Finding]:
+    if not settings.review.trusted_keys:
+        yield Finding("approvals", WARN, "review.trusted_keys is empty: every inference is refused")
+        return
+    if not wire.audit_root(settings).exists():
+        yield Finding("approvals", WARN, "none recorded: every inference is refused")
+        return
+    try:
+        with wire.offline_of(settings) as site:
+            approvals = site.register.approvals()
+            today = site.now().date()
+    except (AuditError, ReviewError) as error:
+        yield Finding("approvals", FAIL, str(error))
+        return
+    if not approvals:
+        yield Finding("approvals", WARN, "none recorded: every inference is refused")
+    for approval in approvals:
+        inside = approval.valid_from <= today <= approval.valid_to
+        what = f"{approval.model.name} {approval.model.version}, {approval.valid_from} to {approval.valid_to}"
+        yield Finding(f"approval {approval.id}", OK if inside else WARN, what)
+
+
+def _ports(settings: Config) -> Iterator[Finding]:
+    for name, host, port in (
+        ("DICOM port", settings.dicom.host, settings.dicom.port),
+        ("HTTP port", settings.http.host, settings.http.port),
+    ):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                yield Finding(name, WARN, f"{host}:{port}: {error.strerror}; right if the service is running")
+            else:
+                yield Finding(name, OK, f"{host}:{port} is free")
+
+
+def _peers(settings: Config) -> Iterator[Finding]:
+    if settings.results.to is None:
+        yield Finding("results", WARN, "results.to is not set: nobody will see a result")
+    for section in settings.peers:
+        peer = Peer(**section.model_dump())
+        try:
+            query.echo(peer, settings.dicom.ae_title)
+        except BridgeError as error:
+            yield Finding(f"peer {peer.name}", FAIL, f"{peer.ae_title}@{peer.host}:{peer.port}: {error}")
+        else:
+            yield Finding(f"peer {peer.name}", OK, "answers C-ECHO")

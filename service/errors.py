@@ -1,0 +1,56 @@
+"""Errors of the composition root; each is one line for a person, with a code.
+
+ServiceError
+    ConfigInvalid      CONFIG_INVALID      the file says something we do not understand
+    AlreadyRunning     ALREADY_RUNNING     another `zhiying serve` uses this data folder
+    NothingSuch        NOT_FOUND           a study, model or file that is not here
+    CommandRefused     COMMAND_REFUSED     what was asked for is not so
+    InputSuperseded    INPUT_SUPERSEDED    more images arrived; another run reads them
+    NothingFits        NO_MODEL_FITS       no series of the study is for any installed model
+"""
+
+
+class ServiceError(Exception):
+    """Base: `code` is stable and documented, the message says what, where and what to do."""
+
+    code = "SERVICE_ERROR"
+
+
+class ConfigInvalid(ServiceError):
+    """The configuration cannot be used."""
+
+    code = "CONFIG_INVALID"
+
+
+class AlreadyRunning(ServiceError):
+    """Two services on one data folder would fight for the spool."""
+
+    code = "ALREADY_RUNNING"
+
+
+class NothingSuch(ServiceError):
+    """Asked for something that is not here."""
+
+    code = "NOT_FOUND"
+
+
+class CommandRefused(ServiceError):
+    """A command whose answer is no."""
+
+    code = "COMMAND_REFUSED"
+
+
+class InputSuperseded(ServiceError):
+    """A run's input is no longer what the study holds."""
+
+    code = "INPUT_SUPERSEDED"
+
+
+class NothingFits(ServiceError):
+    """No series of a study fits any model; `condition` is the predicate that decided."""
+
+    code = "NO_MODEL_FITS"
+
+    def __init__(self, condition: str) -> None:
+        super().__init__(f"no series fits any model; decided by {condition}")
+        self.condition = condition

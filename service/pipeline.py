@@ -1,0 +1,313 @@
+"""The story, step by step: received, assembled, selected, permitted, inferred, written, released.
+
+Each step writes its entry into the audit log before the next one starts, and each may be repeated: after a crash the
+workflow engine calls the step again that had not finished, and everything that a step does is either pure, or keyed so
+that the second time finds the first. The order inside a step is always: make it durable, log it, show it.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+import structlog
+
+from audit.entry import Draft, Entry
+from audit.errors import AuditUnavailable
+from audit.log import AuditLog
+from dicom_bridge.outbox import Outbox
+from dicom_bridge.peers import Peer
+from dicom_bridge.volume import LoadedSeries
+from ethics_review import gate
+from ethics_review.permit import Permit
+from ethics_review.register import Register
+from inference import run as inference_run
+from inference.checks import fit
+from inference.errors import EngineDied
+from models.library import Library, VerifiedModel
+from service import records
+from service.faults import INTERNAL, Fault, explain
+from service.keys import Pseudonyms
+from service.reading import Reading
+from service.results import ResultWriter
+from service.store import Run, State, Store
+
+AUDIT_RETRY_S = 1.0  # how often a step asks again whether the log can be written
+
+_log = structlog.get_logger()
+
+
+class Step(StrEnum):
+    """The steps of the story, in order."""
+
+    ASSEMBLED = "ASSEMBLED"
+    SELECTED = "SELECTED"
+    PERMITTED = "PERMITTED"
+    INFERRED = "INFERRED"
+    WRITTEN = "WRITTEN"
+    RELEASED = "RELEASED"
+
+
+BEFORE_THE_MODEL = frozenset({Step.ASSEMBLED, Step.SELECTED, Step.PERMITTED})
+
+Facts = dict[str, Any]
+"""What steps hand to the next one: JSON, kept by the workflow engine."""
+
+
+class Observer(Protocol):
+    """Told about each step, before and after; used for metrics and by the crash tests."""
+
+    def __call__(self, step: str, moment: str, subject: str) -> None:
+        """`step` before and after (subject: the run); a kind of entry 'logged'; 'RELEASED' 'delivered' (the call)."""
+
+
+class Device(inference_run.EnginePort, Protocol):
+    """What runs models; `inference.engine.Engine`."""
+
+    def warm(self, model: VerifiedModel) -> None:
+        """Load it. Raises EngineError."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """'device' and 'runtime' (versions), among others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything the story needs, made once in `wire`."""
+
+    site: str
+    autonomy: str
+    reading: Reading
+    log: AuditLog
+    library: Library
+    register: Register
+    engine: Device
+    results: ResultWriter
+    outbox: Outbox
+    peer: Peer | None
+    store: Store
+    pseudonyms: Pseudonyms
+    now: Callable[[], datetime]
+    observe: Observer
+
+
+class Pipeline:
+    """Runs the story for one run of one study."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+        self._permits: dict[str, Permit] = {}
+        self._pause = threading.Event()  # never set: waiting on it is a sleep
+        self.story = (
+            (Step.ASSEMBLED, self.assembled),
+            (Step.SELECTED, self.selected),
+            (Step.PERMITTED, self.permitted),
+            (Step.INFERRED, self.inferred),
+            (Step.WRITTEN, self.written),
+            (Step.RELEASED, self.sent),
+        )
+
+    def act(self, step: Step, run_id: str, facts: Facts) -> Facts:
+        """One step behind the wall: gives its facts, or {'ended': state} when the run ends here.
+
+        Nothing is raised: whatever goes wrong becomes an entry, a state and a code that a person can see.
+        """
+        act = dict(self.story)[step]
+        run = self._p.store.get(run_id)
+        self._p.observe(step, "before", run.run_id)
+        fault: Fault | None = None
+        while True:
+            try:
+                new = act(run, facts) if fault is None else self._end(run, step, facts, fault)
+                break
+            except AuditUnavailable as error:  # the AI stops, nothing is lost: the step is asked again
+                _log.error("audit_log_unavailable", step=step, error_type=type(error).__name__)
+                self._pause.wait(AUDIT_RETRY_S)
+            except Exception as error:  # the pipeline's wall: recorded and reported, never swallowed
+                if fault == INTERNAL:
+                    raise  # not even the failure can be recorded: the workflow engine keeps it
+                _log.error("step_failed", step=step, run=run_id, error_type=type(error).__name__)
+                fault = explain(error) if fault is None else INTERNAL
+        self._p.observe(step, "after", run.run_id)
+        if "ended" in new or step is Step.RELEASED:
+            self._p.reading.forget(run_id)
+            self._permits.pop(run_id, None)
+        return facts | new
+
+    # ---- the steps -----------------------------------------------------------------------------------------------
+
+    def assembled(self, run: Run, _facts: Facts) -> Facts:
+        """The study is complete: say what it holds."""
+        instances = self._p.reading.instances(run)
+        study, committed = self._names(run)
+        self._record(
+            records.assembled(
+                run.run_id,
+                study=study,
+                committed=committed,
+                instances=len(instances),
+                series=len({i.series_uid for i in instances}),
+                trigger=run.trigger,
+            )
+        )
+        return {"study": study, "committed": committed}
+
+    def selected(self, run: Run, facts: Facts) -> Facts:
+        """One series fits one model's manifest, or nothing does and the reason is kept."""
+        choice = self._p.reading.choose(run, self._p.library)
+        ref = choice.ref
+        call = self._p.pseudonyms.of("call", run.study_uid, run.input_digest, ref.digest)
+        series = self._p.pseudonyms.of("series", choice.series_uid)
+        self._record(
+            records.selected(run.run_id, study=facts["study"], series=series, ref=ref, modality=choice.modality)
+        )
+        model = records.model_body(ref)
+        self._show(run, State.SELECTED, series_uid=choice.series_uid, model=model, call=call)
+        return {"series": choice.series_uid, "model": model, "call": call}
+
+    def permitted(self, run: Run, facts: Facts) -> Facts:
+        """The input is fit, and a third party's approval covers this call; the intent is in the log."""
+        model = self._p.library.open(records.model_ref(facts["model"]))
+        loaded = self._p.reading.series(run, facts["series"])
+        fit(loaded.volume, model.manifest)
+        permit, intent = self._permit(facts, model, loaded)
+        self._permits[run.run_id] = permit
+        self._show(run, State.PERMITTED, approval=permit.approval)
+        # The intent's time is the one time that the results carry, whatever is repeated: same call, same bytes.
+        return {"approval": permit.approval, "intended_at": intent.time}
+
+    def inferred(self, run: Run, facts: Facts) -> Facts:
+        """The model ran on one device; its findings are on disk."""
+        if not self._p.results.kept(facts["call"]):
+            model = self._p.library.open(records.model_ref(facts["model"]))
+            loaded = self._p.reading.series(run, facts["series"])
+            # After a crash there is no permit in memory: the gate is asked again, with the clock of now.
+            permit = self._permits.get(run.run_id) or self._permit(facts, model, loaded)[0]
+            try:
+                findings = inference_run.run(permit, model, loaded.volume, self._p.engine, self._p.now())
+            except EngineDied:  # something outside killed it (memory, driver): once more, with a new child
+                findings = inference_run.run(permit, model, loaded.volume, self._p.engine, self._p.now())
+            self._p.results.keep(facts["call"], findings)
+        self._show(run, State.INFERRED)
+        return {}
+
+    def written(self, run: Run, facts: Facts) -> Facts:
+        """SR and SEG exist, are valid and hashed; what they say is in the log."""
+        model = self._p.library.open(records.model_ref(facts["model"]))
+        loaded = self._p.reading.series(run, facts["series"])
+        written = self._p.results.write(facts["call"], model, loaded, facts["intended_at"])
+        self._record(
+            records.call_result(
+                facts["call"],
+                outputs=written.outputs,
+                measurements=written.measurements,
+                timing_ms=written.timing_ms,
+                device=written.device,
+            )
+        )
+        self._show(
+            run,
+            State.WRITTEN,
+            outputs=written.outputs,
+            measurements=written.measurements,
+            timing_ms=written.timing_ms,
+        )
+        return {"outputs": written.outputs}
+
+    def sent(self, _run: Run, facts: Facts) -> Facts:
+        """Handed to the outbox, which tries for days; `delivered` ends the story."""
+        if self._p.peer is None:
+            return {}
+        self._p.outbox.enqueue(facts["call"], self._p.peer, self._p.results.files(facts["call"]))
+        return {}
+
+    def delivered(self, call: str, peer: str, attempts: int) -> None:
+        """The PACS has stored every object of the call. Called by the outbox, again after a crash."""
+        runs = self._p.store.of_call(call)
+        outputs = runs[-1].outputs if runs else []
+        self._p.observe(Step.RELEASED, "delivered", call)
+        self._record(records.released(call, outputs=outputs, peer=peer, attempts=attempts))
+        for run in runs[-1:]:
+            self._show(run, State.RELEASED)
+
+    def undelivered(self, call: str, code: str) -> None:
+        """The PACS refused an object for good, or stayed away too long."""
+        for run in self._p.store.of_call(call)[-1:]:
+            if run.state is not State.WRITTEN:
+                continue
+            study, _ = self._names(run)
+            draft = records.failed(run.run_id, study=study, stage=Step.RELEASED, code=code, fault="SITE", call=call)
+            self._record(draft)
+            self._show(run, State.UNDELIVERED, stage=Step.RELEASED, code=code, fault="SITE")
+
+    # ---- what the steps share ------------------------------------------------------------------------------------
+
+    def _permit(self, facts: Facts, model: VerifiedModel, loaded: LoadedSeries) -> tuple[Permit, Entry]:
+        attributes = loaded.attributes
+        request = gate.Request(
+            call=facts["call"],
+            model=model.ref,
+            input_digest=loaded.volume.source_digest,
+            modality=attributes.modality,
+            body_part=attributes.body_part,
+            age_years=attributes.age_years,
+            sex=attributes.sex,
+            manufacturer=attributes.manufacturer,
+            site=self._p.site,
+            slice_spacing_mm=attributes.slice_spacing_mm,
+            autonomy=self._p.autonomy,
+        )
+        approvals = self._p.register.approvals()
+        permit = gate.decide(request, approvals, self._p.now(), latest_known=self._p.register.latest_known())
+        self._p.engine.warm(model)  # so that the intent can say on what it will run
+        state = self._p.engine.describe()
+        runtime = {"device": str(state["device"])} | state["runtime"]
+        draft = records.call_intent(permit, study=facts["study"], committed=facts["committed"], runtime=runtime)
+        return permit, self._record(draft)
+
+    def _end(self, run: Run, step: Step, facts: Facts, fault: Fault) -> Facts:
+        refused = step in BEFORE_THE_MODEL and not fault.internal
+        call = facts.get("call")
+        study, _ = self._names(run)
+        if refused:
+            ref = records.model_ref(facts["model"]) if "model" in facts else None
+            draft = records.denied(
+                run.run_id,
+                study=study,
+                stage=step,
+                code=fault.code,
+                condition=fault.condition,
+                observed=fault.observed,
+                ref=ref,
+                call=call,
+            )
+        else:
+            draft = records.failed(run.run_id, study=study, stage=step, code=fault.code, fault=fault.side, call=call)
+        self._record(draft)
+        state = State.REFUSED if refused else State.FAILED
+        self._show(
+            run,
+            state,
+            stage=step,
+            code=fault.code,
+            fault=fault.side,
+            condition=fault.condition,
+            observed=fault.observed,
+        )
+        _log.warning("run_ended", run=run.run_id, state=state, stage=step, code=fault.code, fault=fault.side)
+        return {"ended": state}
+
+    def _record(self, draft: Draft) -> Entry:
+        """Append; for as long as the log cannot be written AuditUnavailable leaves the step, which is then repeated."""
+        entry = self._p.log.append(draft)
+        self._p.observe(draft.kind, "logged", draft.call or "")
+        return entry
+
+    def _names(self, run: Run) -> tuple[str, str]:
+        study = self._p.pseudonyms.of("study", run.study_uid)
+        return study, self._p.pseudonyms.of("input", run.study_uid, run.input_digest)
+
+    def _show(self, run: Run, state: State, **changes: Any) -> None:
+        self._p.store.update(run.run_id, self._p.now(), state=state, **changes)

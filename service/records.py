@@ -1,0 +1,126 @@
+"""What each step of the story writes into the audit log: drafts of entries, and the keys that make them happen once.
+
+Pure. Nothing here may carry patient data: studies, series and inputs appear as keyed pseudonyms, observed values as
+classes; `audit.entry` refuses anything else.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from audit.canonical import JsonValue, canonical
+from audit.entry import Draft, Kind
+from ethics_review.permit import Permit
+from models.ref import ModelRef
+
+INTENT_KEY_HEX = 16  # of the body's digest: another approval makes another intent, a retry does not
+
+
+def model_body(ref: ModelRef) -> dict[str, JsonValue]:
+    """A model as entries name it."""
+    return {"name": ref.name, "version": ref.version, "digest": ref.digest}
+
+
+def model_ref(body: Mapping[str, Any]) -> ModelRef:
+    """The inverse of `model_body`."""
+    return ModelRef(name=body["name"], version=body["version"], digest=body["digest"])
+
+
+def assembled(run_id: str, *, study: str, committed: str, instances: int, series: int, trigger: str) -> Draft:
+    """A study was believed complete, and why."""
+    body: dict[str, JsonValue] = {
+        "study": study,
+        "input": committed,
+        "instances": instances,
+        "series": series,
+        "trigger": trigger,
+    }
+    return Draft(kind=Kind.ASSEMBLED, key=f"assembled:{run_id}", body=body)
+
+
+def selected(run_id: str, *, study: str, series: str, ref: ModelRef, modality: str) -> Draft:
+    """A manifest fits one series of the study."""
+    body: dict[str, JsonValue] = {"study": study, "series": series, "model": model_body(ref), "modality": modality}
+    return Draft(kind=Kind.SELECTED, key=f"selected:{run_id}", body=body)
+
+
+def call_intent(permit: Permit, *, study: str, committed: str, runtime: Mapping[str, str]) -> Draft:
+    """The permit, written down before the model sees a voxel."""
+    body: dict[str, JsonValue] = {
+        "study": study,
+        "input": committed,
+        "model": model_body(permit.model),
+        "approval": permit.approval,
+        "policy": permit.policy,
+        "autonomy": permit.autonomy,
+        "checks": [
+            {"condition": c.condition.upper(), "outcome": c.outcome, "observed": c.observed} for c in permit.checks
+        ],
+        "runtime": dict(runtime),
+    }
+    digest = hashlib.sha256(canonical(body)).hexdigest()[:INTENT_KEY_HEX]
+    return Draft(kind=Kind.CALL_INTENT, key=f"intent:{permit.call}:{digest}", call=permit.call, body=body)
+
+
+def call_result(
+    call: str,
+    *,
+    outputs: Sequence[Mapping[str, str]],
+    measurements: Sequence[Mapping[str, str]],
+    timing_ms: Mapping[str, int],
+    device: str,
+) -> Draft:
+    """What the model found and the exact objects that say so, before any of them is sent."""
+    body: dict[str, JsonValue] = {
+        "outputs": [dict(o) for o in outputs],
+        "outcome": "FINDINGS",
+        "measurements": [dict(m) for m in measurements],
+        "timing_ms": dict(timing_ms),
+        "device": device,
+    }
+    return Draft(kind=Kind.CALL_RESULT, key=f"result:{call}", call=call, body=body)
+
+
+def released(call: str, *, outputs: Sequence[Mapping[str, str]], peer: str, attempts: int) -> Draft:
+    """The PACS has stored them."""
+    body: dict[str, JsonValue] = {
+        "outputs": [{"uid": o["uid"], "digest": o["digest"]} for o in outputs],
+        "peer": peer,
+        "attempts": attempts,
+    }
+    return Draft(kind=Kind.RELEASED, key=f"released:{call}", call=call, body=body)
+
+
+def denied(
+    run_id: str,
+    *,
+    study: str,
+    stage: str,
+    code: str,
+    condition: str | None,
+    observed: str | None,
+    ref: ModelRef | None,
+    call: str | None,
+) -> Draft:
+    """The AI did not run, and which rule said so."""
+    body: dict[str, JsonValue] = {
+        "study": study,
+        "stage": stage,
+        "code": code,
+        "condition": condition,
+        "observed": observed,
+        "model": None if ref is None else model_body(ref),
+    }
+    return Draft(kind=Kind.DENIED, key=f"denied:{run_id}", call=call, body=body)
+
+
+def failed(run_id: str, *, study: str, stage: str, code: str, fault: str, call: str | None) -> Draft:
+    """Something went wrong, and whose fault it is."""
+    body: dict[str, JsonValue] = {"study": study, "stage": stage, "code": code, "fault": fault}
+    return Draft(kind=Kind.FAILED, key=f"failed:{run_id}", call=call, body=body)
+
+
+def decimal(value: float, decimals: int) -> str:
+    """A measured value as the report prints it: '1951.3'."""
+    return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-decimals)))

@@ -1,0 +1,121 @@
+"""The files of one call: findings as the model gave them, then the SEG and the SR that are sent.
+
+results/<call>/findings.npz   written when the model has answered
+results/<call>/seg.dcm        written together with the SR; from then on these bytes are resent, never made again
+results/<call>/sr.dcm
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from audit import durable
+from dicom_bridge import report, segmentation, uids, validity
+from dicom_bridge.result_context import Charset, Language, ResultContext
+from dicom_bridge.volume import LoadedSeries
+from inference.errors import FindingsCorrupt
+from inference.types import Findings
+from models.library import VerifiedModel
+from service.records import decimal
+
+FINDINGS = "findings.npz"
+SEG = "seg.dcm"
+SR = "sr.dcm"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the log says of a call's results."""
+
+    outputs: list[dict[str, str]]
+    measurements: list[dict[str, str]]
+    timing_ms: dict[str, int]
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResultStyle:
+    """How this site wants its results."""
+
+    device_serial: str
+    version: str
+    language: Language
+    charset: Charset
+
+
+class ResultWriter:
+    """Makes and keeps the results of calls under one folder."""
+
+    def __init__(self, root: Path, style: ResultStyle) -> None:
+        self._root = root
+        self._style = style
+        durable.make_dirs(root)
+
+    def kept(self, call: str) -> bool:
+        """Whether the model has answered and the answer is whole."""
+        try:
+            Findings.load(self._findings(call))
+        except (FileNotFoundError, FindingsCorrupt):
+            return False
+        return True
+
+    def files(self, call: str) -> list[Path]:
+        """The objects to send, the SEG first, since the SR refers to it."""
+        return [self._root / call / SEG, self._root / call / SR]
+
+    def keep(self, call: str, findings: Findings) -> None:
+        """Keep the model's answer, durably."""
+        durable.make_dirs(self._root / call)
+        findings.save(self._findings(call))
+
+    def write(self, call: str, model: VerifiedModel, loaded: LoadedSeries, intended_at: str) -> Written:
+        """Make SEG and SR, or take those that an earlier try has made, and describe them.
+
+        Raises OutputInvalid where an object would not be valid: then nothing is kept or sent (I7).
+        """
+        findings = Findings.load(self._findings(call))
+        seg_path, sr_path = self.files(call)
+        if not (seg_path.exists() and sr_path.exists()):
+            self._make(call, model, loaded, findings, intended_at)
+        decimals = {m.id: m for m in model.manifest.measurements}
+        return Written(
+            outputs=[_output("SEG", call, seg_path), _output("SR", call, sr_path)],
+            measurements=[
+                {
+                    "code": decimals[m.id].concept.value,
+                    "value": decimal(m.value, decimals[m.id].decimals),
+                    "unit": decimals[m.id].unit.value,
+                }
+                for m in findings.measurements
+            ],
+            timing_ms=dict(findings.timing_ms),
+            device=findings.device,
+        )
+
+    def _findings(self, call: str) -> Path:
+        return self._root / call / FINDINGS
+
+    def _make(
+        self, call: str, model: VerifiedModel, loaded: LoadedSeries, findings: Findings, intended_at: str
+    ) -> None:
+        context = ResultContext(
+            call=call,
+            content_time=datetime.fromisoformat(intended_at),
+            device_serial=self._style.device_serial,
+            bridge_version=self._style.version,
+            site_language=self._style.language,
+            charset=self._style.charset,
+        )
+        # Both writers check what they wrote against our own rules before they return it.
+        seg = segmentation.write_seg(findings, model.manifest, model.ref, loaded.headers, context)
+        reread = validity.check_segmentation(seg, loaded.headers)
+        sr = report.write_sr(findings, model.manifest, model.ref, loaded.headers, reread, context)
+        # Nobody has seen these bytes before the CALL_RESULT entry names them, so an earlier half-made pair may go.
+        for path, data in zip(self.files(call), (seg, sr), strict=True):
+            durable.replace(path, data)
+
+
+def _output(kind: str, call: str, path: Path) -> dict[str, str]:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"kind": kind, "uid": uids.derive(kind, call), "digest": f"sha256:{digest}"}

@@ -1,0 +1,165 @@
+"""What happened to each run, for people to look at: `studies list`, `studies show`, the API.
+
+This is a view for operators, not evidence: the audit log is the evidence, and this table may be edited or lost
+without changing what the log proves. It holds study identifiers, so it stays in the hospital.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, Column, DateTime, Engine, Integer, MetaData, String, Table, create_engine, event, select
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+SQLITE_WAIT_S = 30  # a commit by another process takes milliseconds; longer than this is a stuck disk
+
+
+class State(StrEnum):
+    """Where a run stands. The last four are ends; only REFUSED, FAILED and UNDELIVERED need a person."""
+
+    ASSEMBLED = "ASSEMBLED"
+    SELECTED = "SELECTED"
+    PERMITTED = "PERMITTED"
+    INFERRED = "INFERRED"
+    WRITTEN = "WRITTEN"
+    RELEASED = "RELEASED"
+    REFUSED = "REFUSED"
+    FAILED = "FAILED"
+    UNDELIVERED = "UNDELIVERED"
+
+
+RETRYABLE = frozenset({State.REFUSED, State.FAILED})  # sending the study again makes a new attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One attempt at one exact set of instances of a study."""
+
+    run_id: str
+    study_uid: str
+    input_digest: str
+    attempt: int
+    state: State
+    trigger: str
+    created_at: datetime
+    updated_at: datetime
+    stage: str | None = None
+    code: str | None = None
+    fault: str | None = None
+    condition: str | None = None
+    observed: str | None = None
+    series_uid: str | None = None
+    call: str | None = None
+    model: Mapping[str, str] | None = None
+    approval: str | None = None
+    outputs: list[dict[str, str]] = field(default_factory=list)
+    measurements: list[dict[str, str]] = field(default_factory=list)
+    timing_ms: Mapping[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form that the API and the command line give."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("created_at", "updated_at"):
+            values[name] = values[name].isoformat()
+        return values
+
+
+_TABLE = Table(
+    "run",
+    MetaData(),
+    Column("run_id", String(64), primary_key=True),
+    Column("study_uid", String(64), nullable=False, index=True),
+    Column("input_digest", String(80), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("trigger", String(64), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+    Column("stage", String(64)),
+    Column("code", String(64)),
+    Column("fault", String(16)),
+    Column("condition", String(64)),
+    Column("observed", String(64)),
+    Column("series_uid", String(64)),
+    Column("call", String(32), index=True),
+    Column("model", JSON),
+    Column("approval", String(128)),
+    Column("outputs", JSON, nullable=False),
+    Column("measurements", JSON, nullable=False),
+    Column("timing_ms", JSON, nullable=False),
+)
+
+
+def connect(url: str) -> Engine:
+    """A database for the store: SQLite (written through at each commit) or PostgreSQL."""
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"timeout": SQLITE_WAIT_S})
+
+    @event.listens_for(engine, "connect")
+    def _durable(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    return engine
+
+
+class Store:
+    """The table of runs. Safe to use from several threads and processes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        _TABLE.metadata.create_all(engine)
+
+    def add(self, run: Run) -> None:
+        """Remember a new run; one with the same id is left as it is."""
+        make = sqlite_insert if self._engine.dialect.name == "sqlite" else postgresql_insert
+        values = {f.name: getattr(run, f.name) for f in fields(run)}
+        with self._engine.begin() as connection:
+            connection.execute(make(_TABLE).values(**values).on_conflict_do_nothing())
+
+    def update(self, run_id: str, now: datetime, **changes: Any) -> None:
+        """Change some fields of a run."""
+        with self._engine.begin() as connection:
+            connection.execute(_TABLE.update().where(_TABLE.c.run_id == run_id).values(updated_at=now, **changes))
+
+    def get(self, run_id: str) -> Run:
+        """The run with that id. Raises KeyError."""
+        with self._engine.connect() as connection:
+            row = connection.execute(select(_TABLE).where(_TABLE.c.run_id == run_id)).first()
+        if row is None:
+            raise KeyError(run_id)
+        return _run(row)
+
+    def of_study(self, study_uid: str) -> tuple[Run, ...]:
+        """All runs of a study, oldest first."""
+        return self._select(_TABLE.c.study_uid == study_uid)
+
+    def of_call(self, call: str) -> tuple[Run, ...]:
+        """All attempts of a call, oldest first."""
+        return self._select(_TABLE.c.call == call)
+
+    def latest(self, limit: int = 200) -> tuple[Run, ...]:
+        """The most recently changed runs, newest first."""
+        query = select(_TABLE).order_by(_TABLE.c.updated_at.desc(), _TABLE.c.run_id).limit(limit)
+        with self._engine.connect() as connection:
+            return tuple(_run(row) for row in connection.execute(query))
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def _select(self, where: Any) -> tuple[Run, ...]:
+        query = select(_TABLE).where(where).order_by(_TABLE.c.created_at, _TABLE.c.attempt)
+        with self._engine.connect() as connection:
+            return tuple(_run(row) for row in connection.execute(query))
+
+
+def _run(row: Any) -> Run:
+    run = Run(**row._mapping)
+    return replace(run, state=State(run.state))

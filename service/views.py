@@ -1,0 +1,59 @@
+"""What people and programs see of studies: the same shape for the command line and the API."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from dicom_bridge.spool_index import Instance
+from service.store import Run, Store
+
+RECEIVING = "RECEIVING"
+
+
+class Waiting(Protocol):
+    """A study that no run has seen as it is now."""
+
+    @property
+    def study_uid(self) -> str:
+        """StudyInstanceUID."""
+
+    @property
+    def last_received_at(self) -> datetime:
+        """When its last instance was stored."""
+
+
+class Held(Protocol):
+    """What the spool says of itself: the service's inbox, or its index beside a running service."""
+
+    def open_studies(self) -> Sequence[Waiting]:
+        """Studies that are still arriving."""
+
+    def instances(self, study_uid: str) -> Sequence[Instance]:
+        """What is held of a study."""
+
+
+def studies(store: Store, inbox: Held) -> list[dict[str, Any]]:
+    """Latest runs first, then studies that are still arriving."""
+    runs = [run.as_dict() for run in store.latest()]
+    arriving = [
+        {"study_uid": item.study_uid, "state": RECEIVING, "code": None, "attempt": 0, "model": None}
+        | {"updated_at": item.last_received_at.isoformat()}
+        for item in inbox.open_studies()
+    ]
+    return arriving + runs
+
+
+def study(store: Store, inbox: Held, study_uid: str) -> dict[str, Any] | None:
+    """One study with all its runs, or None where nothing of it was received."""
+    runs = store.of_study(study_uid)
+    held = inbox.instances(study_uid)
+    if not runs and not held:
+        return None
+    last: Run | None = runs[-1] if runs else None
+    return {
+        "study_uid": study_uid,
+        "state": last.state if last else RECEIVING,
+        "code": last.code if last else None,
+        "instances": len(held),
+        "runs": [run.as_dict() for run in runs],
+    }

@@ -1,0 +1,140 @@
+"""Where a site keeps its things, and how each is opened: for the service and for commands beside it.
+
+The only place that looks at the clock. `service.serving` builds the running service from these.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from audit import durable
+from audit.log import AuditLog
+from audit.note import Signer, Verifier
+from dicom_bridge.spool_index import SpoolIndex
+from ethics_review.register import Register
+from service import config as configuration
+from service.config import Config
+from service.store import Store, connect
+
+SOFTWARE = f"zhiying {version('zhiying')}"
+
+
+def now() -> datetime:
+    """The wall clock, in UTC."""
+    return datetime.now(UTC)
+
+
+def settings(path: Path | None) -> Config:
+    """Read the configuration."""
+    return configuration.load(path)
+
+
+# ---- where things are ------------------------------------------------------------------------------------------------
+
+
+def audit_root(config: Config) -> Path:
+    """The log."""
+    return config.data.folder / "audit"
+
+
+def origin(config: Config) -> str:
+    """The log's name in its checkpoints (C2SP tlog-checkpoint: a schemeless URL)."""
+    return f"{config.site.id}.zhiying/audit"
+
+
+def log_vkey(config: Config) -> str:
+    """The public key of the log, as a verifier line."""
+    return _signer(config).vkey
+
+
+def log_verifier(config: Config) -> Verifier:
+    """Checks the log's own signature."""
+    return Verifier.parse(log_vkey(config))
+
+
+def _signer(config: Config) -> Signer:
+    folder = config.data.folder / "keys"
+    durable.make_dirs(folder)
+    path = folder / "log.key"
+    if not path.exists():
+        Signer.generate(origin(config)).save(path)
+    return Signer.load(path)
+
+
+def database_url(config: Config, name: str) -> str:
+    """Of the database `name` ('runs', 'workflows'): a SQLite file, or the site's PostgreSQL for all."""
+    if config.database.url is not None:
+        return config.database.url
+    folder = config.data.folder / "db"
+    durable.make_dirs(folder)
+    return f"sqlite:///{folder.absolute() / name}.sqlite"
+
+
+# ---- for commands beside a running service ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a command needs to read the log or to add an approval to it."""
+
+    log: AuditLog
+    register: Register
+    now: Callable[[], datetime]
+
+
+@contextmanager
+def offline(path: Path | None) -> Iterator[Site]:
+    """The log and the register, whether or not the service runs."""
+    with offline_of(settings(path)) as site:
+        yield site
+
+
+@contextmanager
+def offline_of(config: Config) -> Iterator[Site]:
+    """As `offline`, for a configuration that has been read."""
+    log = open_log(config)
+    try:
+        yield Site(log=log, register=open_register(config, log), now=now)
+    finally:
+        log.close()
+
+
+@contextmanager
+def ledger(path: Path | None) -> Iterator[tuple[Store, SpoolIndex]]:
+    """The table of runs and the spool's index, for looking. Opening an Inbox would be taking over the spool."""
+    config = settings(path)
+    store = Store(connect(database_url(config, "runs")))
+    durable.make_dirs(spool(config))
+    index = SpoolIndex(spool(config) / "index.sqlite", spool(config) / "studies")
+    try:
+        yield store, index
+    finally:
+        index.close()
+        store.close()
+
+
+def open_log(config: Config) -> AuditLog:
+    """The log, made where there is none. Raises AuditCorrupt, AuditUnavailable."""
+    durable.make_dirs(config.data.folder)
+    return AuditLog.open(
+        audit_root(config),
+        origin=origin(config),
+        source=config.site.id,
+        signer=_signer(config),
+        now=now,
+        software=SOFTWARE,
+    )
+
+
+def open_register(config: Config, log: AuditLog) -> Register:
+    """The approvals in the log, checked with the keys that this site trusts."""
+    trusted = [Verifier.parse(key) for key in config.review.trusted_keys]
+    return Register(log, trusted, log_verifier(config))
+
+
+def spool(config: Config) -> Path:
+    """The received images."""
+    return config.data.folder / "spool"

@@ -1,0 +1,167 @@
+"""What tests of the audit log share: a clock, drafts of every kind, a disk that fails, a quick way to fill a log."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from audit import durable
+from audit.canonical import JsonValue
+from audit.durable import Disk
+from audit.entry import Draft, Kind
+from audit.log import AuditLog
+from audit.note import Signer
+
+ORIGIN = "hospital.example/audit"
+CALL = "c" * 32
+STUDY = "5" * 32
+DIGEST = "sha256:" + "d" * 64
+MODEL: dict[str, JsonValue] = {"name": "brain-extraction-t1", "version": "1.0.2", "digest": DIGEST}
+SIGNER = Signer.parse("PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz")
+"""The published key of Go's note tests: everybody knows it, so nobody can mistake it for a secret."""
+
+
+_T = TypeVar("_T")
+
+
+class Clock:
+    """Time that moves one second at each look."""
+
+    def __init__(self) -> None:
+        self._now = datetime(2026, 11, 23, 16, 7, 12, 123456, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        """The next moment."""
+        self._now += timedelta(seconds=1)
+        return self._now
+
+
+def body(kind: Kind) -> dict[str, JsonValue]:
+    """A full, good body of each kind."""
+    return {
+        Kind.LOG_START: {"origin": ORIGIN, "software": "zhiying 0.1.0"},
+        Kind.APPROVAL: {"note": SIGNER.sign("zhiying-approval/1\n{}\n"), "note_digest": DIGEST},
+        Kind.ASSEMBLED: {
+            "study": STUDY,
+            "instances": 189,
+            "series": 2,
+            "trigger": "COUNT_MATCHED",
+            "input": "1" * 32,
+        },
+        Kind.SELECTED: {"study": STUDY, "series": "e" * 32, "model": MODEL, "modality": "MR"},
+        Kind.CALL_INTENT: {
+            "study": STUDY,
+            "input": "1" * 32,
+            "model": MODEL,
+            "approval": "APPROVAL-2026-001",
+            "policy": DIGEST,
+            "autonomy": "A1",
+            "checks": [{"condition": "AGE_YEARS", "outcome": "MET", "observed": "70-74"}],
+            "runtime": {"torch": "2.13.0+cpu", "monai": "1.6.1"},
+        },
+        Kind.CALL_RESULT: {
+            "outputs": [{"kind": "SR", "uid": "2.25.1234567890123456789012345", "digest": DIGEST}],
+            "outcome": "OK",
+            "measurements": [{"code": "118565006", "value": "1951.3", "unit": "cm3"}],
+            "timing_ms": {"forward": 1500, "total": 2100},
+            "device": "cuda:0 NVIDIA A100",
+        },
+        Kind.RELEASED: {"outputs": [{"uid": "2.25.0", "digest": DIGEST}], "peer": "pacs", "attempts": 1},
+        Kind.DENIED: {
+            "study": STUDY,
+            "stage": "PERMIT",
+            "code": "CONDITION_NOT_MET",
+            "condition": "age_years",
+            "observed": "15-19",
+            "model": MODEL,
+        },
+        Kind.FAILED: {"study": STUDY, "stage": "INFER", "code": "ENGINE_DIED", "fault": "MODEL"},
+    }[kind]
+
+
+def draft(number: int = 0, *, instances: int | None = None) -> Draft:
+    """An ASSEMBLED entry with its own key."""
+    content = body(Kind.ASSEMBLED)
+    content["instances"] = number if instances is None else instances
+    return Draft(Kind.ASSEMBLED, f"assembled:{number}", content)
+
+
+def open_log(root: Path, *, source: str = "service", signer: Signer = SIGNER, disk: Disk = durable) -> AuditLog:
+    """The log of these tests."""
+    return AuditLog.open(root, origin=ORIGIN, source=source, signer=signer, now=Clock(), software="test", disk=disk)
+
+
+def fill(log: AuditLog, numbers: range) -> None:
+    """Append many drafts; together, so that they share commits."""
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda number: log.append(draft(number)), numbers))
+
+
+def twin(root: Path, copy: Path) -> Path:
+    """A copy of a log, by hard links: no file of a log is ever written twice, so nothing is shared that changes."""
+    shutil.copytree(root, copy, copy_function=os.link)
+    return copy
+
+
+class Died(BaseException):
+    """The process is dead: nothing it would do next happens. Not an Exception, as SIGKILL is none."""
+
+
+class FaultyDisk:
+    """A disk that fails at one operation, before or after it took effect; polices that writes stay inside the log.
+
+    ``at`` counts operations from 0. ``dies``: the writer is killed there, and every later operation is too.
+    """
+
+    def __init__(self, root: Path, *, at: int = -1, after: bool = False, dies: bool = False) -> None:
+        self._root = root
+        self._at = at
+        self._after = after
+        self._dies = dies
+        self._dead = False
+        self.done: list[str] = []
+
+    @property
+    def reached(self) -> bool:
+        """Whether the operation at which to fail came."""
+        return len(self.done) > self._at
+
+    def create_same(self, path: Path, data: bytes) -> bool:
+        """See audit.durable."""
+        return self._do("create_same", path, lambda: durable.create_same(path, data))
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """See audit.durable."""
+        self._do("replace", path, lambda: durable.replace(path, data))
+
+    def discard(self, path: Path) -> None:
+        """See audit.durable."""
+        self._do("discard", path, lambda: durable.discard(path))
+
+    def make_dirs(self, path: Path) -> None:
+        """See audit.durable."""
+        self._do("make_dirs", path, lambda: durable.make_dirs(path))
+
+    def _do(self, verb: str, path: Path, work: Callable[[], _T]) -> _T:
+        if not path.is_relative_to(self._root):
+            raise ValueError(path)
+        if self._dead:
+            raise Died
+        here = len(self.done)
+        self.done.append(f"{verb} {path.relative_to(self._root)}")
+        if here == self._at and not self._after:
+            self._fail()
+        result = work()
+        if here == self._at:
+            self._fail()
+        return result
+
+    def _fail(self) -> None:
+        if self._dies:
+            self._dead = True
+            raise Died
+        raise OSError(errno.EIO if self._after else errno.ENOSPC, "invented for this test")

@@ -1,0 +1,78 @@
+"""A third-party reviewer with a key of its own: makes approvals the way a real one does, by signing a text."""
+
+import copy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from audit.note import Signer, Verifier
+from ethics_review.dossier import Approval, draft_approval, load_approval
+from ethics_review.gate import Request
+from models.ref import ModelRef
+
+MODEL: Final = ModelRef("small-model", "1.0", "sha256:" + "ab" * 32)
+DURING: Final = datetime(2026, 12, 15, 4, 0, tzinfo=UTC)
+"""An instant inside the validity of `fields()`."""
+
+_FIELDS: Final[dict[str, Any]] = {
+    "approval": "TEST-2026-0001",
+    "criteria_set": "TEST-AI-MED/1.0",
+    "reviewer_org": "Test Review Centre 测试审查中心",
+    "valid": {"from": "2026-12-01", "to": "2027-05-31"},
+    "conditions": {
+        "modality": ["MR"],
+        "body_part": ["BRAIN", "HEAD"],
+        "age_years": [18, 120],
+        "sex": ["F", "M"],
+        "manufacturer": ["UIH", "SIEMENS HEALTHINEERS"],
+        "site": ["test-site"],
+        "slice_spacing_mm": ["0.5", "2.0"],
+        "max_autonomy": "A1",
+    },
+}
+
+
+def fields(model: ModelRef = MODEL, conditions: dict[str, Any] | None = None, **changes: object) -> dict[str, Any]:
+    """The fields of a valid approval of `model`, with `conditions` and top-level `changes` put in."""
+    made: dict[str, Any] = copy.deepcopy(_FIELDS)
+    made["model"] = {"name": model.name, "version": model.version, "digest": model.digest}
+    made["conditions"] |= conditions or {}
+    return made | changes
+
+
+def request(**changes: Any) -> Request:
+    """A request that the approval of `fields()` permits, with `changes`."""
+    values: dict[str, Any] = {
+        "call": "c0" * 16,
+        "model": MODEL,
+        "input_digest": "sha256:" + "cd" * 32,
+        "modality": "MR",
+        "body_part": "BRAIN",
+        "age_years": 72.4,
+        "sex": "F",
+        "manufacturer": "UIH",
+        "site": "test-site",
+        "slice_spacing_mm": 1.0,
+        "autonomy": "A1",
+    }
+    return Request(**(values | changes))
+
+
+@dataclass(frozen=True)
+class Reviewer:
+    """Signs with its own key; `verifier` is what a site that trusts it configures."""
+
+    signer: Signer = field(default_factory=lambda: Signer.generate("reviewer.example/test"))
+
+    @property
+    def verifier(self) -> Verifier:
+        """The public half of the key."""
+        return self.signer.verifier
+
+    def note(self, model: ModelRef = MODEL, conditions: dict[str, Any] | None = None, **changes: object) -> str:
+        """A signed approval, as text."""
+        return self.signer.sign(draft_approval(fields(model, conditions, **changes)))
+
+    def approve(self, model: ModelRef = MODEL, conditions: dict[str, Any] | None = None, **changes: object) -> Approval:
+        """A signed approval, loaded by a site that trusts this reviewer."""
+        return load_approval(self.note(model, conditions, **changes), (self.verifier,))

@@ -1,0 +1,67 @@
+"""Judges of DICOM objects that we did not write. Each gives its complaints; a missing judge is an error."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+_PIXELMED = Path("/usr/share/java/pixelmed.jar")
+_SECONDS_MAX = 120
+# dicom3tools of 2022 does not know Device UID in Contributing Equipment (DICOM since 2017, IHE AIR asks for it), nor
+# schemes that it lists as private.
+_ALLOWED = ("DeviceUID(0018,1002)> - Attribute is not present in standard DICOM IOD",)
+
+
+class JudgeMissing(Exception):
+    """A validator that the tests rely on is not installed: no verdict is not a good verdict."""
+
+
+def dciodvfy(path: Path) -> list[str]:
+    """Error lines of dciodvfy (dicom3tools), without those of the allow-list."""
+    done = _run(["dciodvfy", "-new", str(path)])
+    lines = [line for line in _lines(done) if line.startswith("Error")]
+    errors = [line for line in lines if not any(allowed in line for allowed in _ALLOWED)]
+    if done.returncode not in (0, 1) or (done.returncode == 1 and not lines):
+        return [*errors, f"dciodvfy ended with {done.returncode}"]
+    return errors
+
+
+def dciodvfy_warnings(path: Path) -> list[str]:
+    """Warning lines of dciodvfy, without those of the allow-list."""
+    lines = [line for line in _lines(_run(["dciodvfy", "-new", str(path)])) if line.startswith("Warning")]
+    return [line for line in lines if not any(allowed in line for allowed in _ALLOWED)]
+
+
+def sr_validator(path: Path) -> list[str]:
+    """Error lines of PixelMed's DicomSRValidator, which knows the templates."""
+    if not _PIXELMED.is_file():
+        raise JudgeMissing("pixelmed.jar")
+    limits = [f"-Djdk.xml.xpath{kind}Limit=0" for kind in ("TotalOp", "ExprOp", "ExprGrp")]
+    done = _run(["java", *limits, "-cp", str(_PIXELMED), "com.pixelmed.validate.DicomSRValidator", str(path)])
+    lines = _lines(done)
+    if not any("IOD validation complete" in line for line in lines):
+        return ["DicomSRValidator did not finish", *lines[:5]]
+    return [line for line in lines if "Error" in line or "Exception" in line]
+
+
+def dsrdump(path: Path) -> list[str]:
+    """Why DCMTK cannot read the report; empty when it can."""
+    done = _run(["dsrdump", str(path)])
+    return [] if done.returncode == 0 else [f"dsrdump ended with {done.returncode}", *_lines(done)[:10]]
+
+
+def dsrdump_text(path: Path) -> str:
+    """The report as DCMTK understands it, in UTF-8."""
+    done = _run(["dsrdump", "+U8", str(path)])
+    return done.stdout.decode()
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
+    if shutil.which(command[0]) is None:
+        raise JudgeMissing(command[0])
+    return subprocess.run(command, capture_output=True, timeout=_SECONDS_MAX, check=False)
+
+
+def _lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:
+    return (done.stdout + done.stderr).decode("utf-8", "replace").splitlines()

@@ -1,0 +1,301 @@
+"""The engine against a network that answers, hangs, raises and dies, in a real child process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from inference.engine import Engine
+from inference.errors import EngineClosed, EngineDied, EngineError, EngineTimeout, ModelFailed, ModelRefused
+from inference.types import TIMING_KEYS
+from models.library import VerifiedModel
+from tests.simulators import tiny_model, volumes
+
+DEADLINE_S = 30.0
+
+
+class Events:
+    """A log that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, dict[str, str | int]]] = []
+
+    def __call__(self, event: str, /, **values: str | int) -> None:
+        """Record one event."""
+        self.seen.append((event, values))
+
+    def names(self) -> list[str]:
+        """Their names in order."""
+        return [name for name, _ in self.seen]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> VerifiedModel:
+    """The tiny model."""
+    return tiny_model.build(tmp_path_factory.mktemp("tiny") / "m")
+
+
+@pytest.fixture(scope="module")
+def events() -> Events:
+    """What the shared engine logged."""
+    return Events()
+
+
+@pytest.fixture(scope="module")
+def engine(events: Events) -> Iterator[Engine]:
+    """One engine for all tests of the module: each must leave it able to answer."""
+    with Engine(device="cpu", log=events) as one:
+        yield one
+
+
+def _answers(engine: Engine, model: VerifiedModel) -> bool:
+    volume = volumes.block()
+    return np.array_equal(engine.infer(model, volume, DEADLINE_S).labels, volume.voxels > 0.5)
+
+
+def _gone(pid: int, within_s: float = 10.0) -> bool:
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_an_answer_is_labels_times_and_versions(engine: Engine, model: VerifiedModel) -> None:
+    """The label map is uint8 on the volume's grid; every stage has whole milliseconds; the runtime names versions."""
+    volume = volumes.block()
+    prediction = engine.infer(model, volume, DEADLINE_S)
+    assert prediction.labels.dtype == np.uint8
+    assert np.array_equal(prediction.labels, volume.voxels > 0.5)
+    assert set(prediction.timing_ms) == TIMING_KEYS
+    assert all(isinstance(value, int) and value >= 0 for value in prediction.timing_ms.values())
+    assert prediction.device == "cpu"
+    assert {"torch", "monai", "numpy", "precision", "threads", "device"} == set(prediction.runtime)
+
+
+@pytest.mark.parametrize("affine", [*volumes.every_orientation(), *map(volumes.oblique, range(12))])
+def test_labels_come_back_on_the_source_grid(
+    engine: Engine, model: VerifiedModel, affine: npt.NDArray[np.float64]
+) -> None:
+    """From any orientation, an irregular pattern comes back voxel for voxel."""
+    random = np.random.default_rng(5)
+    voxels = (random.random((5, 6, 7)) > 0.6).astype(np.float32)
+    volume = replace(volumes.block((5, 6, 7), affine), voxels=voxels)
+    assert np.array_equal(engine.infer(model, volume, DEADLINE_S).labels, voxels > 0.5)
+
+
+def test_a_warm_model_is_not_loaded_again(engine: Engine, model: VerifiedModel) -> None:
+    """After `warm`, a call pays nothing for loading, and the description shows the model as warm."""
+    engine.warm(model)
+    assert engine.infer(model, volumes.block(), DEADLINE_S).timing_ms["load"] == 0
+    description = engine.describe()
+    assert description["running"] is True
+    assert description["warm"] == [model.ref.digest]
+    assert description["device"] == "cpu"
+    assert description["runtime"]["precision"] == "float32"
+
+
+def test_a_call_beyond_its_deadline_is_killed_and_the_next_one_works(engine: Engine, model: VerifiedModel) -> None:
+    """A hanging network costs its own study only: DEADLINE_EXCEEDED, its process gone, the next call answered."""
+    engine.warm(model)
+    pid = engine.describe()["pid"]
+    started = time.monotonic()
+    with pytest.raises(EngineTimeout) as caught:
+        engine.infer(model, volumes.block(first_canonical=tiny_model.HANG), 0.5)
+    assert caught.value.code == "DEADLINE_EXCEEDED"
+    assert 0.5 <= time.monotonic() - started < 5.0
+    assert _gone(pid)
+    assert _answers(engine, model)
+    assert engine.describe()["pid"] != pid
+
+
+def test_a_child_killed_in_a_call_is_reported_and_replaced(engine: Engine, model: VerifiedModel) -> None:
+    """SIGKILL from outside during a call: ENGINE_DIED at once, and the next call works."""
+    engine.warm(model)
+    killer = threading.Timer(0.3, os.kill, (engine.describe()["pid"], signal.SIGKILL))
+    killer.start()
+    with pytest.raises(EngineDied) as caught:
+        engine.infer(model, volumes.block(first_canonical=tiny_model.HANG), DEADLINE_S)
+    assert caught.value.code == "ENGINE_DIED"
+    assert caught.value.retry
+    assert _answers(engine, model)
+
+
+def test_a_child_killed_between_calls_is_replaced_unseen(engine: Engine, model: VerifiedModel, events: Events) -> None:
+    """A child that died while idle costs the next call a start, not an error."""
+    engine.warm(model)
+    pid = engine.describe()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    assert _gone(pid)
+    assert engine.describe()["running"] is False
+    assert _answers(engine, model)
+    assert "engine_child_gone" in events.names()
+
+
+def test_a_model_that_raises_leaves_the_child_alive(engine: Engine, model: VerifiedModel, events: Events) -> None:
+    """An exception in the network is MODEL_RUN_FAILED; its traceback goes to the log, and nothing restarts."""
+    engine.warm(model)
+    pid = engine.describe()["pid"]
+    with pytest.raises(ModelFailed) as caught:
+        engine.infer(model, volumes.block(first_canonical=tiny_model.RAISE), DEADLINE_S)
+    assert caught.value.code == "MODEL_RUN_FAILED"
+    assert "asked to fail" not in str(caught.value)
+    name, values = events.seen[-1]
+    assert name == "engine_model_failed"
+    assert "asked to fail" in str(values["detail"])
+    assert _answers(engine, model)
+    assert engine.describe()["pid"] == pid
+
+
+def test_an_answer_that_is_no_label_map_is_refused(engine: Engine, model: VerifiedModel) -> None:
+    """Probabilities where labels were promised are not rounded into labels."""
+    with pytest.raises(ModelFailed) as caught:
+        engine.infer(model, volumes.block(first_canonical=tiny_model.WRONG_LABEL), DEADLINE_S)
+    assert caught.value.code == "MODEL_OUTPUT_INVALID"
+
+
+def test_a_bundle_with_an_expression_is_refused(engine: Engine, tmp_path: Path, model: VerifiedModel) -> None:
+    """A configuration that holds a program is not run; the engine goes on with the other models."""
+    mark = tmp_path / "ran"
+    bad = tiny_model.build(tmp_path / "bad", digest="b", extra=f"$open({str(mark)!r}, 'w')")
+    with pytest.raises(ModelRefused) as caught:
+        engine.warm(bad)
+    assert caught.value.code == "MODEL_CONFIG_REFUSED"
+    assert not mark.exists()
+    assert _answers(engine, model)
+
+
+def test_a_damaged_network_cannot_be_loaded(engine: Engine, tmp_path: Path, model: VerifiedModel) -> None:
+    """Weights that are no TorchScript archive: MODEL_LOAD_FAILED, and no path in the message."""
+    bad = tiny_model.build(tmp_path / "bad", digest="c")
+    (bad.path / "models" / "model.pt").write_bytes(b"not an archive")
+    with pytest.raises(ModelFailed) as caught:
+        engine.warm(bad)
+    assert caught.value.code == "MODEL_LOAD_FAILED"
+    assert str(tmp_path) not in str(caught.value)
+    assert _answers(engine, model)
+
+
+def test_calls_from_many_threads_get_their_own_answers(engine: Engine, model: VerifiedModel) -> None:
+    """Each thread gets the labels of its own volume."""
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        voxels = (np.random.default_rng(seed).random((5, 6, 7)) > 0.5).astype(np.float32)
+        volume = replace(volumes.block((5, 6, 7)), voxels=voxels)
+        for _ in range(5):
+            if not np.array_equal(engine.infer(model, volume, DEADLINE_S).labels, voxels > 0.5):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_no_memory_or_descriptor_is_left_behind(engine: Engine, model: VerifiedModel) -> None:
+    """Calls leave no open descriptor here and no file in shared memory."""
+    _answers(engine, model)
+    before = len(list(Path("/proc/self/fd").iterdir())), sorted(Path("/dev/shm").iterdir())
+    for _ in range(5):
+        _answers(engine, model)
+    assert (len(list(Path("/proc/self/fd").iterdir())), sorted(Path("/dev/shm").iterdir())) == before
+
+
+def test_only_so_many_bundles_stay_warm(engine: Engine, tmp_path: Path, model: VerifiedModel) -> None:
+    """A fifth model puts out the one that was unused for longest, which is then loaded again when it is needed."""
+    engine.warm(model)
+    others = [tiny_model.build(tmp_path / name, digest=name) for name in "12345"]
+    for other in others:
+        engine.warm(other)
+    assert engine.describe()["warm"] == [other.ref.digest for other in others[1:]]
+    assert engine.infer(others[0], volumes.block(), DEADLINE_S).timing_ms["load"] > 0
+    assert _answers(engine, model)
+
+
+def test_close_ends_a_call_under_way(model: VerifiedModel) -> None:
+    """A service that stops does not wait for a hanging network: ENGINE_CLOSED, and the child is gone."""
+    engine = Engine(device="cpu", log=Events())
+    engine.warm(model)
+    pid = engine.describe()["pid"]
+    threading.Timer(0.3, engine.close).start()
+    with pytest.raises(EngineClosed):
+        engine.infer(model, volumes.block(first_canonical=tiny_model.HANG), DEADLINE_S)
+    assert _gone(pid)
+    with pytest.raises(EngineClosed):
+        engine.infer(model, volumes.block(), DEADLINE_S)
+    engine.close()
+
+
+def test_a_device_that_is_not_there_is_an_error_with_a_code(model: VerifiedModel) -> None:
+    """A configured accelerator that is missing is refused, never replaced by the CPU unasked."""
+    with Engine(device="cuda:7", log=Events()) as engine, pytest.raises(EngineError):
+        engine.warm(model)
+
+
+PARENT = """
+import sys, json
+from pathlib import Path
+from types import MappingProxyType
+from inference.engine import Engine
+from models.library import VerifiedModel
+from models.ref import ModelRef
+from inference.types import Volume
+import numpy as np
+from types import SimpleNamespace
+
+def main():
+    bundle = SimpleNamespace(inference="configs/inference.json")
+    ref = ModelRef("tiny", "1", "sha256:" + "a" * 64)
+    model = VerifiedModel(ref, SimpleNamespace(bundle=bundle), Path(sys.argv[1]), MappingProxyType({}))
+    engine = Engine(device="cpu", log=lambda event, **values: None)
+    engine.warm(model)
+    heavy = sorted(name for name in sys.modules if name.split(".")[0] in ("torch", "monai", "scipy"))
+    print(json.dumps({"pid": engine.describe()["pid"], "heavy": heavy}), flush=True)
+    voxels = np.zeros((4, 4, 4), np.float32)
+    voxels[0, 0, 0] = float(sys.argv[2])
+    volume = Volume(voxels, np.diag((-1.0, -1.0, 1.0, 1.0)), "sha256:" + "1" * 64, "MR")
+    engine.infer(model, volume, 600.0)
+    sys.stdin.read()
+
+main()
+"""
+
+
+@pytest.mark.parametrize("order", [tiny_model.HANG, 0.0], ids=["hanging", "idle"])
+def test_no_orphan_and_no_torch_in_the_parent(model: VerifiedModel, order: float) -> None:
+    """A parent killed with SIGKILL takes its child along, idle or stuck in a network; and it never imported torch."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(model.path), str(order)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert parent.stdout is not None
+        told = json.loads(parent.stdout.readline())
+        assert told["heavy"] == []
+        time.sleep(0.3)  # into the call
+        assert Path(f"/proc/{told['pid']}").exists()
+    finally:
+        parent.kill()
+        parent.communicate()
+    assert _gone(told["pid"])

@@ -1,0 +1,67 @@
+"""The configuration refuses what it does not know."""
+
+from pathlib import Path
+
+import pytest
+
+from service.config import load
+from service.errors import ConfigInvalid
+
+PEER = '[[peers]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\n'
+
+
+def _written(folder: Path, text: str) -> Path:
+    path = folder / "zhiying.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_need_no_file() -> None:
+    """Without a file the service listens on loopback only, and no approval is trusted."""
+    config = load(None)
+
+    assert config.dicom.host == "127.0.0.1"
+    assert config.http.host == "127.0.0.1"
+    assert config.review.trusted_keys == ()
+    assert config.peers == ()
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    """Every section of the file arrives."""
+    text = f'[site]\nid = "jh-first"\nlanguage = "en-US"\n{PEER}counts = true\n[results]\nto = "pacs"\n'
+
+    config = load(_written(tmp_path, text))
+
+    assert config.site.id == "jh-first"
+    assert config.peers[0].counts
+    assert config.results.to == "pacs"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[sit]\nid = 'a'\n", "sit"),
+        ("[site]\nidd = 'a'\n", "site.idd"),
+        ("[site]\nid = 'Has Space'\n", "site.id"),
+        ("[dicom]\nport = 70000\n", "dicom.port"),
+        ("[dicom]\nae_title = 'SEVENTEEN_LETTERS'\n", "dicom.ae_title"),
+        ("[assembly]\nquiet_s = 0\n", "assembly.quiet_s"),
+        ("[results]\nto = 'nobody'\n", "nobody"),
+        (PEER + PEER, "same name"),
+        ("[review]\nautonomy = 'A9'\n", "review.autonomy"),
+        ("no toml at all", "not TOML"),
+    ],
+)
+def test_a_fault_names_its_place(tmp_path: Path, text: str, named: str) -> None:
+    """A wrong key or value is refused with the place in the message."""
+    with pytest.raises(ConfigInvalid) as caught:
+        load(_written(tmp_path, text))
+
+    assert named in str(caught.value)
+    assert caught.value.code == "CONFIG_INVALID"
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """A path that was named but is not there never means 'defaults'."""
+    with pytest.raises(ConfigInvalid, match="no file"):
+        load(tmp_path / "absent.toml")

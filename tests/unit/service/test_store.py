@@ -1,0 +1,100 @@
+"""The table of runs."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from service.store import Run, State, Store, connect
+
+THEN = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(connect(f"sqlite:///{tmp_path / 'runs.sqlite'}"))
+    yield opened
+    opened.close()
+
+
+def _run(run_id: str, study: str = "1.2.3", attempt: int = 1) -> Run:
+    return Run(
+        run_id=run_id,
+        study_uid=study,
+        input_digest="sha256:" + "0" * 64,
+        attempt=attempt,
+        state=State.ASSEMBLED,
+        trigger="COUNT_MATCHED",
+        created_at=THEN + timedelta(seconds=attempt),
+        updated_at=THEN,
+    )
+
+
+def test_what_is_added_is_found(store: Store) -> None:
+    """A run comes back as it was put in."""
+    store.add(_run("a"))
+
+    found = store.get("a")
+
+    assert found.state is State.ASSEMBLED
+    assert found.study_uid == "1.2.3"
+    assert found.outputs == []
+
+
+def test_adding_twice_changes_nothing(store: Store) -> None:
+    """A repeated start of the same run leaves what happened since."""
+    store.add(_run("a"))
+    store.update("a", THEN, state=State.REFUSED, code="NO_APPROVAL")
+
+    store.add(_run("a"))
+
+    assert store.get("a").code == "NO_APPROVAL"
+
+
+def test_runs_of_a_study_are_in_order(store: Store) -> None:
+    """Attempts come oldest first, and only those of the study."""
+    store.add(_run("b", attempt=2))
+    store.add(_run("a", attempt=1))
+    store.add(_run("c", study="9.9"))
+
+    assert [r.run_id for r in store.of_study("1.2.3")] == ["a", "b"]
+
+
+def test_latest_first(store: Store) -> None:
+    """The newest change leads the list, and the list is limited."""
+    for name in ("a", "b", "c"):
+        store.add(_run(name))
+    store.update("b", THEN + timedelta(seconds=5), state=State.RELEASED)
+
+    assert [r.run_id for r in store.latest(2)] == ["b", "a"]
+
+
+def test_an_unknown_run_is_an_error(store: Store) -> None:
+    """Asking for what is not there raises."""
+    with pytest.raises(KeyError):
+        store.get("nobody")
+
+
+def test_structured_fields_survive(store: Store) -> None:
+    """Lists and maps come back as they were."""
+    store.add(_run("a"))
+    outputs = [{"kind": "SR", "uid": "2.25.1", "digest": "sha256:0"}]
+
+    store.update("a", THEN, outputs=outputs, timing_ms={"forward": 12}, call="f" * 32)
+
+    found = store.of_call("f" * 32)[0]
+    assert found.outputs == outputs
+    assert found.as_dict()["timing_ms"] == {"forward": 12}
+    assert found.as_dict()["created_at"].startswith("2026-11-23T08:00:01")
+
+
+def test_two_processes_see_each_other(store: Store, tmp_path: Path) -> None:
+    """The command line reads what the service writes."""
+    store.add(_run("a"))
+    other = Store(connect(f"sqlite:///{tmp_path / 'runs.sqlite'}"))
+
+    seen = other.get("a").state
+    other.close()
+
+    assert seen is State.ASSEMBLED
