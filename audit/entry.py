@@ -27,7 +27,9 @@ from audit.schema import (
     TOKEN,
     Listing,
     Maybe,
+    Observation,
     Record,
+    Rule,
     Table,
 )
 
@@ -62,9 +64,9 @@ class Kind(StrEnum):
 
 
 _MODEL = Record({"name": TOKEN, "version": TOKEN, "digest": DIGEST})
-_CHECK = Record({"condition": CODE, "outcome": CODE, "observed": OBSERVED})
+_CHECK = Observation(Record({"condition": CODE, "outcome": CODE, "observed": TOKEN}))
 
-BODIES: Mapping[Kind, Record] = MappingProxyType(
+BODIES: Mapping[Kind, Rule] = MappingProxyType(
     {
         Kind.LOG_START: Record({"origin": TOKEN, "software": TOKEN}),
         Kind.APPROVAL: Record({"note": NOTE, "note_digest": DIGEST}),
@@ -96,15 +98,17 @@ BODIES: Mapping[Kind, Record] = MappingProxyType(
         Kind.RELEASED: Record(
             {"outputs": Listing(Record({"uid": OWN_UID, "digest": DIGEST})), "peer": TOKEN, "attempts": INTEGER}
         ),
-        Kind.DENIED: Record(
-            {
-                "study": HEX32,
-                "stage": CODE,
-                "code": CODE,
-                "condition": Maybe(OBSERVED),
-                "observed": Maybe(OBSERVED),
-                "model": Maybe(_MODEL),
-            }
+        Kind.DENIED: Observation(
+            Record(
+                {
+                    "study": HEX32,
+                    "stage": CODE,
+                    "code": CODE,
+                    "condition": Maybe(OBSERVED),
+                    "observed": Maybe(TOKEN),
+                    "model": Maybe(_MODEL),
+                }
+            )
         ),
         Kind.FAILED: Record({"study": HEX32, "stage": CODE, "code": CODE, "fault": CODE}),
     }

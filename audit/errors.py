@@ -18,8 +18,6 @@
 No message holds data of a patient: messages are made of field names, file names inside the log and numbers.
 """
 
-# ruff: noqa: N818 - these errors are named for what is so, as nouns and adjectives of the log
-
 from __future__ import annotations
 
 import errno

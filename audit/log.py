@@ -217,7 +217,8 @@ class AuditLog:
     def _commit(self, entries: Sequence[Entry]) -> None:
         """Stage, commit, publish. See the module's docstring for what a crash after each leaves."""
         leaves = [entry.to_bytes() for entry in entries]
-        growth = Growth(self._state)
+        # Reads the last bundle again: nothing is signed in a directory that was changed behind us.
+        growth, _ = self._grown(self._state.tree.size)
         for leaf in leaves:
             growth.add(leaf)
         staged = StagedName(self._state.tree.size, growth.tree.size, growth.tree.root())

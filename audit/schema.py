@@ -129,6 +129,24 @@ class Record:
             rule.check(value[name], f"{where}.{name}")
 
 
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A record with ``condition`` and ``observed``, where what was observed comes out of an image's header.
+
+    Only the site's own id does not: it is of our configuration, and may well be a number of the institution.
+    """
+
+    record: Record
+
+    def check(self, value: JsonValue, where: str) -> None:
+        """See Rule."""
+        self.record.check(value, where)
+        if isinstance(value, Mapping) and str(value["condition"]).upper() not in OWN_CONDITIONS:
+            Maybe(OBSERVED).check(value["observed"], f"{where}.observed")
+
+
+OWN_CONDITIONS = frozenset({"SITE"})
+
 _TOKEN = re.compile(r"[A-Za-z0-9 ._:/+-]{1,64}")
 _UID = r"(?:[0-9]+\.){5}"  # six components or more: a study's or an instance's, never a version or one of ours
 _PERSONAL = re.compile(rf"[0-9]{{6}}|[0-9]{{4}}[-./][0-9]{{1,2}}[-./][0-9]{{1,2}}|{_UID}")

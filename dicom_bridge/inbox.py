@@ -206,11 +206,12 @@ class Inbox:
         if self._index.add(new):
             return None
         first = self._index.instance(new.sop_uid)
-        if first is not None and first.path != new.path:
+        if first is None:
+            raise InboxUnavailable("SPOOL_FAILED", "the index changed under the store")
+        if first.path != new.path:
             # The same SOP Instance UID in another study at the same moment: the first one counts.
             self._disk.remove(new.path)
-            return first
-        return None
+        return first
 
     def _index_held(self, new: Instance) -> Instance | None:
         try:

@@ -6,6 +6,7 @@ status, the fault is reported upward, and the rest of the association and every 
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,6 +102,8 @@ class Listener:
         self._on_association, self._on_fault = on_association, on_fault
         self._server: Any = None
         self._stopping = threading.Event()
+        # Of the connections that are open; each key is touched by its own association's thread only.
+        self._sockets: dict[str, socket.socket] = {}
 
     def start(self) -> None:
         """Listen, in threads of our own; returns once the port is bound. Raises ListenerFailed."""
@@ -109,7 +112,7 @@ class Listener:
         if not valid_ae_title(self._ae_title):
             raise ListenerFailed("PORT_UNAVAILABLE", "the AE title is not one")
         handlers: list[tuple[Any, Callable[[Any], Any]]] = [
-            (evt.EVT_CONN_OPEN, no_delay),
+            (evt.EVT_CONN_OPEN, self._connected),
             (evt.EVT_ACCEPTED, self._accepted),
             (evt.EVT_CONN_CLOSE, self._closed),
             (evt.EVT_C_STORE, self._handle_store),
@@ -156,7 +159,17 @@ class Listener:
         if self._on_association is not None:
             self._on_association(sender, AssociationEvent.OPENED)
 
+    def _connected(self, event: Any) -> None:
+        no_delay(event)
+        connection = event.assoc.dul.socket.socket
+        if connection is not None:
+            self._sockets[_association(event)] = connection
+
     def _closed(self, event: Any) -> None:
+        # pynetdicom leaves the descriptor open when the peer was the first to go.
+        connection = self._sockets.pop(_association(event), None)
+        if connection is not None:
+            connection.close()
         if not self._inbox.activity.closed(_association(event)):
             return
         self._inbox.wake()

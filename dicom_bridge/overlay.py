@@ -21,6 +21,7 @@ MARKING = "AI output, not reviewed by a physician"
 PIXELS_PER_MM = 2.0  # of the drawn planes: fine enough for a 1 mm outline
 MARGIN_MM = 12.0  # of anatomy around the mask's own box, at least
 CAPTION_PX = 30
+OUTLINE_PX = 2
 OUTLINE = (255, 196, 0)
 INK = (235, 235, 235)
 NEAR_MM = 0.01  # a frame lies on a source slice when its position is this near; writers round to 1e-6 and coarser
@@ -65,9 +66,11 @@ def draw(segmentation: Path, sources: Sequence[Path], out: Path, *, segment: int
     planes = _planes(grid)
     height = max(plane.height for plane in planes)
     gap = 6
-    sheet = Image.new("RGB", (sum(p.width for p in planes) + gap * (len(planes) + 1), height + 2 * CAPTION_PX))
-    pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=16)
+    caption = f"{MARKING}. {_title(seg, segment)}"
+    width = max(sum(p.width for p in planes) + gap * 4, int(font.getlength(caption)) + gap * 3)  # never cut the marking
+    sheet = Image.new("RGB", (width, height + 2 * CAPTION_PX))
+    pen = ImageDraw.Draw(sheet)
     left = gap
     for plane, name, sides in zip(planes, ("axial", "coronal", "sagittal"), ("RL", "RL", "AP"), strict=True):
         top = CAPTION_PX + (height - plane.height) // 2
@@ -77,7 +80,7 @@ def draw(segmentation: Path, sources: Sequence[Path], out: Path, *, segment: int
         pen.text((left + 4, middle), sides[0], fill=INK, font=font)
         pen.text((left + plane.width - 16, middle), sides[1], fill=INK, font=font)
         left += plane.width + gap
-    pen.text((gap, height + CAPTION_PX + 6), f"{MARKING}. {_title(seg, segment)}", fill=OUTLINE, font=font)
+    pen.text((gap, height + CAPTION_PX + 6), caption, fill=OUTLINE, font=font)
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out, format="PNG")
 
@@ -186,8 +189,10 @@ def _outlined(plane: NDArray[np.uint8], mask: NDArray[np.bool_], spacing: tuple[
         wide_by_high, Image.Resampling.NEAREST
     )
     inside = np.asarray(flat) > 0
-    padded = np.pad(inside, 1)
-    eroded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    eroded = inside
+    for _ in range(OUTLINE_PX):
+        padded = np.pad(eroded, 1)
+        eroded = eroded & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     rgb = np.stack([np.asarray(picture)] * 3, axis=-1)
     rgb[inside & ~eroded] = OUTLINE
     return Image.fromarray(rgb)

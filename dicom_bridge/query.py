@@ -118,7 +118,10 @@ def _association(peer: Peer, calling_ae: str, sop_class: str, limits: QueryLimit
     finally:
         if association.is_established:
             association.release()
-        association.join(limits.acse_s)
+        # A connection that was refused never had a thread.
+        if association.ident is not None:
+            association.join(limits.acse_s)
+        entity.close_socket()
 
 
 def _code(status: Dataset) -> int | None:

@@ -46,6 +46,7 @@ _DIMENSION_INDEX_VALUES = 0x00209157
 _REFERENCED_SEGMENT_NUMBER = 0x0062000B
 _DERIVATION_IMAGE = 0x00089124
 _SOURCE_IMAGE_SEQUENCE = 0x00082112
+_SPATIAL_LOCATIONS_PRESERVED = 0x0028135A
 _PURPOSE_OF_REFERENCE = 0x0040A170
 _DERIVATION_CODE = 0x00089215
 _PER_FRAME_GROUPS = 0x52009230
@@ -289,6 +290,8 @@ def _frame_groups(sources: Sequence[Dataset], segments: Sequence[DrawnSegment]) 
 def _derivation(source: Dataset) -> bytes:
     """Derivation Image Sequence of one frame (PS3.3 C.7.6.16.2.6)."""
     image = explicit.reference_item(str(source.SOPClassUID), str(source.SOPInstanceUID))
+    # Without it readers that look masks up by source slice refuse: the mask might have been moved.
+    image += explicit.text(_SPATIAL_LOCATIONS_PRESERVED, "CS", "YES")
     image += explicit.sequence(_PURPOSE_OF_REFERENCE, [explicit.code_item(_SOURCE_IMAGE)])
     derivation = explicit.sequence(_SOURCE_IMAGE_SEQUENCE, [image])
     derivation += explicit.sequence(_DERIVATION_CODE, [explicit.code_item(_SEGMENTATION)])

@@ -6,15 +6,16 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 
+from dicom_bridge import uids
 from dicom_bridge.errors import BridgeError, Fault
-from dicom_bridge.network import new_entity, no_delay
+from dicom_bridge.network import no_delay
 from dicom_bridge.peers import Peer
 
 # Send the file's own bytes, unparsed: what was validated and logged by digest is what the peer gets.
@@ -67,20 +68,20 @@ def send(files: Sequence[Path], peer: Peer, calling_ae: str) -> SendResult:
     for sop_class, syntax in dict.fromkeys(kinds):
         ae.add_requested_context(sop_class, syntax)
     connected: list[evt.Event] = []
-    sockets = _Sockets()
-    association = ae.associate(
-        peer.host,
-        peer.port,
-        ae_title=peer.ae_title,
-        max_pdu=PDU_BYTES,
-        evt_handlers=[
-            (evt.EVT_FSM_TRANSITION, sockets.note),
-            (evt.EVT_CONN_OPEN, connected.append),
-            (evt.EVT_CONN_OPEN, no_delay),
-        ],
-    )
+    try:
+        association = ae.associate(
+            peer.host,
+            peer.port,
+            ae_title=peer.ae_title,
+            max_pdu=PDU_BYTES,
+            evt_handlers=[(evt.EVT_CONN_OPEN, connected.append), (evt.EVT_CONN_OPEN, no_delay)],
+        )
+    except (OSError, UnicodeError):
+        # The host's name does not resolve: pynetdicom raises for that alone.
+        return SendResult((None,) * len(files), "PEER_UNREACHABLE")
     if not association.is_established:
-        sockets.close()
+        if ae.unclosed is not None:
+            ae.unclosed.close()
         return SendResult((None,) * len(files), _why_not(association, connected=bool(connected)))
     try:
         return _send_all(association, files, kinds)
@@ -96,29 +97,24 @@ def _why_not(association: Association, *, connected: bool) -> str:
     return "PEER_NO_CONTEXT" if association.rejected_contexts else "PEER_REJECTED"
 
 
-class _Sockets:
-    """Closes what pynetdicom leaves to the garbage collector: the socket of a connection that was refused.
+class _Entity(AE):  # type: ignore[misc] # pynetdicom is not typed
+    """An AE that remembers its socket: pynetdicom leaves that of a refused connection to the garbage collector.
 
-    It forgets that socket before anybody can ask for it, so it is noted at the first transition of its state machine.
+    It forgets the socket inside `associate`, before anybody can ask for it; hence the hook at its creation.
     """
 
-    def __init__(self) -> None:
-        self._noted: list[socket.socket] = []
+    unclosed: socket.socket | None = None
 
-    def note(self, event: evt.Event) -> None:
-        """Handle EVT_FSM_TRANSITION."""
-        holder = event.assoc.dul.socket
-        if not self._noted and holder is not None and holder.socket is not None:
-            self._noted.append(holder.socket)
-
-    def close(self) -> None:
-        """Close the socket; harmless when it is closed."""
-        for one in self._noted:
-            one.close()
+    def _create_socket(self, *arguments: Any, **named: Any) -> Any:
+        made = super()._create_socket(*arguments, **named)
+        self.unclosed = made.socket
+        return made
 
 
-def _application_entity(calling_ae: str) -> AE:
-    ae = new_entity(calling_ae)
+def _application_entity(calling_ae: str) -> _Entity:
+    ae = _Entity(ae_title=calling_ae)
+    ae.implementation_class_uid = uids.IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = uids.IMPLEMENTATION_VERSION_NAME
     ae.connection_timeout = CONNECT_TIMEOUT_S
     ae.acse_timeout = ACSE_TIMEOUT_S
     ae.dimse_timeout = DIMSE_TIMEOUT_S
@@ -157,7 +153,7 @@ def _send_one(association: Association, path: Path) -> int | None:
         return None
     try:
         answer = association.send_c_store(path)
-    except RuntimeError:
-        # The association ended between the check above and the request.
+    except (RuntimeError, ValueError, OSError):
+        # The association ended between the check above and the request, or the file vanished: no answer either way.
         return None
     return int(answer.Status) if "Status" in answer else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, ClassVar
 
@@ -82,6 +83,26 @@ _TEXT_MARKS = ("Not for diagnosis", "不得直接用于诊断")
 
 def check_segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
     """Read a SEG's bytes and refuse what must not be sent; gives the data set read. Raises OutputInvalid."""
+    with _readable():
+        return _segmentation(data, sources)
+
+
+def check_report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dataset:
+    """Read an SR's bytes and refuse what must not be sent; gives the data set read. Raises OutputInvalid."""
+    with _readable():
+        return _report(data, sources, seg)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """An attribute that a check expects and does not find, or finds in another form, is a reason not to send."""
+    try:
+        yield
+    except (AttributeError, LookupError, ValueError, TypeError) as cause:
+        raise OutputInvalid("NOT_READABLE", type(cause).__name__) from None
+
+
+def _segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
     ds = _read(data, SegmentationStorage)
     _check_header(ds, sources)
     slices = {str(s.SOPInstanceUID): tuple(float(v) for v in s.ImagePositionPatient) for s in sources}
@@ -110,8 +131,7 @@ def check_segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
     return ds
 
 
-def check_report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dataset:
-    """Read an SR's bytes and refuse what must not be sent; gives the data set read. Raises OutputInvalid."""
+def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dataset:
     ds = _read(data, Comprehensive3DSRStorage)
     _check_header(ds, sources)
     flags = (ds.get("CompletionFlag"), ds.get("VerificationFlag"), ds.get("PreliminaryFlag"))

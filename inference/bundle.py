@@ -55,7 +55,11 @@ def choose_device(wanted: str) -> str:
 
 
 def prepare(device: str) -> dict[str, str]:
-    """Set this process up for inference; returns what of it could change a result, for the record."""
+    """Set this process up for inference; returns what of it could change a result, for the record.
+
+    Raises RuntimeError or AssertionError (torch's own) if the device is not there: a site's matter, not a model's.
+    """
+    torch.zeros(1, device=device)
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)

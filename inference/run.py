@@ -56,14 +56,14 @@ def _findings(prediction: Prediction, volume: Volume, manifest: Manifest) -> Fin
     labels = prediction.labels
     if labels.shape != volume.shape:
         raise OutputImplausible("OUTPUT_SHAPE", "the label map is not on the image's grid")
-    counts = np.bincount(labels.ravel(), minlength=256)
-    numbers = {spec.number for spec in manifest.segments}
-    if any(int(number) not in numbers for number in np.flatnonzero(counts[1:]) + 1):
+    masks = {spec.number: labels == spec.number for spec in manifest.segments}
+    counts = {number: int(np.count_nonzero(mask)) for number, mask in masks.items()}
+    if sum(counts.values()) != int(np.count_nonzero(labels)):
         raise ModelFailed("MODEL_OUTPUT_INVALID", "the label map holds a label that the manifest does not know")
     return Findings(
-        segments=tuple(SegmentMask(spec.number, labels == spec.number) for spec in manifest.segments),
+        segments=tuple(SegmentMask(number, mask) for number, mask in masks.items()),
         measurements=tuple(
-            Measurement(spec.id, float(counts[spec.segment]) * volume.voxel_mm3 / MM3_PER_CM3)
+            Measurement(spec.id, counts[spec.segment] * volume.voxel_mm3 / MM3_PER_CM3)
             for spec in manifest.measurements
         ),
         timing_ms=prediction.timing_ms,

@@ -4,12 +4,15 @@ A member goes to a path that the caller chose or that `is_member_path` allows, s
 most the size that was announced is written, whatever the archive says; and what was written is what was hashed.
 """
 
+import errno
 import hashlib
 import lzma
 import stat
+import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -26,7 +29,8 @@ from models.ref import FileDigest, is_member_path
 
 _CHUNK_BYTES: Final = 1 << 20
 _ENCRYPTED: Final = 0x1
-_UNREADABLE: Final = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
+# All that the standard library's reader is seen to raise on damaged archives.
+_UNREADABLE: Final = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +48,15 @@ def take_from_zip(path: Path, members: tuple[Member, ...], into: Path, limits: L
     Raises SourceUnreachable, SourceIncomplete, SourceUnsafe, SourceTooLarge, SourceHashMismatch; OSError of `into`.
     """
     _refuse_too_much(members, limits)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            by_name = _by_name(archive)
-            for member in members:
-                info = by_name.get(member.source)
-                if info is None:
-                    raise SourceIncomplete(f"{member.target}: not in the archive")
-                _refuse_unsafe(info, member)
-                with archive.open(info) as reader:
-                    _write(reader, member, into)
-    except _UNREADABLE:
-        raise SourceUnreachable("the archive is damaged, or not a zip") from None
+    with _opened(path) as archive:
+        by_name = _by_name(archive)
+        for member in members:
+            info = by_name.get(member.source)
+            if info is None:
+                raise SourceIncomplete(f"{member.target}: not in the archive")
+            _refuse_unsafe(info, member.target, member.digest.size)
+            with archive.open(info) as reader:
+                _write(reader, member, into)
 
 
 def take_all_from_zip(path: Path, into: Path, limits: Limits) -> None:
@@ -63,27 +64,21 @@ def take_all_from_zip(path: Path, into: Path, limits: Limits) -> None:
 
     The hashes are not known here; the caller checks them against the listing that came along. Raises as above.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = [info for info in _by_name(archive).values() if not info.is_dir()]
-            if len(infos) > limits.files_max:
-                raise SourceTooLarge(f"more than {limits.files_max} files")
-            if sum(info.file_size for info in infos) > limits.total_bytes_max:
-                raise SourceTooLarge(f"more than {limits.total_bytes_max} bytes")
-            for info in infos:
-                if not is_member_path(info.filename):
-                    raise SourceUnsafe("a member's name would leave the folder, or is not plain ASCII")
-                if info.file_size > limits.member_bytes_max:
-                    raise SourceTooLarge(f"{info.filename}: more than {limits.member_bytes_max} bytes")
-                _refuse_unsafe(info, Member(info.filename, info.filename, FileDigest(info.file_size, _NO_DIGEST)))
-            for info in infos:
-                with archive.open(info) as reader:
-                    _copy_bounded(reader, into, info.filename, info.file_size)
-    except _UNREADABLE:
-        raise SourceUnreachable("the archive is damaged, or not a zip") from None
-
-
-_NO_DIGEST: Final = "sha256:" + "0" * 64
+    with _opened(path) as archive:
+        infos = [info for info in _by_name(archive).values() if not info.filename.endswith("/")]
+        if len(infos) > limits.files_max:
+            raise SourceTooLarge(f"more than {limits.files_max} files")
+        if sum(info.file_size for info in infos) > limits.total_bytes_max:
+            raise SourceTooLarge(f"more than {limits.total_bytes_max} bytes")
+        for info in infos:
+            if not is_member_path(info.filename):
+                raise SourceUnsafe("a member's name would leave the folder, or is not plain ASCII")
+            if info.file_size > limits.member_bytes_max:
+                raise SourceTooLarge(f"{info.filename}: more than {limits.member_bytes_max} bytes")
+            _refuse_unsafe(info, info.filename, info.file_size)
+        for info in infos:
+            with archive.open(info) as reader:
+                _copy_bounded(reader, into, info.filename, info.file_size)
 
 
 def take_from_folder(folder: Path, members: tuple[Member, ...], into: Path, limits: Limits) -> None:
@@ -114,6 +109,20 @@ def digest_of_file(path: Path) -> FileDigest:
     return FileDigest(size, "sha256:" + digest.hexdigest())
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except _UNREADABLE:
+        raise SourceUnreachable("the archive is damaged, or not a zip") from None
+    except OSError as wrong:
+        # A damaged archive may send its reader to a place before its beginning. Other errors are the disk's.
+        if wrong.errno != errno.EINVAL:
+            raise
+        raise SourceUnreachable("the archive is damaged, or not a zip") from None
+
+
 def _by_name(archive: zipfile.ZipFile) -> Mapping[str, zipfile.ZipInfo]:
     by_name: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
@@ -124,14 +133,14 @@ def _by_name(archive: zipfile.ZipFile) -> Mapping[str, zipfile.ZipInfo]:
     return by_name
 
 
-def _refuse_unsafe(info: zipfile.ZipInfo, member: Member) -> None:
+def _refuse_unsafe(info: zipfile.ZipInfo, target: str, size: int) -> None:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
-        raise SourceUnsafe(f"{member.target}: not a plain file")
+        raise SourceUnsafe(f"{target}: not a plain file")
     if info.flag_bits & _ENCRYPTED:
-        raise SourceUnsafe(f"{member.target}: encrypted")
-    if info.file_size > member.digest.size:
-        raise SourceTooLarge(f"{member.target}: more than the {member.digest.size} bytes that were announced")
+        raise SourceUnsafe(f"{target}: encrypted")
+    if info.file_size > size:
+        raise SourceTooLarge(f"{target}: more than the {size} bytes that were announced")
 
 
 def _refuse_too_much(members: tuple[Member, ...], limits: Limits) -> None:

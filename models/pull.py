@@ -101,7 +101,9 @@ def pull(
             progress("installing")
             return library.install(staged)
     except OSError as wrong:
-        raise SourceUnreachable(f"the source: {wrong.strerror or 'reading failed'}") from wrong
+        raise SourceUnreachable(
+            f"the source, or the folder for temporary files: {wrong.strerror or 'failed'}"
+        ) from wrong
 
 
 def parse_source(data: bytes) -> Source:

@@ -22,6 +22,7 @@ from service.demo.servers import Servers
 from service.demo.story import Places, Story
 from service.errors import ServiceError
 
+STAGES = ("load", "preprocess", "forward", "postprocess", "total")
 INTERRUPTED = 130  # exit status by custom: 128 + SIGINT
 WHEELS = "ZHIYING_DEMO_WHEELS"
 """A folder with the pinned wheels, for a machine without internet: no download is then tried for those in it."""
@@ -69,12 +70,19 @@ def rows(report: dict[str, Any]) -> dict[str, str]:
     }
     for number in report["findings"]:
         table[f"finding: {number['meaning']}"] = f"{number['value']} {number['unit']}"
-    table["time per stage"] = ", ".join(f"{name} {ms} ms" for name, ms in report["timing_ms"].items())
+    table["time per stage"] = ", ".join(
+        f"{name} {report['timing_ms'][name]} ms" for name in sorted(report["timing_ms"], key=_stage)
+    )
     table["time"] = ", ".join(f"{name} {seconds} s" for name, seconds in report["seconds"].items())
     table |= report["outputs"]
     table["in Orthanc"] = report["orthanc"]
     table["log"] = f"{report['audit']['entries']} entries, root {report['audit']['root']}"
     return table | {f"✓ {name}": "yes" for name, held in report["held"].items() if held}
+
+
+def _stage(name: str) -> int:
+    """Stages of a call in the order in which they happen; unknown ones last."""
+    return STAGES.index(name) if name in STAGES else len(STAGES)
 
 
 def _local_wheels(folder: str | None) -> dict[str, Path]:

@@ -5,6 +5,7 @@ server's process id and its start time, so that servers which an earlier run lef
 killed) are found and stopped by the next one, and a process that merely got the same id is never touched.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from typing import Self
 from service.demo.errors import ServerNotStarted, ToolMissing
 
 STOP_GRACE_S = 15.0  # Orthanc flushes its index, the service ends its worker; more than this is a hang
+KILL_LIMIT_S = 5.0  # the kernel's part of ending a process that was killed
 START_LIMIT_S = 60.0  # importing the service's libraries takes seconds on a slow disk
 POLL_S = 0.1
 START_TIME_FIELD = 19  # /proc/PID/stat, counted after the name's closing parenthesis: proc(5) field 22
@@ -86,8 +88,9 @@ def last_line(log: Path) -> str:
 class Servers:
     """The servers of one workdir. A context manager: leaving it stops them all, unless `keep` was called."""
 
-    def __init__(self, ledger: Path) -> None:
-        """`ledger`: file that names the running servers; its folder exists."""
+    def __init__(self, ledger: Path, *, grace_s: float = STOP_GRACE_S) -> None:
+        """`ledger`: file that names the running servers; its folder exists. `grace_s`: from SIGTERM to SIGKILL."""
+        self._grace_s = grace_s
         self._ledger = ledger
         self._started: list[Started] = []
         self._children: dict[int, subprocess.Popen[bytes]] = {}
@@ -152,22 +155,27 @@ class Servers:
 
     def _stop(self, server: Started) -> bool:
         """SIGTERM, and SIGKILL of its whole session when that is not enough. False: it was not running."""
+        self._reap(server.pid)
         if start_ticks(server.pid) != server.ticks:
             return False
-        os.kill(server.pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_GRACE_S
+        with contextlib.suppress(ProcessLookupError):  # it may end by itself just now
+            os.kill(server.pid, signal.SIGTERM)
+        deadline = time.monotonic() + self._grace_s
         while start_ticks(server.pid) == server.ticks and time.monotonic() < deadline:
             self._reap(server.pid)
             time.sleep(POLL_S / 2)
         if start_ticks(server.pid) == server.ticks:
-            os.killpg(server.pid, signal.SIGKILL)
-        self._reap(server.pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+        self._reap(server.pid, limit_s=KILL_LIMIT_S)
         return True
 
-    def _reap(self, pid: int) -> None:
+    def _reap(self, pid: int, limit_s: float = 0.0) -> None:
+        """Take a child's exit status, or it stays in the process table; a server of another run is not our child."""
         child = self._children.get(pid)
         if child is not None:
-            child.poll()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(limit_s)
 
     def _read(self) -> list[Started]:
         if not self._ledger.exists():

@@ -17,7 +17,7 @@ from tests.simulators.series import part10
 
 NAME = "TEST^Phantom=测试^幻影"
 # 0x5C and 0x5E as second bytes: a reader that splits bytes at the backslash or the caret tears these apart.
-TRICKY = "TEST^Phantom=乗^埄"
+TRICKY = "TEST^Phantom=乗^乛"
 
 
 def ir58(text: str) -> bytes:

@@ -49,6 +49,7 @@ class Listener:
         self.calls: list[Batch] = []
 
     def __call__(self, batch: Batch) -> None:
+        """As the outbox calls back."""
         self.calls.append(batch)
         if self.failures:
             self.failures -= 1
@@ -64,6 +65,7 @@ class Wire:
         self.peers: list[Peer] = []
 
     def __call__(self, files: Sequence[Path], peer: Peer, calling_ae: str) -> SendResult:
+        """As `store_scu.send`."""
         assert files, "an association for nothing"
         self.sent.append(tuple(path.name for path in files))
         self.peers.append(peer)

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.entry import canonical
@@ -195,6 +195,7 @@ def test_an_unknown_key_is_refused(path: tuple[str, ...]) -> None:
     assert refused_at(document) == ".".join(path)
 
 
+@settings(deadline=None)
 @given(
     path=st.sampled_from(EVERY_PATH),
     value=st.one_of(

@@ -95,7 +95,7 @@ def test_an_id_is_used_once(tmp_path: Path, name: str) -> None:
         one = register(log)
         one.record(REVIEWER.note())
         with pytest.raises(ApprovalReused) as caught:
-            one.record(REVIEWER.note(approval=name, conditions={"max_autonomy": "A4"}))
+            one.record(REVIEWER.note(approval=name, conditions={"max_autonomy": "A4", "sex": ["F", "M", "O"]}))
         assert caught.value.code == "APPROVAL_REUSED"
         assert [approval.conditions.max_autonomy for approval in one.approvals()] == ["A1"]
 

@@ -144,6 +144,18 @@ def test_one_voxel_on_a_face_is_the_border(axis: int, side: int) -> None:
     assert _verdict(_findings(mask), allowed) is None
 
 
+@pytest.mark.parametrize(("on_face", "cut"), [(0, False), (1, False), (4, False), (5, True), (400, True)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("side", [0, -1])
+def test_a_tip_may_reach_the_border(axis: int, side: int, on_face: int, cut: bool) -> None:
+    """Up to a hundredth of the largest section may lie on a face: a brain stem's tip. More is cut anatomy."""
+    mask = np.zeros((30, 30, 30), bool)
+    mask[5:25, 5:25, 5:25] = True
+    face = np.moveaxis(mask, axis, 0)[side]
+    face[5:25, 5:25].flat[:on_face] = True
+    assert checks.touches_border(mask) == cut
+
+
 def test_an_empty_mask_is_withheld_unless_nothing_is_an_answer() -> None:
     """No brain is implausible; no bleeding, with a volume of 0 declared believable, is a finding."""
     empty = _findings(np.zeros(BEST, bool), value=0.0)

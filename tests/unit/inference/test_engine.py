@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 
 from inference.engine import Engine
-from inference.errors import EngineClosed, EngineDied, EngineError, EngineTimeout, ModelFailed, ModelRefused
+from inference.errors import EngineClosed, EngineDied, EngineTimeout, ModelFailed, ModelRefused
 from inference.types import TIMING_KEYS
 from models.library import VerifiedModel
 from tests.simulators import tiny_model, volumes
@@ -120,7 +120,7 @@ def test_a_call_beyond_its_deadline_is_killed_and_the_next_one_works(engine: Eng
     with pytest.raises(EngineTimeout) as caught:
         engine.infer(model, volumes.block(first_canonical=tiny_model.HANG), 0.5)
     assert caught.value.code == "DEADLINE_EXCEEDED"
-    assert 0.5 <= time.monotonic() - started < 5.0
+    assert 0.5 <= time.monotonic() - started < 15.0
     assert _gone(pid)
     assert _answers(engine, model)
     assert engine.describe()["pid"] != pid
@@ -129,7 +129,7 @@ def test_a_call_beyond_its_deadline_is_killed_and_the_next_one_works(engine: Eng
 def test_a_child_killed_in_a_call_is_reported_and_replaced(engine: Engine, model: VerifiedModel) -> None:
     """SIGKILL from outside during a call: ENGINE_DIED at once, and the next call works."""
     engine.warm(model)
-    killer = threading.Timer(0.3, os.kill, (engine.describe()["pid"], signal.SIGKILL))
+    killer = threading.Timer(1.0, os.kill, (engine.describe()["pid"], signal.SIGKILL))
     killer.start()
     with pytest.raises(EngineDied) as caught:
         engine.infer(model, volumes.block(first_canonical=tiny_model.HANG), DEADLINE_S)
@@ -138,6 +138,7 @@ def test_a_child_killed_in_a_call_is_reported_and_replaced(engine: Engine, model
     assert _answers(engine, model)
 
 
+@pytest.mark.slow
 def test_a_child_killed_between_calls_is_replaced_unseen(engine: Engine, model: VerifiedModel, events: Events) -> None:
     """A child that died while idle costs the next call a start, not an error."""
     engine.warm(model)
@@ -232,6 +233,7 @@ def test_only_so_many_bundles_stay_warm(engine: Engine, tmp_path: Path, model: V
     assert _answers(engine, model)
 
 
+@pytest.mark.slow
 def test_close_ends_a_call_under_way(model: VerifiedModel) -> None:
     """A service that stops does not wait for a hanging network: ENGINE_CLOSED, and the child is gone."""
     engine = Engine(device="cpu", log=Events())
@@ -246,10 +248,12 @@ def test_close_ends_a_call_under_way(model: VerifiedModel) -> None:
     engine.close()
 
 
-def test_a_device_that_is_not_there_is_an_error_with_a_code(model: VerifiedModel) -> None:
+@pytest.mark.slow
+def test_a_device_that_is_not_there_is_the_sites_fault(model: VerifiedModel) -> None:
     """A configured accelerator that is missing is refused, never replaced by the CPU unasked."""
-    with Engine(device="cuda:7", log=Events()) as engine, pytest.raises(EngineError):
+    with Engine(device="cuda:7", log=Events()) as engine, pytest.raises(EngineDied) as caught:
         engine.warm(model)
+    assert caught.value.fault == "SITE"
 
 
 PARENT = """
@@ -281,7 +285,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("order", [tiny_model.HANG, 0.0], ids=["hanging", "idle"])
+@pytest.mark.parametrize("order", [tiny_model.HANG, pytest.param(0.0, marks=pytest.mark.slow)], ids=["hanging", "idle"])
 def test_no_orphan_and_no_torch_in_the_parent(model: VerifiedModel, order: float) -> None:
     """A parent killed with SIGKILL takes its child along, idle or stuck in a network; and it never imported torch."""
     parent = subprocess.Popen(

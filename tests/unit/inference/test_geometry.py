@@ -48,9 +48,7 @@ def test_every_voxel_keeps_its_place(affine: npt.NDArray[np.float64]) -> None:
     stated = _positions(turn.apply_to_affine(affine, SHAPE), moved.shape)[..., 0]
     np.testing.assert_allclose(moved, stated, atol=1e-9)
     moved_z = turn.apply(_positions(lps_to_ras(affine), SHAPE)[..., 2])
-    np.testing.assert_allclose(
-        moved_z, _positions(turn.apply_to_affine(affine, SHAPE), moved.shape)[..., 2], atol=1e-9
-    )
+    np.testing.assert_allclose(moved_z, _positions(turn.apply_to_affine(affine, SHAPE), moved.shape)[..., 2], atol=1e-9)
 
 
 @given(seed=st.integers(0, 2**32 - 1))

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.codes import Code, Range, snomed_check_digit_ok
@@ -35,6 +35,7 @@ def test_snomed_codes_known_to_be_wrong_are_refused(value: str) -> None:
     assert caught.value.code == "CODE_INVALID"
 
 
+@settings(deadline=None)
 @given(place=st.integers(0, 7), digit=st.integers(0, 9))
 def test_any_one_wrong_digit_is_seen(place: int, digit: int) -> None:
     """The check digit sees every single wrong digit, and every swap of two neighbours."""
@@ -141,6 +142,7 @@ def test_the_digest_is_over_the_canonical_listing() -> None:
     assert digest_of(dict(reversed(files.items()))) == digest_of(files)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.from_regex(r"\A[a-z0-9]{1,5}(/[a-z0-9]{1,5}){0,2}\Z"),

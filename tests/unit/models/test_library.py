@@ -19,7 +19,6 @@ from models.errors import (
     ManifestError,
     ModelAmbiguous,
     ModelChanged,
-    ModelError,
     ModelExists,
     ModelNotFound,
     ModelUnfit,
@@ -399,9 +398,3 @@ def test_a_listing_reads_back() -> None:
     files = {"a": FileDigest(1, "sha256:" + "0" * 64), "b/c": FileDigest(2, "sha256:" + "1" * 64)}
     assert parse_listing(listing(files)) == files
     assert json.loads(listing(files))["schema"] == "zhiying.files/1"
-
-
-def test_errors_are_of_one_tree(library: Library) -> None:
-    """Whoever catches ModelError catches them all."""
-    with pytest.raises(ModelError):
-        library.find("nothing")

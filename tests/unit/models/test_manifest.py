@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.codes import AUTONOMY_LEVELS, Code, Range
@@ -83,6 +83,7 @@ def test_no_other_key_is_known(path: tuple[str | int, ...]) -> None:
     assert refused_at(document) == shown((*path, "extra"))
 
 
+@settings(deadline=None)
 @given(
     path=st.sampled_from([path for path in EVERY_PATH if isinstance(path[-1], str)]),
     letter=st.characters(codec="utf-8"),
@@ -100,6 +101,7 @@ def test_no_key_is_known_by_another_writing(path: tuple[str | int, ...], letter:
 WRONG_KINDS = [None, True, False, "", " x", "x\n", -1, 1e300, {}, [], [None], {"x": 1}]
 
 
+@settings(deadline=None)
 @given(path=st.sampled_from(EVERY_PATH), value=st.sampled_from(WRONG_KINDS))
 def test_every_value_has_its_kind(path: tuple[str | int, ...], value: Any) -> None:
     """Whichever value is replaced by one of another kind, the manifest is refused, but for what may be empty."""
@@ -108,7 +110,8 @@ def test_every_value_has_its_kind(path: tuple[str | int, ...], value: Any) -> No
         return
     document = manifest_fields()
     parent(document, path)[path[-1]] = value
-    assert refused_at(document).startswith(shown(path)) or path[:1] == ("segments",)
+    where = refused_at(document)
+    assert where.startswith(shown(path)) or shown(path).startswith(where)
 
 
 def changed(path: tuple[str | int, ...], value: object) -> Any:
@@ -158,6 +161,7 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
         parse_manifest(data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64))
 def test_no_bytes_crash_the_parser(data: bytes) -> None:
     """Whatever the bytes, the answer is a manifest or a coded refusal."""

@@ -1,0 +1,266 @@
+"""A small hospital in a folder: a model of one threshold, a reviewer's approval, a PACS, and the service in a process.
+
+Everything is real but the model's size and the PACS, which is `tests.simulators.pacs`: the service under test is the
+one that `zhiying serve` runs, in a process that can be killed.
+"""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from audit import fsck
+from audit.entry import Entry
+from audit.note import Signer
+from dicom_bridge.peers import Peer
+from dicom_bridge.store_scu import send
+from ethics_review.dossier import draft_approval
+from models.library import Library
+from models.ref import ModelRef
+from service import wire
+from service.store import Run
+from tests.simulators import series, small_model, tiny_model
+from tests.simulators.pacs import FakePacs
+
+AE = "ZHIYING"
+REPOSITORY = Path(__file__).resolve().parents[2]
+SLICES, ROWS, COLUMNS = 24, 40, 40
+BALL_RADIUS = 9.0
+START_LIMIT_S = 60.0
+"""The service's start, with the imports of a cold disk."""
+
+
+def free_port() -> int:
+    """A port that nothing uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], Any], limit_s: float, what: str) -> Any:
+    """Ask again and again; fail with `what` after `limit_s`."""
+    ends = time.monotonic() + limit_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > ends:
+            raise TimeoutError(f"not within {limit_s:.0f} s: {what}")
+        time.sleep(0.05)
+
+
+def stage_model(folder: Path) -> Path:
+    """A complete model, ready to install: the threshold network with a manifest that takes the site's series."""
+    fields = small_model.manifest_fields(deadline_s=60)
+    fields["input"] |= {"slices": [8, 40], "fov_mm": [10.0, 100.0], "slice_spacing_mm": [0.5, 2.0]}
+    fields["measurements"][0] |= {"plausible": [0.1, 50.0]}
+    (folder / "configs").mkdir(parents=True)
+    (folder / "models").mkdir()
+    (folder / "manifest.json").write_bytes(small_model.as_json(fields))
+    (folder / "configs" / "inference.json").write_text(json.dumps(tiny_model.INFERENCE), encoding="utf-8")
+    (folder / "configs" / "metadata.json").write_text('{"version": "1.0"}', encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=Warning)
+        torch.jit.save(torch.jit.script(tiny_model.Threshold()), str(folder / "models" / "model.pt"))
+    return folder
+
+
+def ball(index: int, ds: Any) -> None:
+    """Draw slice `index` of a bright ball in the dark."""
+    r, c = np.mgrid[:ROWS, :COLUMNS]
+    inside = (r - ROWS / 2) ** 2 + (c - COLUMNS / 2) ** 2 + (index - SLICES / 2) ** 2 <= BALL_RADIUS**2
+    series.set_pixels(ds, inside.astype(np.int16))
+
+
+def write_series(folder: Path, *, seed: str = "one", skip: tuple[int, ...] = (), **options: Any) -> list[Path]:
+    """The site's series of a ball: 24 slices of 40 x 40 at 1 mm; `seed` names the study."""
+    options.setdefault("count", SLICES)
+    return series.write_series(folder, spoil=ball, skip=skip, seed=seed, shape=(ROWS, COLUMNS), **options)
+
+
+class Site:
+    """One installation under `root`; its PACS lives in the test's process."""
+
+    def __init__(self, root: Path, pacs: FakePacs, *, quiet_s: float = 0.5) -> None:
+        self.root = root
+        self.pacs = pacs
+        self.dicom_port, self.http_port = free_port(), free_port()
+        self.config_file = root / "zhiying.toml"
+        self._quiet_s = quiet_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self.reviewer = Signer.load(root / "reviewer.key", create=True, name="reviewer.example/test")
+        self._write_config()
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return self.root / "data"
+
+    @property
+    def config(self) -> Any:
+        """As the service reads it."""
+        return wire.settings(self.config_file)
+
+    def _write_config(self) -> None:
+        self.config_file.write_text(
+            f"""
+[site]
+id = "test-site"
+[data]
+folder = {json.dumps(str(self.data))}
+free_bytes_min = 0
+[dicom]
+ae_title = "{AE}"
+port = {self.dicom_port}
+[http]
+port = {self.http_port}
+[[peers]]
+name = "pacs"
+ae_title = "{self.pacs.ae_title}"
+host = "127.0.0.1"
+port = {self.pacs.port}
+[results]
+to = "pacs"
+[assembly]
+quiet_s = {self._quiet_s}
+[review]
+trusted_keys = ["{self.reviewer.vkey}"]
+""",
+            encoding="utf-8",
+        )
+
+    def install_model(self) -> ModelRef:
+        """Take the tiny model in."""
+        return Library(self.data / "models").install(stage_model(self.root / "staged"))
+
+    def approve(self, ref: ModelRef, *, number: int = 1, **conditions: Any) -> str:
+        """Have the reviewer sign, and record it; gives the note."""
+        terms = {
+            "approval": f"TEST-{number:04d}",
+            "criteria_set": "TEST/1",
+            "reviewer_org": "Test Review Centre",
+            "model": {"name": ref.name, "version": ref.version, "digest": ref.digest},
+            "valid": {"from": "2020-01-01", "to": "2099-12-31"},
+            "conditions": {
+                "modality": ["MR"],
+                "body_part": ["BRAIN"],
+                "age_years": [18, 120],
+                "sex": ["F", "M", "O"],
+                "manufacturer": ["*"],
+                "site": ["test-site"],
+                "slice_spacing_mm": ["0.5", "2.0"],
+                "max_autonomy": "A1",
+            }
+            | conditions,
+        }
+        note = self.reviewer.sign(draft_approval(terms))
+        with wire.offline_of(self.config) as opened:
+            opened.register.record(note)
+        return note
+
+    # ---- the process -----------------------------------------------------------------------------------------------
+
+    def start(self, die_at: tuple[str, str] | None = None) -> None:
+        """Start the service; with `die_at` it kills itself at that step and moment."""
+        victim = REPOSITORY / "tests" / "faults" / "serve_and_die.py"
+        command = [sys.executable, str(victim), str(self.config_file), *(die_at or ())]
+        with (self.root / "serve.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY)
+        until(self._up, START_LIMIT_S, "the service answers")
+
+    def _up(self) -> bool:
+        if self._process is not None and self._process.poll() is not None:
+            return True  # died at its crash point while it resumed: as wanted, or the caller will see
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/health", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def wait_for_death(self, limit_s: float = 60.0) -> int:
+        """The status with which the process ended: -9 after SIGKILL."""
+        process = self._process
+        assert process is not None
+        until(lambda: process.poll() is not None, limit_s, "the service dies at its crash point")
+        return int(process.returncode)
+
+    def kill(self) -> None:
+        """As the power cut does."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+
+    def stop(self) -> None:
+        """As systemd does."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(60)
+
+    # ---- what people do and see --------------------------------------------------------------------------------------
+
+    def send(self, files: list[Path]) -> tuple[int | None, ...]:
+        """Send as a modality does; gives the statuses."""
+        return send(files, Peer("service", AE, "127.0.0.1", self.dicom_port), "MODALITY").statuses
+
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, newest first."""
+        with wire.ledger(self.config_file) as (store, _):
+            return store.latest()
+
+    def settle(self, limit_s: float = 60.0) -> None:
+        """Wait until no study waits to be looked at."""
+
+        def settled() -> bool:
+            with wire.ledger(self.config_file) as (_, index):
+                return not index.open_studies()
+
+        until(settled, limit_s, "every study that was sent has been looked at")
+
+    def run_in(self, *states: str, study: str | None = None, limit_s: float = 60.0) -> Run:
+        """Wait until the newest run (of `study`) is in one of the states."""
+
+        def look() -> Run | None:
+            runs = [run for run in self.runs() if study in (None, run.study_uid)]
+            return runs[0] if runs and runs[0].state in states else None
+
+        try:
+            found: Run = until(look, limit_s, f"a run in {states}")
+        except TimeoutError as late:
+            log = (self.root / "serve.log").read_text(encoding="utf-8")[-2000:]
+            raise TimeoutError(f"{late}; runs: {[(r.state, r.code) for r in self.runs()]}; log: {log}") from None
+        return found
+
+    def entries(self) -> list[Entry]:
+        """The log's entries, read by the checker's code; fails where the log is not whole."""
+        report = fsck.check(wire.audit_root(self.config), wire.log_verifier(self.config))
+        assert report.ok, report.problems
+        with wire.offline_of(self.config) as opened:
+            return list(opened.log.entries())
+
+    def counted(self) -> Mapping[str, int]:
+        """How many entries of each kind the log holds."""
+        kinds = [entry.kind.value for entry in self.entries()]
+        return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+
+def copy_of(template: Path, root: Path) -> Path:
+    """A fresh copy of a prepared site's folder."""
+    shutil.copytree(template, root)
+    (root / "serve.log").unlink(missing_ok=True)
+    return root
