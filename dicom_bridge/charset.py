@@ -20,6 +20,7 @@ from pydicom.sequence import Sequence as ItemSequence
 from pydicom.tag import BaseTag
 from pydicom.valuerep import PersonName
 
+from dicom_bridge import quiet  # noqa: F401 - for its settings
 from dicom_bridge.errors import CharsetRefused
 
 OutputCharset = Literal["ISO_IR 192", "GB18030"]

@@ -16,6 +16,8 @@ from dicom_bridge.errors import VolumeRefused
 
 SPACING_TOLERANCE: Final = 0.01
 """Share of the mean spacing by which any one may differ; rounded decimals need less, a resampling error has more."""
+ROUNDING_MM: Final = 0.02
+"""Millimetres by which a distance may differ whatever the spacing: positions written with two decimals."""
 ORIENTATION_TOLERANCE: Final = 1e-3
 """Difference of a direction cosine that is still rounding; 1e-3 is 0.06 degrees."""
 SHEAR_TOLERANCE: Final = 1e-3
@@ -115,14 +117,16 @@ def _step(positions: _Array, normal: _Array, pixel_mm: float) -> _Array:
     along = float(step @ normal)
     if float(np.linalg.norm(step - along * normal)) > SHEAR_TOLERANCE * along:
         raise VolumeRefused("GANTRY_TILT", "slices drift sideways: the gantry was tilted")
-    median = float(np.median(gaps))
-    if (np.abs(gaps - median) > SPACING_TOLERANCE * median).any():
-        steps = gaps / median
-        whole = np.abs(steps - np.round(steps)) <= SPACING_TOLERANCE * np.maximum(1.0, np.round(steps))
-        if whole.all() and (np.round(steps) >= 1).all():
+    # The lower median: with two gaps of which one is double, the single one is the spacing.
+    median = float(np.sort(gaps)[(count - 1) // 2])
+    allowed = max(SPACING_TOLERANCE * median, ROUNDING_MM)
+    if (np.abs(gaps - median) > allowed).any():
+        whole = np.round(gaps / median)
+        if (whole >= 1).all() and (np.abs(gaps - whole * median) <= allowed * whole).all():
             raise VolumeRefused("SLICE_MISSING", "slices are missing inside the series")
         raise VolumeRefused("NON_UNIFORM_SPACING", "the distance between slices changes")
     beside = positions - (positions[0] + np.arange(count + 1)[:, None] * step)
-    if float(np.linalg.norm(beside - np.outer(beside @ normal, normal), axis=1).max()) > JITTER_TOLERANCE * pixel_mm:
+    aside = float(np.linalg.norm(beside - np.outer(beside @ normal, normal), axis=1).max())
+    if aside > max(JITTER_TOLERANCE * pixel_mm, ROUNDING_MM):
         raise VolumeRefused("NON_UNIFORM_SPACING", "slices do not lie behind each other")
     return step

@@ -5,14 +5,10 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from pynetdicom import AE, _config
+from pynetdicom import AE
 
+from dicom_bridge import quiet  # noqa: F401 - for its settings
 from dicom_bridge.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-
-# pynetdicom's own log writes identifiers of queries, and formatting its records costs a tenth of the receive rate.
-_config.LOG_REQUEST_IDENTIFIERS = False
-_config.LOG_RESPONSE_IDENTIFIERS = False
-_config.LOG_HANDLER_LEVEL = "none"
 
 
 class Entity(AE):  # type: ignore[misc] # pynetdicom is not typed

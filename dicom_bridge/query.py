@@ -110,10 +110,11 @@ def _association(peer: Peer, calling_ae: str, sop_class: str, limits: QueryLimit
     try:
         if association.is_rejected:
             raise PeerFailed("PEER_REJECTED", f"{peer.name} rejected our association")
+        # pynetdicom aborts an association that was accepted without our context, so this is asked first.
+        if association.rejected_contexts:
+            raise PeerFailed("PEER_NO_CONTEXT", f"{peer.name} does not offer this service")
         if not association.is_established:
             raise PeerFailed("PEER_UNREACHABLE", f"{peer.name} does not answer at its address")
-        if not association.accepted_contexts:
-            raise PeerFailed("PEER_NO_CONTEXT", f"{peer.name} does not offer this service")
         yield association
     finally:
         if association.is_established:

@@ -7,12 +7,21 @@ resend, not a conflict. Only what can be compared for certain counts as the same
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Final
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
+from dicom_bridge import quiet  # noqa: F401 - for its settings
+
+_UNREADABLE: Final = (
+    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, OSError, EOFError),
+    *(InvalidDicomError, struct.error, zlib.error),
+)
 _PIXEL_DATA: Final = 0x7FE00010
 
 

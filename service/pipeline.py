@@ -6,9 +6,10 @@ that the second time finds the first. The order inside a step is always: make it
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -99,6 +100,7 @@ class Pipeline:
     def __init__(self, parts: Parts) -> None:
         self._p = parts
         self._permits: dict[str, Permit] = {}
+        self._steps_ms: dict[str, dict[str, int]] = {}
         self._pause = threading.Event()  # never set: waiting on it is a sleep
         self.story = (
             (Step.ASSEMBLED, self.assembled),
@@ -117,6 +119,7 @@ class Pipeline:
         act = dict(self.story)[step]
         run = self._p.store.get(run_id)
         self._p.observe(step, "before", run.run_id)
+        began_s = time.monotonic()
         fault: Fault | None = None
         while True:
             try:
@@ -130,10 +133,10 @@ class Pipeline:
                     raise  # not even the failure can be recorded: the workflow engine keeps it
                 _log.error("step_failed", step=step, run=run_id, error_type=type(error).__name__)
                 fault = explain(error) if fault is None else INTERNAL
+        self._steps_ms.setdefault(run_id, {})[step.value] = round((time.monotonic() - began_s) * 1000)
         self._p.observe(step, "after", run.run_id)
         if "ended" in new or step is Step.RELEASED:
-            self._p.reading.forget(run_id)
-            self._permits.pop(run_id, None)
+            self._forget(run_id)
         return facts | new
 
     # ---- the steps -----------------------------------------------------------------------------------------------
@@ -230,7 +233,8 @@ class Pipeline:
         self._p.observe(Step.RELEASED, "delivered", call)
         self._record(records.released(call, outputs=outputs, peer=peer, attempts=attempts))
         for run in runs[-1:]:
-            self._show(run, State.RELEASED)
+            waited = self._p.now() - run.updated_at
+            self._show(run, State.RELEASED, steps_ms={**run.steps_ms, "DELIVERED": waited // timedelta(milliseconds=1)})
 
     def undelivered(self, call: str, code: str) -> None:
         """The PACS refused an object for good, or stayed away too long."""
@@ -304,6 +308,12 @@ class Pipeline:
         entry = self._p.log.append(draft)
         self._p.observe(draft.kind, "logged", draft.call or "")
         return entry
+
+    def _forget(self, run_id: str) -> None:
+        """The workflow is over: let go of what was kept in memory for it."""
+        self._p.reading.forget(run_id)
+        self._permits.pop(run_id, None)
+        self._p.store.update(run_id, self._p.now(), steps_ms=self._steps_ms.pop(run_id, {}))
 
     def _names(self, run: Run) -> tuple[str, str]:
         study = self._p.pseudonyms.of("study", run.study_uid)

@@ -6,7 +6,6 @@ classes; `audit.entry` refuses anything else.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 from audit.canonical import JsonValue, canonical
@@ -122,5 +121,5 @@ def failed(run_id: str, *, study: str, stage: str, code: str, fault: str, call: 
 
 
 def decimal(value: float, decimals: int) -> str:
-    """A measured value as the report prints it: '1951.3'."""
-    return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-decimals)))
+    """A measured value exactly as the report prints it: '1951.3'."""
+    return f"{value:.{decimals}f}"

@@ -6,7 +6,7 @@ without changing what the log proves. It holds study identifiers, so it stays in
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -58,6 +58,7 @@ class Run:
     outputs: list[dict[str, str]] = field(default_factory=list)
     measurements: list[dict[str, str]] = field(default_factory=list)
     timing_ms: Mapping[str, int] = field(default_factory=dict)
+    steps_ms: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form that the API and the command line give."""
@@ -89,7 +90,8 @@ _TABLE = Table(
     Column("approval", String(128)),
     Column("outputs", JSON, nullable=False),
     Column("measurements", JSON, nullable=False),
-    Column("timing_ms", JSON, nullable=False),
+    Column("timing_ms", JSON, nullable=False),  # inside the model, as it reported them
+    Column("steps_ms", JSON, nullable=False),  # of the story, as far as one process saw them
 )
 
 
@@ -162,4 +164,6 @@ class Store:
 
 def _run(row: Any) -> Run:
     run = Run(**row._mapping)
-    return replace(run, state=State(run.state))
+    # SQLite keeps no zone; what was written is UTC.
+    created, updated = (at if at.tzinfo else at.replace(tzinfo=UTC) for at in (run.created_at, run.updated_at))
+    return replace(run, state=State(run.state), created_at=created, updated_at=updated)

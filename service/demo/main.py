@@ -32,9 +32,9 @@ def run(*, keep: bool, output: Path, workdir: Path) -> int:
     """Tell the story; exit status 0 only if all of it held. `keep` leaves the servers up if it did."""
     console = Console()
     workdir, output = workdir.absolute(), output.absolute()
-    workdir.mkdir(parents=True, exist_ok=True)
-    places = Places(workdir, output, _local_wheels(os.environ.get(WHEELS)))
     try:
+        places = Places(workdir, output, _local_wheels(os.environ.get(WHEELS)))
+        workdir.mkdir(parents=True, exist_ok=True)
         with _own_settings(), _interruptible(), Servers(places.ledger) as servers:
             for name in servers.stop_earlier():
                 console.print(f"stopped {name} of an earlier run")
@@ -50,12 +50,19 @@ def run(*, keep: bool, output: Path, workdir: Path) -> int:
     except KeyboardInterrupt:
         console.print("stopped before the end; the servers are down")
         return INTERRUPTED
+    except OSError as error:
+        _complain(f"IO_ERROR: {error.strerror or type(error).__name__}: {error.filename or ''}")
+        return 1
     except (ServiceError, AuditError, BridgeError, ReviewError, ModelError) as error:
         text = str(error)
-        line = text if text.startswith(error.code) else f"{error.code}: {text}"
-        Console(stderr=True).print(f"error {line}", markup=False, highlight=False, soft_wrap=True)
+        _complain(text if text.startswith(error.code) else f"{error.code}: {text}")
         return 1
     return 0
+
+
+def _complain(line: str) -> None:
+    """One line on the standard error."""
+    Console(stderr=True).print(f"error {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def rows(report: dict[str, Any]) -> dict[str, str]:

@@ -165,6 +165,15 @@ def test_values_are_split_after_decoding() -> None:
     assert list(charset.normalise(ds).SeriesDescription) == ["乗乗", "二"]
 
 
+def test_a_value_that_breaks_its_rules_is_in_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """A name that is too long is read; pydicom neither warns of it (an error here) nor logs it."""
+    name = "TEST^" + "x" * 80
+    ds = received(name.encode(), None)
+    assert str(ds.PatientName) == name
+    assert charset.person_name(ds) == name
+    assert caplog.text == ""
+
+
 def test_names_made_in_memory_pass() -> None:
     """A data set that was never bytes keeps its text."""
     ds = Dataset()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_bridge.assembly import SeriesCount
@@ -602,3 +605,19 @@ def test_open_studies_come_longest_waiting_first(tmp_path: Path) -> None:
     assert [study.study_uid for study in inbox.open_studies()] == expected
     assert inbox.open_studies()[-1].last_received_at == clock()
     inbox.close()
+
+
+@given(st.lists(st.tuples(st.integers(0, 1400), st.binary(min_size=1, max_size=3)), min_size=1, max_size=3))
+@settings(max_examples=150, deadline=None)
+def test_no_bytes_from_outside_break_the_inbox(changes: list[tuple[int, bytes]]) -> None:
+    """Any change of an instance is stored, a conflict or refused; never another exception, never a file elsewhere."""
+    with tempfile.TemporaryDirectory() as folder, opened(Path(folder) / "inbox") as inbox:
+        whole = received(0)
+        inbox.store(whole, "A")
+        data = bytearray(whole.dataset)
+        for at, change in changes:
+            data[at : at + len(change)] = change
+        with suppress(InstanceRefused):
+            inbox.store(Received(bytes(data), whole.transfer_syntax, whole.sop_class, whole.sop_uid), "B")
+        assert len(inbox.instances(STUDY)) <= 1 or len(inbox.conflicts()) == 0
+        assert {path.name for path in Path(folder).iterdir()} == {"inbox"}

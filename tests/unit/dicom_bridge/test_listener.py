@@ -75,11 +75,24 @@ def running(root: Path, inbox: Inbox | None = None, **options: Any) -> Iterator[
         made.inbox.close()
 
 
-@pytest.fixture
-def scp(tmp_path: Path) -> Iterator[Running]:
-    """A listener on an empty inbox."""
-    with running(tmp_path / "inbox") as made:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One listener for most tests: stopping one takes pynetdicom half a second."""
+    with running(tmp_path_factory.mktemp("first") / "inbox") as made:
         yield made
+
+
+@pytest.fixture
+def scp(shared: Running, tmp_path: Path) -> Iterator[Running]:
+    """The shared listener on an inbox of its own for this test."""
+    shared.inbox.close()
+    shared.disk = FailingDisk()
+    shared.inbox = shared.listener._inbox = Inbox(tmp_path / "inbox", Clock(), disk=shared.disk)
+    shared.events.clear()
+    shared.faults.clear()
+    yield shared
+    # The next test's inbox must not be told of this test's associations.
+    until(lambda: shared.inbox.activity.total() == 0)
 
 
 def until(condition: Any, timeout_s: float = 5.0) -> None:
@@ -374,13 +387,14 @@ def test_a_taken_port_is_said(scp: Running, tmp_path: Path) -> None:
     assert caught.value.code == "ALREADY_STARTED"
 
 
-def test_a_stopped_listener_frees_its_port_and_can_start_again(scp: Running) -> None:
+def test_a_stopped_listener_frees_its_port_and_can_start_again(tmp_path: Path) -> None:
     """stop and start: the same listener, the same inbox."""
-    scp.listener.stop()
-    with association(scp.port, MR) as made:
-        assert not made.is_established
-    scp.listener.start()
-    assert send_all(scp.listener.port, [make_slice(0)], lambda _: None) == [0]
+    with running(tmp_path / "inbox") as scp:
+        scp.listener.stop()
+        with association(scp.port, MR) as made:
+            assert not made.is_established
+        scp.listener.start()
+        assert send_all(scp.listener.port, [make_slice(0)], lambda _: None) == [0]
 
 
 # -- killed

@@ -5,7 +5,6 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from models.errors import (
     SourceHashMismatch,
     SourceIncomplete,
     SourceUnreachable,
+    SourceUnsafe,
 )
 from models.library import Library
 from models.limits import LIMITS
@@ -295,6 +295,15 @@ def test_a_card_cannot_shadow_its_source(library: Library, card: Path, wheel: Pa
         pull(card, library, wheel=wheel)
 
 
+def test_a_card_with_a_link_is_refused(library: Library, tmp_path: Path, card: Path, wheel: Path) -> None:
+    """A card cannot bring in a file from elsewhere on the machine by a link."""
+    (tmp_path / "secret").write_bytes(b"secret")
+    (card / "notes.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(SourceUnsafe):
+        pull(card, library, wheel=wheel)
+    assert everything(library) == ()
+
+
 def test_a_card_without_a_manifest_is_refused(library: Library, card: Path, wheel: Path) -> None:
     """A card needs its manifest, and a right one."""
     (card / "manifest.json").write_bytes(b"{}")
@@ -350,7 +359,7 @@ def test_our_cards_parse() -> None:
 
 
 @pytest.fixture(scope="module")
-def brain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+def brain(tmp_path_factory: pytest.TempPathFactory) -> Library:
     """A library into which the brain model was pulled from the package index."""
     library = Library(tmp_path_factory.mktemp("brain"))
     pull(BRAIN, library)

@@ -13,6 +13,7 @@ THEN = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store in a file of its own."""
     opened = Store(connect(f"sqlite:///{tmp_path / 'runs.sqlite'}"))
     yield opened
     opened.close()
@@ -40,6 +41,7 @@ def test_what_is_added_is_found(store: Store) -> None:
     assert found.state is State.ASSEMBLED
     assert found.study_uid == "1.2.3"
     assert found.outputs == []
+    assert found.created_at == THEN + timedelta(seconds=1)
 
 
 def test_adding_twice_changes_nothing(store: Store) -> None:
@@ -86,7 +88,7 @@ def test_structured_fields_survive(store: Store) -> None:
     found = store.of_call("f" * 32)[0]
     assert found.outputs == outputs
     assert found.as_dict()["timing_ms"] == {"forward": 12}
-    assert found.as_dict()["created_at"].startswith("2026-11-23T08:00:01")
+    assert found.as_dict()["created_at"].startswith("2026-11-23T08:00:01+00:00")
 
 
 def test_two_processes_see_each_other(store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""What a report or a mask says of itself is read from the file alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import Comprehensive3DSRStorage
+
+from dicom_bridge.readback import Number, ReadBackFailed, read_report, read_segmentation
+from tests.simulators.phantom import PATIENT, save, write_mask
+
+
+def code(value: str, meaning: str = "") -> Dataset:
+    """A code sequence item."""
+    item = Dataset()
+    item.CodeValue, item.CodeMeaning = value, meaning
+    return item
+
+
+def number(value: str) -> Dataset:
+    """A NUM content item: a volume in cm3."""
+    measured = Dataset()
+    measured.NumericValue, measured.MeasurementUnitsCodeSequence = value, [code("cm3")]
+    item = Dataset()
+    item.ValueType, item.ConceptNameCodeSequence = "NUM", [code("118565006", "Volume")]
+    item.MeasuredValueSequence = [measured]
+    return item
+
+
+def write_report(path: Path) -> None:
+    """An SR with one number two containers deep, and one NUM without a value (PS3.3 C.18.1 allows it)."""
+    inner, outer, empty = Dataset(), Dataset(), number("0")
+    empty.MeasuredValueSequence = []
+    inner.ValueType, inner.ContentSequence = "CONTAINER", [number("1951.3"), empty]
+    outer.ValueType, outer.ContentSequence = "CONTAINER", [inner]
+    report = Dataset()
+    report.SpecificCharacterSet = "ISO_IR 192"
+    report.SOPClassUID, report.SOPInstanceUID, report.StudyInstanceUID = Comprehensive3DSRStorage, "2.25.7", "2.25.2"
+    report.PatientName = PATIENT.name
+    report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
+    report.ContentSequence = [outer]
+    save(report, path)
+
+
+def test_report(tmp_path: Path) -> None:
+    """Flags, the Chinese name, and every number of the tree with its unit."""
+    write_report(tmp_path / "sr.dcm")
+    facts = read_report(tmp_path / "sr.dcm")
+    assert facts.numbers == (Number("118565006", "Volume", "1951.3", "cm3"),)
+    assert (facts.completion, facts.verification, facts.preliminary) == ("COMPLETE", "UNVERIFIED", "PRELIMINARY")
+    assert (facts.sop_uid, facts.study_uid, facts.patient_name) == ("2.25.7", "2.25.2", PATIENT.name)
+
+
+def test_segmentation(tmp_path: Path) -> None:
+    """Kind, frames and labels."""
+    mask = np.zeros((4, 8, 8), dtype=bool)
+    mask[1:3] = True
+    write_mask(tmp_path / "seg.dcm", mask, np.eye(4))
+    facts = read_segmentation(tmp_path / "seg.dcm")
+    assert (facts.kind, facts.frames, facts.labels) == ("BINARY", 2, ("Brain",))
+    assert (facts.sop_uid, facts.patient_name) == ("2.25.2000", PATIENT.name)
+
+
+def test_the_wrong_object_is_refused(tmp_path: Path) -> None:
+    """A report is no mask, a mask is no report, and text is neither; the message repeats nothing of the file."""
+    write_report(tmp_path / "sr.dcm")
+    write_mask(tmp_path / "seg.dcm", np.ones((2, 8, 8), dtype=bool), np.eye(4))
+    (tmp_path / "text.dcm").write_text("no DICOM at all", encoding="utf-8")
+    with pytest.raises(ReadBackFailed) as refused:
+        read_report(tmp_path / "seg.dcm")
+    assert refused.value.code == "NOT_A_REPORT"
+    with pytest.raises(ReadBackFailed) as refused:
+        read_segmentation(tmp_path / "sr.dcm")
+    assert refused.value.code == "NOT_A_SEGMENTATION"
+    with pytest.raises(ReadBackFailed) as refused:
+        read_report(tmp_path / "text.dcm")
+    assert refused.value.code == "NOT_DICOM"
+    assert str(tmp_path) not in str(refused.value)

@@ -1,0 +1,55 @@
+"""The same instance in other bytes is the same; anything else is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from dicom_bridge.same_content import same_content
+from tests.simulators.series import make_slice, part10, set_pixels
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_another_encoding_is_the_same_content(syntax: str) -> None:
+    """Explicit, implicit or deflated: one instance."""
+    assert same_content(part10(make_slice(0)), part10(make_slice(0), syntax))
+
+
+def test_group_lengths_do_not_count() -> None:
+    """Retired group lengths are about bytes, not about the patient."""
+    ds = make_slice(0)
+    ds.add_new(0x00080000, "UL", 100)
+    assert same_content(part10(make_slice(0)), part10(ds))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ds: setattr(ds, "PatientName", "TEST^Other"),
+        lambda ds: setattr(ds, "PatientID", "TEST-2"),
+        lambda ds: delattr(ds, "PatientSex"),
+        lambda ds: setattr(ds, "AccessionNumber", "1"),
+        lambda ds: set_pixels(ds, np.zeros((16, 12), dtype=np.int16)),
+    ],
+)
+def test_any_difference_counts(change: Callable[[Dataset], None]) -> None:
+    """Changed, removed, added, other pixels: not the same."""
+    ds = make_slice(0)
+    change(ds)
+    assert not same_content(part10(make_slice(0)), part10(ds))
+
+
+def test_what_cannot_be_compared_for_certain_is_not_the_same() -> None:
+    """Rubbish, cut files, and pixels in another byte order: a person must look."""
+    whole = part10(make_slice(0))
+    for other in (b"", b"rubbish" * 100, whole[:200], part10(make_slice(0), ExplicitVRBigEndian)):
+        assert not same_content(whole, other)

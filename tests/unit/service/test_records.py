@@ -1,0 +1,106 @@
+"""Every draft that the story makes is one that the log takes, and its key says how often it may happen."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.entry import Kind
+from ethics_review.gate import decide
+from models.ref import ModelRef
+from service import records
+from service.records import decimal
+from tests.simulators.reviewer import DURING, Reviewer, request
+
+STUDY, INPUT = "a" * 32, "b" * 32
+REF = ModelRef("small-model", "1.0", "sha256:" + "ab" * 32)
+OUTPUTS = [{"kind": "SEG", "uid": "2.25.1", "digest": "sha256:" + "0" * 64}]
+
+
+def test_each_draft_is_one_the_log_takes() -> None:
+    """Draft checks itself against the schema when it is made: none of these may raise."""
+    drafts = [
+        records.assembled("run-1", study=STUDY, committed=INPUT, instances=3, series=1, trigger="COUNT_MATCHED"),
+        records.selected("run-1", study=STUDY, series="c" * 32, ref=REF, modality="MR"),
+        records.call_result(
+            "d" * 32,
+            outputs=OUTPUTS,
+            measurements=[{"code": "118565006", "value": "1951.3", "unit": "cm3"}],
+            timing_ms={"forward": 12},
+            device="cpu",
+        ),
+        records.released("d" * 32, outputs=OUTPUTS, peer="pacs", attempts=1),
+        records.denied(
+            "run-1",
+            study=STUDY,
+            stage="PERMITTED",
+            code="NO_APPROVAL",
+            condition=None,
+            observed=None,
+            ref=None,
+            call=None,
+        ),
+        records.failed("run-1", study=STUDY, stage="INFERRED", code="ENGINE_DIED", fault="SITE", call="d" * 32),
+    ]
+
+    assert [d.kind for d in drafts] == [
+        Kind.ASSEMBLED,
+        Kind.SELECTED,
+        Kind.CALL_RESULT,
+        Kind.RELEASED,
+        Kind.DENIED,
+        Kind.FAILED,
+    ]
+
+
+def test_an_intent_says_every_check_of_the_permit() -> None:
+    """What the gate looked at is in the entry, condition by condition."""
+    permit = decide(request(), [Reviewer().approve()], DURING)
+
+    draft = records.call_intent(permit, study=STUDY, committed=INPUT, runtime={"torch": "2.13.0", "device": "cpu"})
+
+    checks = draft.body["checks"]
+    assert isinstance(checks, list | tuple)
+    assert len(checks) == len(permit.checks) > 8
+    assert draft.call == permit.call
+
+
+def test_another_approval_makes_another_intent() -> None:
+    """A retry under the same approval finds its entry; under another one the new decision is a new entry."""
+    reviewer = Reviewer()
+    first = decide(request(), [reviewer.approve()], DURING)
+    later = decide(request(), [reviewer.approve()], DURING)
+    other = decide(request(), [reviewer.approve(approval="TEST-2026-0002")], DURING)
+
+    keys = [records.call_intent(p, study=STUDY, committed=INPUT, runtime={}).key for p in (first, later, other)]
+
+    assert keys[0] == keys[1]
+    assert keys[0] != keys[2]
+
+
+def test_a_model_survives_its_entry() -> None:
+    """The name in an entry is the same model again."""
+    assert records.model_ref(records.model_body(REF)) == REF
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [(1951.26, 1, "1951.3"), (0.25, 1, "0.2"), (2.0, 0, "2"), (1e-7, 3, "0.000"), (600.0, 1, "600.0")],
+)
+def test_a_value_is_written_as_the_report_prints_it(value: float, decimals: int, text: str) -> None:
+    """No exponent, no float noise: the log's DECIMAL."""
+    assert decimal(value, decimals) == text
+
+
+@given(st.floats(min_value=0, max_value=1e6, allow_nan=False), st.integers(min_value=0, max_value=6))
+def test_a_value_is_never_off_by_more_than_half_a_unit(value: float, decimals: int) -> None:
+    """Rounding is to the nearest, at every number of decimals."""
+    assert abs(float(decimal(value, decimals)) - value) <= 0.5 * 10.0**-decimals + 1e-9
+
+
+def test_times_are_not_taken_from_anywhere() -> None:
+    """Drafts hold no time: the log puts it in when it takes them."""
+    draft = records.failed("run-1", study=STUDY, stage="INFERRED", code="X", fault="US", call=None)
+
+    assert str(datetime.now(UTC).year) not in str(draft.body)
