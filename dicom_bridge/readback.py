@@ -89,6 +89,14 @@ def read_segmentation(path: Path) -> SegmentationFacts:
     )
 
 
+def read_document(path: Path) -> Dataset:
+    """A report that was written earlier, whole: what a superseding report names. Raises ReadBackFailed."""
+    ds = _read(path)
+    if ds.SOPClassUID != Comprehensive3DSRStorage:
+        raise ReadBackFailed("NOT_A_REPORT", "the file is no Comprehensive 3D SR")
+    return ds
+
+
 def _read(path: Path) -> Dataset:
     try:
         return dcmread(path)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
 
 from dicom_bridge.errors import InstanceRefused, VolumeRefused
@@ -30,6 +31,11 @@ from dicom_bridge.stream import (
 from inference.types import FloatArray
 
 _NATIVE: Final = frozenset({IMPLICIT_LE, EXPLICIT_LE, DEFLATED_LE, EXPLICIT_BE})
+
+_UNREADABLE: Final = (
+    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, OSError, EOFError),
+    *(MemoryError, InvalidDicomError, struct.error),
+)
 
 _SOP_INSTANCE: Final = 0x00080018
 _MODALITY: Final = 0x00080060
@@ -161,10 +167,8 @@ class Slice:
         try:
             ds = pydicom.dcmread(io.BytesIO(header + self.data))
             stored: np.ndarray[Any, Any] = ds.pixel_array
-        # Decoders of five libraries raise what they like over bytes from outside; all of it means the same.
-        except (ValueError, TypeError, KeyError, AttributeError, LookupError, ArithmeticError, OSError) as error:
-            raise VolumeRefused("PIXELS_UNDECODABLE", f"compressed pixels ({type(error).__name__})") from error
-        except (RuntimeError, NotImplementedError, EOFError, UserWarning, struct.error) as error:
+        # Decoders of several libraries raise what they like over bytes from outside; all of it means the same.
+        except _UNREADABLE as error:
             raise VolumeRefused("PIXELS_UNDECODABLE", f"compressed pixels ({type(error).__name__})") from error
         if stored.shape != (self.format.rows, self.format.columns):
             raise VolumeRefused("PIXELS_UNDECODABLE", "compressed pixels have not the size that the header states")
@@ -202,10 +206,10 @@ def read_slice(path: Path) -> Slice:
     )
     if not 0 < form.stored <= form.allocated or form.high_bit != form.stored - 1:
         raise VolumeRefused("PIXELS_UNDECODABLE", "bits allocated, bits stored and high bit contradict each other")
-    head = io.BytesIO(data[: pixels[0] - (8 if implicit else 12)])
+    head = data[: pixels[0] - (8 if implicit else 12)]
     modality = _text(values, _MODALITY)
     return Slice(
-        header=read_dataset(head, implicit, little),
+        header=_header(head, implicit=implicit, little=little),
         sop_uid=_text(values, _SOP_INSTANCE),
         study_uid=_text(values, _STUDY),
         series_uid=_text(values, _SERIES),
@@ -221,6 +225,15 @@ def read_slice(path: Path) -> Slice:
         data=data,
         pixels=pixels,
     )
+
+
+def _header(data: bytes, *, implicit: bool, little: bool) -> Dataset:
+    try:
+        header: Dataset = read_dataset(io.BytesIO(data), implicit, little)
+    # The top level was walked already; what pydicom stumbles over lies inside a sequence of defined length.
+    except _UNREADABLE as error:
+        raise VolumeRefused("NOT_AN_IMAGE", f"a header cannot be read ({type(error).__name__})") from error
+    return header
 
 
 def _rescale(values: Mapping[int, bytes], modality: str, form: PixelFormat, *, little: bool) -> Rescale:

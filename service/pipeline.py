@@ -200,7 +200,8 @@ class Pipeline:
         """SR and SEG exist, are valid and hashed; what they say is in the log."""
         model = self._p.library.open(records.model_ref(facts["model"]))
         loaded = self._p.reading.series(run, facts["series"])
-        written = self._p.results.write(facts["call"], model, loaded, facts["intended_at"])
+        supersedes = self._superseded(run, facts["call"])
+        written = self._p.results.write(facts["call"], model, loaded, facts["intended_at"], supersedes)
         self._record(
             records.call_result(
                 facts["call"],
@@ -261,7 +262,8 @@ class Pipeline:
             manufacturer=attributes.manufacturer,
             site=self._p.site,
             slice_spacing_mm=attributes.slice_spacing_mm,
-            autonomy=self._p.autonomy,
+            # Never more than the manifest allows, whatever the site asks for; the levels' names are ordered.
+            autonomy=min(self._p.autonomy, model.manifest.max_autonomy),
         )
         approvals = self._p.register.approvals()
         permit = gate.decide(request, approvals, self._p.now(), latest_known=self._p.register.latest_known())
@@ -270,6 +272,18 @@ class Pipeline:
         runtime = {"device": str(state["device"])} | state["runtime"]
         draft = records.call_intent(permit, study=facts["study"], committed=facts["committed"], runtime=runtime)
         return permit, self._record(draft)
+
+    def _superseded(self, run: Run, call: str) -> str | None:
+        """The newest earlier call of this study and model that has a report: late images make another one (I6)."""
+        name = (run.model or {}).get("name")
+        earlier = [
+            other.call
+            for other in self._p.store.of_study(run.study_uid)
+            if other.state in (State.WRITTEN, State.RELEASED)
+            and other.call not in (None, call)
+            and (other.model or {}).get("name") == name
+        ]
+        return earlier[-1] if earlier else None
 
     def _end(self, run: Run, step: Step, facts: Facts, fault: Fault) -> Facts:
         refused = step in BEFORE_THE_MODEL and not fault.internal

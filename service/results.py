@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from audit import durable
-from dicom_bridge import report, segmentation, uids, validity
+from dicom_bridge import readback, report, segmentation, uids, validity
 from dicom_bridge.result_context import Charset, Language, ResultContext
 from dicom_bridge.volume import LoadedSeries
 from inference.errors import FindingsCorrupt
@@ -69,15 +69,20 @@ class ResultWriter:
         durable.make_dirs(self._root / call)
         findings.save(self._findings(call))
 
-    def write(self, call: str, model: VerifiedModel, loaded: LoadedSeries, intended_at: str) -> Written:
+    def write(
+        self, call: str, model: VerifiedModel, loaded: LoadedSeries, intended_at: str, supersedes: str | None
+    ) -> Written:
         """Make SEG and SR, or take those that an earlier try has made, and describe them.
+
+        `supersedes`: the call whose report this one replaces, after later images of the same study.
 
         Raises OutputInvalid where an object would not be valid: then nothing is kept or sent (I7).
         """
         findings = Findings.load(self._findings(call))
         seg_path, sr_path = self.files(call)
         if not (seg_path.exists() and sr_path.exists()):
-            self._make(call, model, loaded, findings, intended_at)
+            before = None if supersedes is None else self.files(supersedes)[1]
+            self._make(call, model, loaded, findings, self._context(call, intended_at, before))
         decimals = {m.id: m for m in model.manifest.measurements}
         return Written(
             outputs=[_output("SEG", call, seg_path), _output("SR", call, sr_path)],
@@ -96,17 +101,20 @@ class ResultWriter:
     def _findings(self, call: str) -> Path:
         return self._root / call / FINDINGS
 
-    def _make(
-        self, call: str, model: VerifiedModel, loaded: LoadedSeries, findings: Findings, intended_at: str
-    ) -> None:
-        context = ResultContext(
+    def _context(self, call: str, intended_at: str, before: Path | None) -> ResultContext:
+        return ResultContext(
             call=call,
             content_time=datetime.fromisoformat(intended_at),
             device_serial=self._style.device_serial,
             bridge_version=self._style.version,
             site_language=self._style.language,
             charset=self._style.charset,
+            predecessors=() if before is None else (readback.read_document(before),),
         )
+
+    def _make(
+        self, call: str, model: VerifiedModel, loaded: LoadedSeries, findings: Findings, context: ResultContext
+    ) -> None:
         # Both writers check what they wrote against our own rules before they return it.
         seg = segmentation.write_seg(findings, model.manifest, model.ref, loaded.headers, context)
         reread = validity.check_segmentation(seg, loaded.headers)

@@ -48,6 +48,38 @@ def test_any_difference_counts(change: Callable[[Dataset], None]) -> None:
     assert not same_content(part10(make_slice(0)), part10(ds))
 
 
+def with_items(*names: str) -> Dataset:
+    """Return a slice with a sequence."""
+    ds = make_slice(0)
+    ds.ReferencedPerformedProcedureStepSequence = []
+    for name in names:
+        item = Dataset()
+        item.PerformingPhysicianName = name
+        ds.ReferencedPerformedProcedureStepSequence.append(item)
+    return ds
+
+
+def test_sequences_are_compared_item_by_item() -> None:
+    """Equal items in implicit and explicit VR are the same; another value, number or order of items is not."""
+    one = part10(with_items("TEST^A", "TEST^B"))
+    assert same_content(one, part10(with_items("TEST^A", "TEST^B"), ImplicitVRLittleEndian))
+    for other in (with_items("TEST^A", "TEST^C"), with_items("TEST^A"), with_items("TEST^B", "TEST^A")):
+        assert not same_content(one, part10(other))
+        assert not same_content(one, part10(other, ImplicitVRLittleEndian))
+
+
+def test_two_unreadable_names_are_not_the_same() -> None:
+    """Decoded with replacement characters they would look alike."""
+    whole = part10(make_slice(0))
+    one, other = (
+        whole.replace(b"TEST^Phantom", b"TEST^Phant\xff\xfe"),
+        whole.replace(b"TEST^Phantom", b"TEST^Phant\xfe\xff"),
+    )
+    assert one != other
+    assert not same_content(one, other)
+    assert same_content(one, one)
+
+
 def test_what_cannot_be_compared_for_certain_is_not_the_same() -> None:
     """Rubbish, cut files, and pixels in another byte order: a person must look."""
     whole = part10(make_slice(0))
