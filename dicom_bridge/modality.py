@@ -83,17 +83,14 @@ def write_series(
     patient: Patient,
     examination: Examination,
     into: Path,
-    *,
-    air_slices: int = 0,
 ) -> SeriesOnDisk:
     """Write the series into the folder `into`, one file a slice.
 
     `voxels` (I, J, K) of any orientation whose axes are at right angles, values >= 0; `affine` (4, 4) maps (i, j, k) to
     RAS+ mm, as NIfTI does. The world coordinates of the anatomy stay true: reordering, flips and padding move the
-    origin with them. `air_slices`: empty slices added at each end, for a volume that is cut close to the anatomy, since
-    no scan ends where the anatomy does. Raises PhantomRefused when the array does not fit the matrix, or is no such volume.
+    origin with them. Raises PhantomRefused when the array does not fit the matrix, or is no such volume.
     """
-    stack = _pad(_axial(np.asarray(voxels), np.asarray(affine, dtype=np.float64)), air_slices)
+    stack = _pad(_axial(np.asarray(voxels), np.asarray(affine, dtype=np.float64)))
     content = stack.digest()
     study_uid = uids.derive("demo-study", patient.patient_id, examination.accession, content)
     series_uid = uids.derive("demo-series", study_uid, examination.series_description)
@@ -142,17 +139,15 @@ def _axial(voxels: NDArray[np.generic], affine: NDArray[np.float64]) -> _Stack:
     return _Stack(np.ascontiguousarray(scaled.transpose(2, 1, 0)), moved)
 
 
-def _pad(stack: _Stack, air_slices: int) -> _Stack:
-    """Zeros around each slice to MATRIX x MATRIX, and at both ends; the origin moves to the new first pixel."""
+def _pad(stack: _Stack) -> _Stack:
+    """Zeros around each slice to MATRIX x MATRIX; the origin moves to the new first pixel."""
     _, rows, columns = stack.voxels.shape
     if rows > MATRIX or columns > MATRIX:
         raise PhantomRefused("PHANTOM_INVALID", f"a slice of {rows} x {columns} does not fit {MATRIX} x {MATRIX}")
     top, left = (MATRIX - rows) // 2, (MATRIX - columns) // 2
-    voxels = np.pad(
-        stack.voxels, ((air_slices, air_slices), (top, MATRIX - rows - top), (left, MATRIX - columns - left))
-    )
+    voxels = np.pad(stack.voxels, ((0, 0), (top, MATRIX - rows - top), (left, MATRIX - columns - left)))
     affine = stack.affine.copy()
-    affine[:, 3] = affine @ np.array([-left, -top, -air_slices, 1], dtype=np.float64)
+    affine[:, 3] = affine @ np.array([-left, -top, 0, 1], dtype=np.float64)
     return _Stack(voxels, affine)
 
 

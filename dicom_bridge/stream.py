@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dicom_bridge.errors import InstanceRefused
-from dicom_bridge.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_bridge.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, storable
 
 IMPLICIT_LE: Final = "1.2.840.10008.1.2"
 EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"
@@ -210,7 +210,7 @@ def read_part10(data: bytes) -> FileMeta:
             position += length
     except struct.error:
         raise InstanceRefused("DATASET_GARBLED", "the file meta information is cut off") from None
-    if not values.get(0x0010):
+    if not storable(values.get(0x0010, "")):
         raise InstanceRefused("DATASET_GARBLED", "the file names no transfer syntax")
     return FileMeta(
         sop_class=values.get(0x0002, ""),

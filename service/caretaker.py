@@ -32,9 +32,10 @@ class Caretaker:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(PAUSE_S):
+        while not self._stop.is_set():
             for chore in self._chores:
                 try:
                     chore()
                 except (AuditError, BridgeError, OSError, SQLAlchemyError) as error:
                     _log.error("chore_put_off", error_type=type(error).__name__, code=getattr(error, "code", None))
+            self._stop.wait(PAUSE_S)

@@ -23,6 +23,7 @@ from inference.engine import Engine
 from inference.errors import InferenceError
 from models.errors import ModelError
 from models.library import Installed, Library
+from models.ref import ModelRef
 from service import wire
 from service.app import build_app
 from service.assembler import Assembler
@@ -87,7 +88,8 @@ class Service:
             policy=Policy(quiet_s=config.assembly.quiet_s, count_confirm_s=config.assembly.count_confirm_s),
             now=wire.now,
         )
-        self.caretaker = Caretaker(self._undelivered)
+        self._warmed: frozenset[ModelRef] = frozenset()
+        self.caretaker = Caretaker(self._warm, self._undelivered)
         self._http = _Http(self, config)
 
     @property
@@ -109,7 +111,6 @@ class Service:
         self.assembler.start()
         self.caretaker.start()
         self._http.start()
-        threading.Thread(target=self._warm, name="warm", daemon=True).start()
 
     def stop(self) -> None:
         """Take nothing new, let steps finish for a while, then close; the rest resumes at the next start."""
@@ -140,14 +141,18 @@ class Service:
             self.pipeline.undelivered(batch.id, batch.code or "UNDELIVERED")
 
     def _warm(self) -> None:
-        """Load what is approved, so that the first study does not wait; what fails here is refused again in its run."""
-        approved = {approval.model for approval in self.register.approvals()}
-        for item in self.library.list():
-            if isinstance(item, Installed) and item.ref in approved:
-                try:
-                    self.engine.warm(self.library.open(item.ref))
-                except (ModelError, InferenceError) as error:
-                    _log.error("model_not_warm", code=error.code)
+        """Load what has been approved since the last look, so that the first study does not wait for it.
+
+        What fails here is refused again, with its code, in the study that needs it.
+        """
+        approved = frozenset(approval.model for approval in self.register.approvals())
+        installed = {item.ref for item in self.library.list() if isinstance(item, Installed)}
+        for ref in sorted((approved & installed) - self._warmed, key=str):
+            try:
+                self.engine.warm(self.library.open(ref))
+            except (ModelError, InferenceError) as error:
+                _log.error("model_not_warm", code=error.code)
+        self._warmed = approved & installed
 
     def _pipeline(self, peers: dict[str, Peer], observer: Observer | None) -> Pipeline:
         config = self._config

@@ -19,7 +19,6 @@ from service.demo.errors import StepFailed
 PACKAGE, VERSION = "nilearn", "0.14.1"
 SHA256 = "725206484e9fb3f6691f9c2d20204a068759d5072f12055324702ee0cb2bbe8a"
 MEMBER = "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-AIR_SLICES = 4  # the template is cut through the medulla, and the product refuses a mask that touches an edge
 VOLUME_BYTES_MAX = 64 * 1024**2  # 197 x 233 x 189 bytes are 9 MB
 
 PATIENT = Patient(name="TEST^Phantom=测试^幻影", patient_id="DEMO-0001", birth_date=date(1960, 1, 1), sex="F")
@@ -45,6 +44,4 @@ def make_series(wheels: Path, into: Path, *, model_digest: str, wheel: Path | No
         description="头颅 MR (DEMO)",
         series_description="DEMO T1 MPRAGE",
     )
-    return write_series(
-        np.asarray(image.dataobj), np.asarray(image.affine), PATIENT, examination, into, air_slices=AIR_SLICES
-    )
+    return write_series(np.asarray(image.dataobj), np.asarray(image.affine), PATIENT, examination, into)

@@ -98,15 +98,6 @@ def test_a_tilted_head_stays_tilted(tmp_path: Path) -> None:
     assert where_bright(series.files) == pytest.approx([-ras[0], -ras[1], ras[2]], abs=1e-4)
 
 
-def test_air_slices_move_the_origin(tmp_path: Path) -> None:
-    """Empty slices at both ends leave the anatomy where it was."""
-    series = write_series(head(), AFFINE, PATIENT, EXAMINATION, tmp_path, air_slices=3)
-    assert len(series.files) == SHAPE[2] + 6
-    assert where_bright(series.files) == pytest.approx([-2.0, 3.0, 20.0])
-    assert float(dcmread(series.files[0]).ImagePositionPatient[2]) == 4.0
-    assert not dcmread(series.files[0]).pixel_array.any()
-
-
 def test_same_input_same_bytes(tmp_path: Path) -> None:
     """Made twice, the files are equal byte for byte: sending again is no new examination."""
     first = write_series(head(), AFFINE, PATIENT, EXAMINATION, tmp_path / "a")
