@@ -46,6 +46,10 @@ TRANSFER_SYNTAXES: Final = (
 )
 
 
+STOP_S: Final = 10.0
+"""Seconds that `stop` waits for instances being stored; a disk that takes longer is not going to finish."""
+
+
 @dataclass(frozen=True, slots=True)
 class ListenerLimits:
     """associations_max: at once; more are rejected as "local limit exceeded", which peers retry.
@@ -104,6 +108,8 @@ class Listener:
         self._stopping = threading.Event()
         # Of the connections that are open; each key is touched by its own association's thread only.
         self._sockets: dict[str, socket.socket] = {}
+        self._idle = threading.Condition()
+        self._storing = 0
 
     def start(self) -> None:
         """Listen, in threads of our own; returns once the port is bound. Raises ListenerFailed."""
@@ -125,14 +131,17 @@ class Listener:
             raise ListenerFailed("PORT_UNAVAILABLE", f"{host}:{port} cannot be bound ({error.strerror})") from error
 
     def stop(self) -> None:
-        """Answer what comes now with 0xA700, abort what is open, and free the port. Harmless when not started.
+        """Abort what is open, free the port, and return when no instance is being stored. Harmless when not started.
 
-        An instance being stored is finished first; one that is acknowledged is held in any case.
+        What comes meanwhile is answered with 0xA700. After this the inbox may be closed.
         """
         self._stopping.set()
         if self._server is not None:
-            self._server.shutdown()
+            # The entity's shutdown, unlike the server's, ends the associations too.
+            self._server.ae.shutdown()
             self._server = None
+        with self._idle:
+            self._idle.wait_for(lambda: self._storing == 0, timeout=STOP_S)
 
     @property
     def port(self) -> int:
@@ -177,6 +186,8 @@ class Listener:
             self._on_association(_sender(event), AssociationEvent.CLOSED)
 
     def _handle_store(self, event: Any) -> Dataset:
+        with self._idle:
+            self._storing += 1
         try:
             return _response(self._store(event))
         except (InstanceRefused, InboxUnavailable) as refused:
@@ -186,6 +197,10 @@ class Listener:
             if self._on_fault is not None:
                 self._on_fault(Fault(_sender(event), type(fault).__name__))
             return _response(status.FAULT)
+        finally:
+            with self._idle:
+                self._storing -= 1
+                self._idle.notify_all()
 
     def _store(self, event: Any) -> Answer:
         if self._stopping.is_set():

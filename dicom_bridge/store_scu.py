@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from pynetdicom import AE, _config, evt
+from pynetdicom import _config, evt
 from pynetdicom.association import Association
 
-from dicom_bridge import uids
 from dicom_bridge.errors import BridgeError, Fault
-from dicom_bridge.network import no_delay
+from dicom_bridge.network import Entity, new_entity, no_delay
 from dicom_bridge.peers import Peer
 
 # Send the file's own bytes, unparsed: what was validated and logged by digest is what the peer gets.
@@ -80,8 +78,7 @@ def send(files: Sequence[Path], peer: Peer, calling_ae: str) -> SendResult:
         # The host's name does not resolve: pynetdicom raises for that alone.
         return SendResult((None,) * len(files), "PEER_UNREACHABLE")
     if not association.is_established:
-        if ae.unclosed is not None:
-            ae.unclosed.close()
+        ae.close_socket()
         return SendResult((None,) * len(files), _why_not(association, connected=bool(connected)))
     try:
         return _send_all(association, files, kinds)
@@ -97,24 +94,8 @@ def _why_not(association: Association, *, connected: bool) -> str:
     return "PEER_NO_CONTEXT" if association.rejected_contexts else "PEER_REJECTED"
 
 
-class _Entity(AE):  # type: ignore[misc] # pynetdicom is not typed
-    """An AE that remembers its socket: pynetdicom leaves that of a refused connection to the garbage collector.
-
-    It forgets the socket inside `associate`, before anybody can ask for it; hence the hook at its creation.
-    """
-
-    unclosed: socket.socket | None = None
-
-    def _create_socket(self, *arguments: Any, **named: Any) -> Any:
-        made = super()._create_socket(*arguments, **named)
-        self.unclosed = made.socket
-        return made
-
-
-def _application_entity(calling_ae: str) -> _Entity:
-    ae = _Entity(ae_title=calling_ae)
-    ae.implementation_class_uid = uids.IMPLEMENTATION_CLASS_UID
-    ae.implementation_version_name = uids.IMPLEMENTATION_VERSION_NAME
+def _application_entity(calling_ae: str) -> Entity:
+    ae = new_entity(calling_ae)
     ae.connection_timeout = CONNECT_TIMEOUT_S
     ae.acse_timeout = ACSE_TIMEOUT_S
     ae.dimse_timeout = DIMSE_TIMEOUT_S

@@ -6,6 +6,7 @@ study that has not been handed on.
 """
 
 import hashlib
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,8 @@ from service.store import RETRYABLE, Run, State, Store
 
 TICK_S = 0.05  # the longest that a ripe study waits to be looked at
 ASK_AGAIN_S = 0.35  # between two C-FINDs for one study: a little over the time that two equal counts must lie apart
-ASK_AGAIN_MAX_S = 10.0  # counts that keep differing, or a PACS that is away, are asked for ever more rarely
+ASK_AGAIN_MAX_S = 10.0  # an answer that does not change, or a PACS that is away, is asked for ever more rarely
+FRESH_S = 1.0  # a study is never called complete on an older answer than this
 RUN_ID_HEX = 24
 
 _log = structlog.get_logger()
@@ -41,11 +43,12 @@ class CountQuery(Protocol):
 class _Watch:
     """What is remembered of an open study between two looks."""
 
-    touches: int
     last: Answer | None = None
     before_last: Answer | None = None
-    ask_at_s: float = 0.0
+    asked_s: float = float("-inf")
     pause_s: float = ASK_AGAIN_S
+    settled_at: int = -1
+    """The study's `touches` when its sender was last seen to have let go."""
 
 
 class Assembler:
@@ -100,50 +103,49 @@ class Assembler:
         while not self._stop.is_set():
             try:
                 self.look()
-            except (BridgeError, OSError, SQLAlchemyError) as error:
+            except (BridgeError, OSError, SQLAlchemyError, sqlite3.Error) as error:
                 # The spool or the database is away for now; the study stays open and is looked at again.
                 _log.error("assembler_paused", error_type=type(error).__name__, code=getattr(error, "code", None))
                 self._stop.wait(1.0)
             self._inbox.wait(TICK_S if self._watched else 1.0)
 
     def _look_at(self, item: OpenStudy) -> None:
-        watch = self._watched.get(item.study_uid)
-        if watch is None or watch.touches != item.touches:
-            # Something arrived: what the PACS said before is about another moment.
-            watch = self._watched[item.study_uid] = _Watch(item.touches)
+        watch = self._watched.setdefault(item.study_uid, _Watch())
         held = self._inbox.held(item.study_uid)
         busy = self._inbox.open_associations(item.study_uid, self._policy.association_quiet_s)
+        # Asking while images still come in costs nothing, and lets the first look after the last image decide.
+        self._ask(item.study_uid, watch, released=not busy and watch.settled_at != item.touches)
         if not busy:
-            self._ask(item.study_uid, watch)
+            watch.settled_at = item.touches
         quiet_s = max(0.0, (self._now() - item.last_received_at).total_seconds())
         decision = decide(Known(held, watch.last, watch.before_last, busy, quiet_s), self._policy)
         if decision.action is Action.COMPLETE and decision.trigger is not None:
             self._hand_on(item, decision.trigger)
 
-    def _ask(self, study_uid: str, watch: _Watch) -> None:
+    def _ask(self, study_uid: str, watch: _Watch, *, released: bool) -> None:
+        """Ask the PACS for its counts when it is time, or at once when the sender has let go and the answer is old."""
         at_s = time.monotonic()
+        age_s = at_s - watch.asked_s
         peer = self._peer_of(study_uid)
-        if peer is None or at_s < watch.ask_at_s:
+        if peer is None or age_s < (min(FRESH_S, watch.pause_s) if released else watch.pause_s):
             return
         try:
             counts = self._count(peer, study_uid)
         except BridgeError as error:
             _log.warning("count_unanswered", peer=peer.name, code=getattr(error, "code", None))
             counts = None
-        done_s = time.monotonic()
-        if counts is not None:
-            answer = Answer(at_s, counts)
-            # The first of the equal answers is kept, so that the time between them grows.
-            if watch.last is None or watch.last.series != counts:
-                watch.before_last, watch.pause_s = None, ASK_AGAIN_S
-            elif watch.before_last is None:
-                watch.before_last = watch.last
-            watch.last = answer
-        else:
+        watch.asked_s = time.monotonic()
+        if counts is None:
+            watch.last = watch.before_last = None
             watch.pause_s = min(watch.pause_s * 2, ASK_AGAIN_MAX_S)
-        if watch.before_last is not None:
+            return
+        if watch.last is None or watch.last.series != counts:
+            watch.before_last, watch.pause_s = None, ASK_AGAIN_S
+        else:
+            # The first of the equal answers is kept, so that the time between them grows.
+            watch.before_last = watch.before_last or watch.last
             watch.pause_s = min(watch.pause_s * 1.5, ASK_AGAIN_MAX_S)
-        watch.ask_at_s = done_s + watch.pause_s
+        watch.last = Answer(at_s, counts)
 
     def _peer_of(self, study_uid: str) -> Peer | None:
         """The peer that sent the study, if it answers counts; else the first that does."""

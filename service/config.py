@@ -10,11 +10,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from service.errors import ConfigInvalid
 
 AE_TITLE = r"^[A-Za-z0-9 _.-]{1,16}$"  # PS3.5 6.2, AE: 16 characters; backslash and control characters excluded
 NAME = r"^[a-z0-9][a-z0-9-]{0,31}$"
+POSTGRESQL = "postgresql+psycopg"  # as SQLAlchemy and DBOS name the dialect and the driver
 LOOPBACK = "127.0.0.1"  # nothing is reachable from outside before somebody decides so
 
 
@@ -30,7 +33,6 @@ class Site(Section):
     id: str = Field("local-site", pattern=NAME)
     language: Literal["zh-CN", "en-US"] = "zh-CN"
     charset: Literal["ISO_IR 192", "GB18030"] = "ISO_IR 192"  # of what we send; GB18030 for a PACS that lacks UTF-8
-    assumed_charset: str | None = None  # for senders that write GBK and declare nothing
 
 
 class Data(Section):
@@ -95,7 +97,22 @@ class Review(Section):
 class Database(Section):
     """Workflow state: SQLite files under the data folder, or one PostgreSQL for many machines."""
 
-    url: str | None = None
+    url: str | None = None  # postgresql://user:password@host:port/name; the role need own only that database
+
+    @field_validator("url")
+    @classmethod
+    def _for_our_driver(cls, url: str | None) -> str | None:
+        """Whatever driver is written, or none: psycopg 3 is the one that is installed."""
+        if url is None:
+            return None
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            parsed = None
+        if parsed is None or parsed.get_backend_name() != "postgresql" or not parsed.database:
+            # The value itself is never quoted: it holds a password.
+            raise ValueError("only postgresql://user:password@host:port/name is understood")
+        return parsed.set(drivername=POSTGRESQL).render_as_string(hide_password=False)
 
 
 class Config(BaseSettings):

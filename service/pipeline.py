@@ -5,15 +5,18 @@ workflow engine calls the step again that had not finished, and everything that 
 that the second time finds the first. The order inside a step is always: make it durable, log it, show it.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import structlog
+from sqlalchemy.exc import OperationalError
 
 from audit.entry import Draft, Entry
 from audit.errors import AuditUnavailable
@@ -35,9 +38,11 @@ from service.reading import Reading
 from service.results import ResultWriter
 from service.store import Run, State, Store
 
-AUDIT_RETRY_S = 1.0  # how often a step asks again whether the log can be written
+RETRY_S = 1.0  # how often a step asks again whether the log and the database can be written
 
 _log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 class Step(StrEnum):
@@ -100,6 +105,7 @@ class Pipeline:
     def __init__(self, parts: Parts) -> None:
         self._p = parts
         self._permits: dict[str, Permit] = {}
+        self._models: dict[str, VerifiedModel] = {}
         self._steps_ms: dict[str, dict[str, int]] = {}
         self._pause = threading.Event()  # never set: waiting on it is a sleep
         self.story = (
@@ -117,17 +123,15 @@ class Pipeline:
         Nothing is raised: whatever goes wrong becomes an entry, a state and a code that a person can see.
         """
         act = dict(self.story)[step]
-        run = self._p.store.get(run_id)
+        run = self._patiently(step, partial(self._p.store.get, run_id))
         self._p.observe(step, "before", run.run_id)
         began_s = time.monotonic()
         fault: Fault | None = None
         while True:
             try:
-                new = act(run, facts) if fault is None else self._end(run, step, facts, fault)
+                ending = partial(act, run, facts) if fault is None else partial(self._end, run, step, facts, fault)
+                new = self._patiently(step, ending)
                 break
-            except AuditUnavailable as error:  # the AI stops, nothing is lost: the step is asked again
-                _log.error("audit_log_unavailable", step=step, error_type=type(error).__name__)
-                self._pause.wait(AUDIT_RETRY_S)
             except Exception as error:  # the pipeline's wall: recorded and reported, never swallowed
                 if fault == INTERNAL:
                     raise  # not even the failure can be recorded: the workflow engine keeps it
@@ -136,8 +140,17 @@ class Pipeline:
         self._steps_ms.setdefault(run_id, {})[step.value] = round((time.monotonic() - began_s) * 1000)
         self._p.observe(step, "after", run.run_id)
         if "ended" in new or step is Step.RELEASED:
-            self._forget(run_id)
+            self._patiently(step, partial(self._forget, run_id))
         return facts | new
+
+    def _patiently(self, step: Step, act: Callable[[], T]) -> T:
+        """Ask again for as long as the log or the database is away: the AI stops, nothing is lost."""
+        while True:
+            try:
+                return act()
+            except (AuditUnavailable, OperationalError) as error:
+                _log.error("step_waits", step=step, error_type=type(error).__name__)
+                self._pause.wait(RETRY_S)
 
     # ---- the steps -----------------------------------------------------------------------------------------------
 
@@ -184,7 +197,9 @@ class Pipeline:
     def inferred(self, run: Run, facts: Facts) -> Facts:
         """The model ran on one device; its findings are on disk."""
         if not self._p.results.kept(facts["call"]):
+            # The files are hashed again: nobody may change a weight between the permit and the run.
             model = self._p.library.open(records.model_ref(facts["model"]))
+            self._models[run.run_id] = model
             loaded = self._p.reading.series(run, facts["series"])
             # After a crash there is no permit in memory: the gate is asked again, with the clock of now.
             permit = self._permits.get(run.run_id) or self._permit(facts, model, loaded)[0]
@@ -198,7 +213,8 @@ class Pipeline:
 
     def written(self, run: Run, facts: Facts) -> Facts:
         """SR and SEG exist, are valid and hashed; what they say is in the log."""
-        model = self._p.library.open(records.model_ref(facts["model"]))
+        # Only the manifest is needed now, and it is the one that ran.
+        model = self._models.get(run.run_id) or self._p.library.open(records.model_ref(facts["model"]))
         loaded = self._p.reading.series(run, facts["series"])
         supersedes = self._superseded(run, facts["call"])
         written = self._p.results.write(facts["call"], model, loaded, facts["intended_at"], supersedes)
@@ -276,9 +292,12 @@ class Pipeline:
     def _superseded(self, run: Run, call: str) -> str | None:
         """The newest earlier call of this study and model that has a report: late images make another one (I6)."""
         name = (run.model or {}).get("name")
+        runs = self._p.store.of_study(run.study_uid)
+        # A run that was overtaken must not take the place of the newer report: only what began before it counts.
+        before = itertools.takewhile(lambda other: other.run_id != run.run_id, runs)
         earlier = [
             other.call
-            for other in self._p.store.of_study(run.study_uid)
+            for other in before
             if other.state in (State.WRITTEN, State.RELEASED)
             and other.call not in (None, call)
             and (other.model or {}).get("name") == name
@@ -327,7 +346,9 @@ class Pipeline:
         """The workflow is over: let go of what was kept in memory for it."""
         self._p.reading.forget(run_id)
         self._permits.pop(run_id, None)
-        self._p.store.update(run_id, self._p.now(), steps_ms=self._steps_ms.pop(run_id, {}))
+        self._models.pop(run_id, None)
+        self._p.store.update(run_id, self._p.now(), steps_ms=self._steps_ms.get(run_id, {}))
+        self._steps_ms.pop(run_id, None)
 
     def _names(self, run: Run) -> tuple[str, str]:
         study = self._p.pseudonyms.of("study", run.study_uid)

@@ -8,6 +8,8 @@ import threading
 from dataclasses import dataclass
 
 from dicom_bridge import selection, volume
+from dicom_bridge.assembly import RESULT_MODALITIES
+from dicom_bridge.errors import VolumeRefused
 from dicom_bridge.inbox import Inbox
 from dicom_bridge.selection import Choice, NoFit, Predicate
 from dicom_bridge.spool_index import Instance
@@ -36,14 +38,18 @@ class Reading:
         self._loaded: dict[str, LoadedSeries] = {}
 
     def instances(self, run: Run) -> tuple[Instance, ...]:
-        """The instances of the run's input. Raises InputSuperseded where more have arrived since."""
+        """The instances of the run's input; results are none. Raises InputSuperseded where more have arrived since."""
+        held = self._inbox.instances(run.study_uid)
+        # Asked after the list was taken, so that an image which comes in between is seen here.
         if self._inbox.input_digest(run.study_uid) != run.input_digest:
             raise InputSuperseded("images arrived after this run was started; a new run reads all of them")
-        return self._inbox.instances(run.study_uid)
+        return tuple(one for one in held if one.modality not in RESULT_MODALITIES)
 
     def choose(self, run: Run, library: Library) -> Chosen:
         """The one series and model that fit. Raises NothingFits with the predicate that decided."""
         series = selection.summarise(self.instances(run))
+        if self._inbox.identities(run.study_uid) > 1:
+            raise VolumeRefused("IDENTITY_CONFLICT", "the study's images name different patients")
         manifests = {item.ref: item.manifest for item in library.list() if isinstance(item, Installed)}
         choice: Choice | NoFit = selection.choose(series, manifests)
         if isinstance(choice, NoFit):
@@ -56,8 +62,10 @@ class Reading:
         with self._lock:
             if run.run_id in self._loaded:
                 return self._loaded[run.run_id]
+        # Before the instances are checked, so that it is the digest of these and of no later one.
+        digest = self._inbox.input_digest(run.study_uid, series_uid)
         paths = [one.path for one in self.instances(run) if one.series_uid == series_uid]
-        loaded = volume.load(paths, self._inbox.input_digest(run.study_uid, series_uid))
+        loaded = volume.load(paths, digest)
         with self._lock:
             self._loaded[run.run_id] = loaded
         return loaded

@@ -14,6 +14,8 @@ from sqlalchemy import JSON, Column, DateTime, Engine, Integer, MetaData, String
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+CONNECT_LIMIT_S = 10  # a server in the same house answers at once; without a limit TCP tries for minutes
+MAKING_TABLES = 0x5A59  # the name of a lock in PostgreSQL; any number that nobody else takes
 SQLITE_WAIT_S = 30  # a commit by another process takes milliseconds; longer than this is a stuck disk
 
 
@@ -98,7 +100,7 @@ _TABLE = Table(
 def connect(url: str) -> Engine:
     """A database for the store: SQLite (written through at each commit) or PostgreSQL."""
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
+        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_LIMIT_S})
     engine = create_engine(url, connect_args={"timeout": SQLITE_WAIT_S})
 
     @event.listens_for(engine, "connect")
@@ -116,7 +118,11 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        _TABLE.metadata.create_all(engine)
+        with engine.begin() as connection:
+            # One at a time: two that both see no table and then both make it collide.
+            waiting = f"SELECT pg_advisory_xact_lock({MAKING_TABLES})"
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if engine.dialect.name == "sqlite" else waiting)
+            _TABLE.metadata.create_all(connection)
 
     def add(self, run: Run) -> None:
         """Remember a new run; one with the same id is left as it is."""
@@ -164,6 +170,7 @@ class Store:
 
 def _run(row: Any) -> Run:
     run = Run(**row._mapping)
-    # SQLite keeps no zone; what was written is UTC.
-    created, updated = (at if at.tzinfo else at.replace(tzinfo=UTC) for at in (run.created_at, run.updated_at))
+    # What was written is UTC. SQLite gives it back without a zone, PostgreSQL in the zone of its own server.
+    times = (run.created_at, run.updated_at)
+    created, updated = (at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC) for at in times)
     return replace(run, state=State(run.state), created_at=created, updated_at=updated)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 
 from audit.errors import AuditError
 from dicom_bridge.errors import BridgeError
@@ -34,6 +35,10 @@ def told() -> Iterator[None]:
         code = getattr(error, "code", type(error).__name__)
         line = text if text.startswith(code) else f"{code}: {text}"
         typer.echo(f"error {line}", err=True)
+        raise typer.Exit(1) from None
+    except SQLAlchemyError as error:  # its own text quotes the query, and with it a study
+        what = f"the database gave {type(error).__name__}; see [database] url, or the disk of the data folder"
+        typer.echo(f"error DATABASE_UNAVAILABLE: {what}", err=True)
         raise typer.Exit(1) from None
     except OSError as error:
         typer.echo(f"error IO_ERROR: {error.strerror or error}: {error.filename or ''}", err=True)

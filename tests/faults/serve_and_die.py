@@ -1,4 +1,7 @@
-"""`zhiying serve` that kills itself with SIGKILL at a named step and moment: serve_and_die.py CONFIG [STEP MOMENT]."""
+"""`zhiying serve` that kills itself at a named step and moment: serve_and_die.py CONFIG [STEP MOMENT [SIGNAL]].
+
+The signal is SIGKILL; SIGSTOP freezes it there instead, so that a test can change the world around it.
+"""
 
 import os
 import signal
@@ -10,12 +13,15 @@ from service import wire
 from service.serving import build
 
 
-def main(config: str, step: str = "", moment: str = "") -> None:
+def main(config: str, step: str = "", moment: str = "", by: str = "SIGKILL") -> None:
     """Run until killed, by ourselves or by somebody else."""
 
+    done = threading.Event()
+
     def observe(at: str, when: str, _subject: str) -> None:
-        if (at, when) == (step, moment):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if (at, when) == (step, moment) and not done.is_set():
+            done.set()
+            os.kill(os.getpid(), signal.Signals[by])
 
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -92,12 +92,14 @@ def write_series(folder: Path, *, seed: str = "one", skip: tuple[int, ...] = (),
 class Site:
     """One installation under `root`; its PACS lives in the test's process."""
 
-    def __init__(self, root: Path, pacs: FakePacs, *, quiet_s: float = 0.5) -> None:
+    def __init__(self, root: Path, pacs: FakePacs, *, quiet_s: float = 0.5, database: str | None = None) -> None:
+        """`database`: URL of a PostgreSQL; without it, SQLite files as by default."""
         self.root = root
         self.pacs = pacs
         self.dicom_port, self.http_port = free_port(), free_port()
         self.config_file = root / "zhiying.toml"
         self._quiet_s = quiet_s
+        self._database = database
         self._process: subprocess.Popen[bytes] | None = None
         self.reviewer = Signer.load(root / "reviewer.key", create=True, name="reviewer.example/test")
         self._write_config()
@@ -136,6 +138,7 @@ to = "pacs"
 quiet_s = {self._quiet_s}
 [review]
 trusted_keys = ["{self.reviewer.vkey}"]
+{"" if self._database is None else f"[database]{chr(10)}url = {json.dumps(self._database)}"}
 """,
             encoding="utf-8",
         )
@@ -171,8 +174,8 @@ trusted_keys = ["{self.reviewer.vkey}"]
 
     # ---- the process -----------------------------------------------------------------------------------------------
 
-    def start(self, die_at: tuple[str, str] | None = None) -> None:
-        """Start the service; with `die_at` it kills itself at that step and moment."""
+    def start(self, die_at: tuple[str, ...] | None = None) -> None:
+        """Start the service; with `die_at` it kills itself at that step and moment, or by the third's signal."""
         victim = REPOSITORY / "tests" / "faults" / "serve_and_die.py"
         command = [sys.executable, str(victim), str(self.config_file), *(die_at or ())]
         with (self.root / "serve.log").open("ab") as log:
@@ -199,6 +202,18 @@ trusted_keys = ["{self.reviewer.vkey}"]
         assert process is not None
         until(lambda: process.poll() is not None, limit_s, "the service dies at its crash point")
         return int(process.returncode)
+
+    def wait_for_freeze(self, limit_s: float = 60.0) -> None:
+        """Wait until the service, told to die by SIGSTOP, stands still."""
+        process = self._process
+        assert process is not None
+        stat = Path(f"/proc/{process.pid}/stat")  # proc(5): the state follows the name, which may hold spaces
+        until(lambda: stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "T", limit_s, "it stands still")
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """As the power cut does."""

@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,38 +14,17 @@ from PIL import Image
 from dicom_bridge.orthanc import OrthancReader
 from service.demo import stop
 from service.demo.servers import start_ticks
+from tests.simulators.demo_run import ZHIYING, Told, demo, ledger
 
-ZHIYING = str(Path(sys.executable).with_name("zhiying"))
 SECOND_RUN_S = 60.0  # beyond inference, of which a second run has none
 IMAGES = 197
 
 
-def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """One `zhiying demo` in the folder."""
-    command = [ZHIYING, "demo", "--workdir", str(folder / "work"), "--output", str(folder / "out"), *options]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-
-
-def ledger(folder: Path) -> list[dict[str, Any]]:
-    """The servers that the demo says are up."""
-    path = folder / "work" / "servers.json"
-    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[str, Any]]:
-    """A demo that was run once: its folder, what it printed, its run.json."""
-    folder = tmp_path_factory.mktemp("demo")
-    done = demo(folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder, done.stdout, json.loads((folder / "out" / "run.json").read_text(encoding="utf-8"))
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_first_run(told: tuple[Path, str, dict[str, Any]]) -> None:
+def test_first_run(told: Told) -> None:
     """Refused, then approved, then measured: about 1950 cm3 of brain, every promise kept, servers down."""
-    folder, printed, run = told
+    folder, printed, run = told.folder, told.printed, told.run
     assert all(run["held"].values())
     assert run["refused_before"][0]["code"] == "NO_APPROVAL"
     (finding,) = run["findings"]
@@ -62,9 +39,9 @@ def test_first_run(told: tuple[Path, str, dict[str, Any]]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_overlay_is_a_picture_with_an_outline(told: tuple[Path, str, dict[str, Any]]) -> None:
+def test_overlay_is_a_picture_with_an_outline(told: Told) -> None:
     """The overlay shows three planes of the head with the mask outlined."""
-    with Image.open(told[0] / "out" / "overlay.png") as picture:
+    with Image.open(told.folder / "out" / "overlay.png") as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert pixels.shape[1] > 2 * pixels.shape[0]
     assert (pixels == (255, 196, 0)).all(axis=-1).sum() > 2000
@@ -72,9 +49,9 @@ def test_overlay_is_a_picture_with_an_outline(told: tuple[Path, str, dict[str, A
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_second_run_is_quick_and_duplicates_nothing(told: tuple[Path, str, dict[str, Any]]) -> None:
+def test_second_run_is_quick_and_duplicates_nothing(told: Told) -> None:
     """Run again, it finds the same report, says that the refusal is history, and adds no entry and no object."""
-    folder, _, first = told
+    folder, first = told.folder, told.run
     begun = time.monotonic()
     done = demo(folder, "--keep")
     took_s = time.monotonic() - begun
@@ -97,9 +74,9 @@ def test_second_run_is_quick_and_duplicates_nothing(told: tuple[Path, str, dict[
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_interrupted_demo_leaves_nothing_running(told: tuple[Path, str, dict[str, Any]]) -> None:
+def test_interrupted_demo_leaves_nothing_running(told: Told) -> None:
     """Ended from outside while its servers run, the demo stops them before it goes, and says so by its status."""
-    folder = told[0]
+    folder = told.folder
     command = [ZHIYING, "demo", "--workdir", str(folder / "work"), "--output", str(folder / "other")]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ))
     servers: list[dict[str, Any]] = []

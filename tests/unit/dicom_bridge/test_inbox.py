@@ -609,7 +609,7 @@ def test_open_studies_come_longest_waiting_first(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*([Ee]ncoding|Character Set):UserWarning")
 @given(st.lists(st.tuples(st.integers(0, 1400), st.binary(min_size=1, max_size=3)), min_size=1, max_size=3))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_no_bytes_from_outside_break_the_inbox(changes: list[tuple[int, bytes]]) -> None:
     """Any change of an instance is stored, a conflict or refused; never another exception, never a file elsewhere."""
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder) / "inbox") as inbox:

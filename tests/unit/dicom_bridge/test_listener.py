@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -395,6 +397,54 @@ def test_a_stopped_listener_frees_its_port_and_can_start_again(tmp_path: Path) -
             assert not made.is_established
         scp.listener.start()
         assert send_all(scp.listener.port, [make_slice(0)], lambda _: None) == [0]
+
+
+def test_stopping_finishes_what_is_being_stored_and_ends_the_rest(tmp_path: Path) -> None:
+    """stop returns when the instance at the disk is held; the association is aborted; the inbox may be closed."""
+    release, entered = threading.Event(), threading.Event()
+
+    class SlowDisk(FailingDisk):
+        def adopt(self, temporary: Path, final: Path) -> bool:
+            entered.set()
+            assert release.wait(10)
+            return super().adopt(temporary, final)
+
+    with running(tmp_path / "inbox", Inbox(tmp_path / "inbox", Clock(), disk=SlowDisk())) as scp:
+        sender = threading.Thread(target=lambda: send_all(scp.port, [make_slice(0), make_slice(1)], lambda _: None))
+        sender.start()
+        assert entered.wait(10)
+        stopper = threading.Thread(target=scp.listener.stop)
+        stopper.start()
+        stopper.join(1.0)
+        assert stopper.is_alive()
+        release.set()
+        stopper.join(10)
+        assert not stopper.is_alive()
+        sender.join(15)
+        assert len(scp.inbox.instances(STUDY)) == 1
+
+
+def test_connections_have_no_delay_and_leave_no_descriptor(scp: Running) -> None:
+    """TCP_NODELAY on what we accept; the socket is closed even when the peer resets the connection."""
+    with association(scp.port, MR) as made:
+        store(made, make_slice(0))
+        (connection,) = scp.listener._sockets.values()
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+    until(lambda: scp.listener._sockets == {})
+    with socket.create_connection(("127.0.0.1", scp.port)) as rude:
+        until(lambda: len(scp.listener._sockets) == 1)
+        (connection,) = scp.listener._sockets.values()
+        # Reset, not closed: after that a shutdown of our end fails, which is where pynetdicom stops.
+        rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    until(lambda: connection.fileno() == -1)
+    assert scp.listener._sockets == {}
+
+
+def test_stopping_aborts_idle_associations(tmp_path: Path) -> None:
+    """A peer that keeps its association open does not keep us from stopping, and is told."""
+    with running(tmp_path / "inbox") as scp, association(scp.port, MR) as made:
+        scp.listener.stop()
+        until(lambda: made.is_aborted)
 
 
 # -- killed

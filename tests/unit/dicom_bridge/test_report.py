@@ -398,17 +398,3 @@ def test_the_judges_are_awake(judge, damage, good, tmp_path) -> None:
     ds = dcmread(io.BytesIO(good.data))
     damage(ds)
     assert judge(saved(ds, tmp_path / "sr.dcm")) != []
-
-
-def test_sr_and_seg_of_189_slices_take_a_quarter_of_a_second_at_most() -> None:
-    """Writing both, their checks included, best of three, stays below 0.25 s."""
-    shape = (189, 256, 256)
-    results = Results(phantom.ellipsoid(shape, size=0.45))
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        seg = write_seg(results.findings, results.manifest, phantom.REF, results.sources, results.context)
-        results.seg = dcmread(io.BytesIO(seg))
-        results.write(results.findings)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.25

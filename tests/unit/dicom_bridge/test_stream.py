@@ -120,6 +120,16 @@ def test_what_is_no_data_set_is_garbled(data: bytes) -> None:
     assert caught.value.code == "DATASET_GARBLED"
 
 
+def test_un_of_undefined_length_is_a_sequence_in_implicit_vr() -> None:
+    """PS3.5 section 6.2.2: what passed through a system that did not know the element is still whole."""
+    item = struct.pack("<HHL", 8, 0x0104, 2) + b"ab"
+    end, finish = struct.pack("<HHL", 0xFFFE, 0xE00D, 0), struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    unknown = struct.pack("<HH2sHL", 9, 0x1001, b"UN", 0, 0xFFFFFFFF)
+    unknown += struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF) + item + end + finish
+    data = unknown + element(0x20, 0x0D, b"UI", b"1.2\0")
+    assert stream.outline(data, ExplicitVRLittleEndian, WANTED).values == {0x0020000D: b"1.2\0"}
+
+
 def test_endless_nesting_ends() -> None:
     """Sequences nested beyond any real object are refused before they exhaust the stack."""
     level = struct.pack("<HH2sHL", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)

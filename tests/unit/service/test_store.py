@@ -1,10 +1,13 @@
 """The table of runs."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from service.store import Run, State, Store, connect
 
@@ -12,9 +15,15 @@ THEN = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """An empty store in a file of its own."""
-    opened = Store(connect(f"sqlite:///{tmp_path / 'runs.sqlite'}"))
+def url(tmp_path: Path) -> str:
+    """An empty database; tests/story/test_postgres.py runs the same cases on PostgreSQL by giving another one."""
+    return f"sqlite:///{tmp_path / 'runs.sqlite'}"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    """An empty store."""
+    opened = Store(connect(url))
     yield opened
     opened.close()
 
@@ -91,12 +100,29 @@ def test_structured_fields_survive(store: Store) -> None:
     assert found.as_dict()["created_at"].startswith("2026-11-23T08:00:01+00:00")
 
 
-def test_two_processes_see_each_other(store: Store, tmp_path: Path) -> None:
+def test_two_processes_see_each_other(store: Store, url: str) -> None:
     """The command line reads what the service writes."""
     store.add(_run("a"))
-    other = Store(connect(f"sqlite:///{tmp_path / 'runs.sqlite'}"))
+    other = Store(connect(url))
 
     seen = other.get("a").state
     other.close()
 
     assert seen is State.ASSEMBLED
+
+
+def test_many_may_start_at_once(url: str) -> None:
+    """Whoever comes first makes the table; nobody who comes at the same moment fails."""
+    engines = [connect(url) for _ in range(8)]
+    for engine in engines:
+        engine.connect().close()  # what takes long is done, so that they really meet
+    together = threading.Barrier(len(engines))
+
+    def begin(engine: Engine) -> int:
+        together.wait()
+        return len(Store(engine).latest())
+
+    with ThreadPoolExecutor(len(engines)) as pool:
+        assert list(pool.map(begin, engines)) == [0] * len(engines)
+    for engine in engines:
+        engine.dispose()

@@ -1,0 +1,31 @@
+"""One `zhiying demo`, as a visitor starts it."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ZHIYING = str(Path(sys.executable).with_name("zhiying"))
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A demo that ended well: its folder, what it printed, its run.json."""
+
+    folder: Path
+    printed: str
+    run: dict[str, Any]
+
+
+def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """One `zhiying demo` in the folder."""
+    command = [ZHIYING, "demo", "--workdir", str(folder / "work"), "--output", str(folder / "out"), *options]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+
+
+def ledger(folder: Path) -> list[dict[str, Any]]:
+    """The servers that the demo says are up."""
+    path = folder / "work" / "servers.json"
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []

@@ -1,0 +1,790 @@
+"""The story: each step logs before the next one starts, may be repeated, and ends in a code that a person can see."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit.entry import Kind
+from audit.errors import AuditCorrupt
+from dicom_bridge.errors import VolumeRefused
+from dicom_bridge.ledger import OutboxUnavailable
+from dicom_bridge.validity import OutputInvalid
+from inference.errors import EngineDied, EngineTimeout, ModelFailed
+from models.errors import ModelNotFound
+from models.library import Library
+from service.errors import InputSuperseded, NothingFits
+from service.pipeline import BEFORE_THE_MODEL, Facts, Step
+from service.store import State
+from tests.simulators import story
+from tests.simulators.reviewer import DURING
+from tests.simulators.story import PACS, SERIES, STUDY, World, install, loaded
+
+WHOLE = ["ASSEMBLED", "SELECTED", "CALL_INTENT", "CALL_RESULT"]
+SECRET = "ZHANG^SAN 19600101 1.2.840.1.2.3.4.5"
+LOGGING = [Step.ASSEMBLED, Step.SELECTED, Step.PERMITTED, Step.WRITTEN]
+"""The steps that write an entry when all goes well."""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """The small model, installed once; tests that change it install their own."""
+    return install(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def world(tmp_path: Path, library: Library) -> Iterator[World]:
+    """A world whose reviewer has approved the model."""
+    made = World(tmp_path, library)
+    made.approve()
+    yield made
+    made.close()
+
+
+# ---- when all goes well ---------------------------------------------------------------------------------------------
+
+
+def test_a_study_goes_through_all_steps(world: World) -> None:
+    """One run leaves one entry of each kind, in the story's order, and a batch in the outbox."""
+    run = world.run()
+
+    facts = world.tell(run)
+
+    shown = world.store.get(run.run_id)
+    assert world.kinds() == WHOLE
+    assert (shown.state, shown.code, shown.series_uid) == (State.WRITTEN, None, SERIES)
+    assert shown.call == facts["call"]
+    assert shown.approval == "TEST-2026-0001"
+    assert shown.measurements == [{"code": "118565006", "value": "0.008", "unit": "cm3"}]
+    assert world.outbox.batches == {facts["call"]: (PACS, tuple(world.results.files(facts["call"])))}
+
+
+def test_an_entry_is_in_the_log_before_its_step_is_over(world: World) -> None:
+    """Each entry is written between the beginning and the end of its own step (I4)."""
+    world.tell(world.run())
+
+    logged = {Step.ASSEMBLED: "ASSEMBLED", Step.SELECTED: "SELECTED", Step.PERMITTED: "CALL_INTENT"}
+    logged[Step.WRITTEN] = "CALL_RESULT"
+    wanted = []
+    for step in Step:
+        entry = [(logged[step], "logged")] if step in logged else []
+        wanted += [(step.value, "before"), *entry, (step.value, "after")]
+    assert world.seen == wanted
+
+
+def test_the_table_shows_a_step_only_after_its_entry(world: World) -> None:
+    """Durable, logged, shown, in this order: a log that refuses leaves the table where it was."""
+    run = world.run()
+    world.tell(run, until=Step.ASSEMBLED)
+    world.log.broken = AuditCorrupt("head", "invented for this test")
+
+    with pytest.raises(AuditCorrupt):
+        world.pipeline().act(Step.SELECTED, run.run_id, {"study": "5" * 32, "committed": "6" * 32})
+
+    assert world.store.get(run.run_id).state is State.ASSEMBLED
+
+
+def test_the_assembled_entry_counts_and_names_nothing(world: World) -> None:
+    """ASSEMBLED holds numbers, the trigger and pseudonyms of study and input."""
+    world.tell(world.run(), until=Step.ASSEMBLED)
+
+    body = world.entries(Kind.ASSEMBLED)[0].body
+    assert (body["instances"], body["series"], body["trigger"]) == (3, 2, "COUNT_MATCHED")
+    assert body["study"] == world.pseudonyms.of("study", STUDY)
+    assert body["input"] == world.pseudonyms.of("input", STUDY, "sha256:" + "0" * 64)
+
+
+def test_no_identifier_reaches_the_log(world: World) -> None:
+    """Study and series UIDs appear as keyed pseudonyms only (I5)."""
+    world.tell(world.run())
+
+    text = b"".join(entry.to_bytes() for entry in world.log.entries()).decode()
+    assert STUDY not in text
+    assert "1.2.840.99999" not in text
+
+
+def test_the_intent_names_what_will_run(world: World) -> None:
+    """CALL_INTENT holds model, approval, checks and the warmed device before a voxel is seen."""
+    run = world.run()
+
+    facts = world.tell(run, until=Step.PERMITTED)
+
+    entry = world.entries(Kind.CALL_INTENT)[0]
+    assert entry.call == facts["call"]
+    assert entry.body["runtime"] == {"device": "cpu", "torch": "2.13.0", "monai": "1.6.1"}
+    assert entry.body["approval"] == "TEST-2026-0001"
+    assert entry.body["autonomy"] == "A1"
+    assert len(entry.body["checks"]) == 10  # type: ignore[arg-type]
+    assert facts["intended_at"] == entry.time
+    assert world.engine.inferred == 0
+
+
+def test_the_call_names_model_and_input_exactly(tmp_path: Path, world: World) -> None:
+    """Same study, input and model: same call; another input or another model: another call (I6)."""
+    first = world.tell(world.run(), until=Step.SELECTED)["call"]
+    again = world.tell(world.run(2), until=Step.SELECTED)["call"]
+    late = world.tell(world.run(digest="1"), until=Step.SELECTED)["call"]
+    world.library = install(tmp_path, version="2.0")
+    other = world.tell(world.run(3), until=Step.SELECTED)["call"]
+
+    assert first == again
+    assert len({first, late, other}) == 3
+
+
+def test_facts_are_plain_json(world: World) -> None:
+    """The workflow engine stores what a step hands on: strings, lists and maps, nothing else."""
+
+    def plain(value: Any) -> bool:
+        if isinstance(value, dict):
+            return all(isinstance(key, str) and plain(inner) for key, inner in value.items())
+        return all(plain(inner) for inner in value) if isinstance(value, list) else type(value) is str
+
+    facts = world.tell(world.run())
+
+    assert set(facts) >= {"study", "committed", "series", "model", "call", "approval", "intended_at", "outputs"}
+    assert plain(facts)
+
+
+def test_durations_of_all_steps_are_shown(world: World) -> None:
+    """When the story is told, the run shows how long each step took."""
+    run = world.run()
+
+    world.tell(run)
+
+    assert set(world.store.get(run.run_id).steps_ms) == {step.value for step in Step}
+
+
+def test_nothing_is_kept_of_a_run_that_is_over(world: World) -> None:
+    """Volumes and permits are let go of at the end, told or refused."""
+    told, refused = world.run(), world.run(digest="1")
+    world.tell(told)
+    world.reading.broken["choose"] = NothingFits("MODALITY")
+
+    world.tell(refused)
+
+    assert world.reading.forgotten == [told.run_id, refused.run_id]
+
+
+def test_without_a_destination_results_are_made_and_kept(world: World) -> None:
+    """results.to unset: the call is logged and the run stays WRITTEN, and nothing is sent (I8)."""
+    world.peer = None
+    run = world.run()
+
+    facts = world.tell(run)
+
+    assert "ended" not in facts
+    assert world.store.get(run.run_id).state is State.WRITTEN
+    assert world.outbox.batches == {}
+    assert world.kinds() == WHOLE
+
+
+# ---- refused before the model ---------------------------------------------------------------------------------------
+
+Spoil = Callable[[World], None]
+
+
+def _breaks(method: str, error: Exception) -> Spoil:
+    return lambda world: world.reading.broken.__setitem__(method, error)
+
+
+def _reads(**options: Any) -> Spoil:
+    def spoil(world: World) -> None:
+        world.reading.series_of = lambda run: loaded(digest=run.input_digest, **options)
+
+    return spoil
+
+
+REFUSALS = [
+    ("ASSEMBLED", "INPUT_SUPERSEDED", None, _breaks("instances", InputSuperseded("more came"))),
+    ("SELECTED", "NO_MODEL_FITS", "BODY_PART", _breaks("choose", NothingFits("BODY_PART"))),
+    ("SELECTED", "NO_MODEL_FITS", "NO_MODEL_OR_NO_SERIES", _breaks("choose", NothingFits("NO_MODEL_OR_NO_SERIES"))),
+    ("SELECTED", "MODEL_NOT_FOUND", None, _breaks("choose", ModelNotFound("none"))),
+    ("PERMITTED", "SLICE_MISSING", None, _breaks("series", VolumeRefused("SLICE_MISSING", "one gap"))),
+    ("PERMITTED", "TOO_FEW_SLICES", None, _reads(shape=(2, 8, 8))),
+    ("PERMITTED", "CONDITION_NOT_MET", "AGE_YEARS", _reads(age_years=12.0)),
+    ("PERMITTED", "ATTRIBUTE_UNKNOWN", "BODY_PART", _reads(body_part=None)),
+]
+
+
+@pytest.mark.parametrize(("step", "code", "condition", "spoil"), REFUSALS)
+def test_refused_before_the_model(world: World, step: str, code: str, condition: str | None, spoil: Spoil) -> None:
+    """A rule that says no before the intent gives one DENIED entry and a REFUSED run with stage, code, condition."""
+    spoil(world)
+    run = world.run()
+
+    facts = world.tell(run)
+
+    entry = world.entries()[-1]
+    shown = world.store.get(run.run_id)
+    assert facts["ended"] == State.REFUSED
+    assert world.kinds().count("DENIED") == 1
+    assert "CALL_INTENT" not in world.kinds()
+    assert (entry.body["stage"], entry.body["code"], entry.body["condition"]) == (step, code, condition)
+    assert (shown.state, shown.stage, shown.code, shown.condition) == (State.REFUSED, step, code, condition)
+    assert world.engine.inferred == 0
+
+
+def test_a_refusal_names_the_model_once_it_is_known(world: World) -> None:
+    """DENIED names no model before selection, and the selected one after it, with the call."""
+    _breaks("choose", NothingFits("MODALITY"))(world)
+    world.tell(world.run())
+    world.reading.broken.clear()
+    _reads(age_years=12.0)(world)
+    world.tell(world.run(digest="1"))
+
+    early, late = world.entries(Kind.DENIED)
+    assert early.body["model"] is None
+    assert early.call is None
+    assert late.body["model"]["name"] == "small-model"  # type: ignore[index, call-overload]
+    assert late.call == world.store.get("1" * 24 + "-1").call
+
+
+def test_what_was_observed_is_a_class(world: World) -> None:
+    """The reason that a person reads gives an age band, not an age (I5)."""
+    _reads(age_years=12.3)(world)
+    run = world.run()
+
+    world.tell(run)
+
+    observed = world.entries(Kind.DENIED)[0].body["observed"]
+    assert observed == world.store.get(run.run_id).observed
+    assert "-" in str(observed)
+    assert "12.3" not in str(observed)
+
+
+def test_without_an_approval_nothing_runs(tmp_path: Path, library: Library) -> None:
+    """No approval in the log: NO_APPROVAL, and the device stays cold (I3)."""
+    world = World(tmp_path, library)
+    run = world.run()
+
+    world.tell(run)
+
+    assert world.store.get(run.run_id).code == "NO_APPROVAL"
+    assert world.engine._warm == set()
+    world.close()
+
+
+def test_an_approval_of_another_site_does_not_count(tmp_path: Path, library: Library) -> None:
+    """The site in the request is ours: an approval for another one is CONDITION_NOT_MET on SITE."""
+    world = World(tmp_path, library)
+    world.approve(conditions={"site": ["other-site"]})
+    run = world.run()
+
+    world.tell(run)
+
+    shown = world.store.get(run.run_id)
+    assert (shown.code, shown.condition) == ("CONDITION_NOT_MET", "SITE")
+    world.close()
+
+
+def test_a_changed_model_file_is_refused_by_name(tmp_path: Path) -> None:
+    """One byte of the installed model differs: MODEL_FILE_CHANGED names the file, before any intent."""
+    library = install(tmp_path)
+    world = World(tmp_path, library)
+    world.approve()
+    weights = tmp_path / "library" / "small-model" / "1.0" / "models" / "model.pt"
+    weights.chmod(0o600)
+    weights.write_bytes(b"\x01" + weights.read_bytes()[1:])
+    run = world.run()
+
+    world.tell(run)
+
+    shown = world.store.get(run.run_id)
+    assert (shown.state, shown.code, shown.observed) == (State.REFUSED, "MODEL_FILE_CHANGED", "models/model.pt")
+    assert world.kinds()[-1] == "DENIED"
+    world.close()
+
+
+@pytest.mark.parametrize(
+    ("site", "manifest", "approved", "used"),
+    [("A1", "A2", "A2", "A1"), ("A2", "A1", "A2", "A1"), ("A4", "A0", "A1", "A0"), ("A2", "A2", "A2", "A2")],
+)
+def test_autonomy_is_never_above_the_manifest(
+    tmp_path: Path, site: str, manifest: str, approved: str, used: str
+) -> None:
+    """The level asked of the gate is the lower of what the site wants and what the manifest allows."""
+    world = World(tmp_path, install(tmp_path, max_autonomy=manifest))
+    world.approve(conditions={"max_autonomy": approved})
+    world.autonomy = site
+
+    world.tell(world.run())
+
+    assert world.entries(Kind.CALL_INTENT)[0].body["autonomy"] == used
+    world.close()
+
+
+def test_a_site_that_wants_more_than_was_approved_is_refused(world: World) -> None:
+    """The gate's AUTONOMY_EXCEEDED reaches the person who must change the configuration."""
+    world.autonomy = "A2"
+    run = world.run()
+
+    world.tell(run)
+
+    assert world.store.get(run.run_id).code == "AUTONOMY_EXCEEDED"
+
+
+# ---- failed after the intent ----------------------------------------------------------------------------------------
+
+
+def _engine(*errors: Exception) -> Spoil:
+    return lambda world: world.engine.failures.extend(errors)
+
+
+def _writes(error: Exception) -> Spoil:
+    return lambda world: setattr(world.results, "broken", error)
+
+
+def _sends(error: Exception) -> Spoil:
+    return lambda world: setattr(world.outbox, "broken", error)
+
+
+def _sees_nothing(world: World) -> None:
+    world.engine.cube = False
+
+
+DIED = ("ENGINE_DIED", "gone")
+FAILURES = [
+    ("INFERRED", "MODEL_RUN_FAILED", "MODEL", _engine(ModelFailed("MODEL_RUN_FAILED", "raised"))),
+    ("INFERRED", "DEADLINE_EXCEEDED", "MODEL", _engine(EngineTimeout("DEADLINE_EXCEEDED", "30 s"))),
+    ("INFERRED", "ENGINE_DIED", "SITE", _engine(EngineDied(*DIED), EngineDied(*DIED))),  # type: ignore[arg-type]
+    ("INFERRED", "OUTPUT_TOUCHES_BORDER", "MODEL", _reads(shape=(4, 5, 6))),
+    ("WRITTEN", "GRID_MISMATCH", "US", _writes(OutputInvalid("GRID_MISMATCH", "no frame"))),
+    ("RELEASED", "LEDGER_UNAVAILABLE", "SITE", _sends(OutboxUnavailable("LEDGER_UNAVAILABLE", "locked"))),
+]
+
+
+@pytest.mark.parametrize(("step", "code", "side", "spoil"), FAILURES)
+def test_failed_after_the_intent(world: World, step: str, code: str, side: str, spoil: Spoil) -> None:
+    """What goes wrong once the model may have run gives one FAILED entry with the call, stage, code and side."""
+    spoil(world)
+    run = world.run()
+
+    facts = world.tell(run)
+
+    entry = world.entries()[-1]
+    shown = world.store.get(run.run_id)
+    assert facts["ended"] == State.FAILED
+    assert world.kinds().count("FAILED") == 1
+    assert "DENIED" not in world.kinds()
+    assert (entry.kind, entry.call) == (Kind.FAILED, facts["call"])
+    assert (entry.body["stage"], entry.body["code"], entry.body["fault"]) == (step, code, side)
+    assert (shown.state, shown.stage, shown.code, shown.fault) == (State.FAILED, step, code, side)
+    assert world.outbox.batches == {}
+
+
+def test_an_empty_answer_is_allowed_where_zero_is_believable(world: World) -> None:
+    """Plausibility is the manifest's to say: a volume of 0 in its range is a finding, not a failure."""
+    _sees_nothing(world)
+    run = world.run()
+
+    world.tell(run)
+
+    assert world.store.get(run.run_id).measurements[0]["value"] == "0.000"
+
+
+def test_a_device_that_died_is_tried_once_more(world: World) -> None:
+    """ENGINE_DIED once: the second try gives the result, and the log holds nothing twice."""
+    _engine(EngineDied(*DIED))(world)  # type: ignore[arg-type]
+    run = world.run()
+
+    world.tell(run)
+
+    assert world.engine.inferred == 2
+    assert world.store.get(run.run_id).state is State.WRITTEN
+    assert world.kinds() == WHOLE
+
+
+def test_a_device_that_dies_twice_is_not_tried_again(world: World) -> None:
+    """A model that kills its device is tried twice, not for ever."""
+    _engine(*(EngineDied(*DIED) for _ in range(5)))(world)  # type: ignore[arg-type]
+
+    world.tell(world.run())
+
+    assert world.engine.inferred == 2
+
+
+def test_a_timeout_is_not_tried_again(world: World) -> None:
+    """What took too long takes too long again: one try."""
+    _engine(EngineTimeout("DEADLINE_EXCEEDED", "30 s"))(world)
+
+    world.tell(world.run())
+
+    assert world.engine.inferred == 1
+
+
+# ---- what nobody expected -------------------------------------------------------------------------------------------
+
+UNEXPECTED: list[tuple[str, Spoil]] = [
+    ("ASSEMBLED", _breaks("instances", RuntimeError(SECRET))),
+    ("SELECTED", _breaks("choose", ValueError(SECRET))),
+    ("PERMITTED", _breaks("series", OSError(5, SECRET, SECRET))),
+    ("INFERRED", _engine(RuntimeError(SECRET))),
+    ("WRITTEN", _writes(KeyError(SECRET))),
+    ("RELEASED", _sends(RuntimeError(SECRET))),
+]
+
+
+@pytest.mark.parametrize(("step", "spoil"), UNEXPECTED)
+def test_an_unexpected_error_is_ours_and_says_nothing(
+    world: World, capfd: pytest.CaptureFixture[str], step: str, spoil: Spoil
+) -> None:
+    """A bug in any step is INTERNAL_ERROR, FAILED, fault US; its text reaches no entry, no table and no log line."""
+    spoil(world)
+    run = world.run()
+
+    facts = world.tell(run)
+
+    entry = world.entries()[-1]
+    shown = world.store.get(run.run_id)
+    assert facts["ended"] == State.FAILED
+    assert (entry.kind, entry.body["code"], entry.body["fault"]) == (Kind.FAILED, "INTERNAL_ERROR", "US")
+    assert (shown.state, shown.stage, shown.code) == (State.FAILED, step, "INTERNAL_ERROR")
+    said = "".join(capfd.readouterr()) + repr(shown.as_dict()) + entry.to_bytes().decode()
+    assert "ZHANG" not in said
+    assert "1.2.840.1.2.3.4.5" not in said
+
+
+def test_an_explanation_that_the_log_refuses_is_internal(world: World) -> None:
+    """Where even the reason cannot be recorded, the run still ends, as INTERNAL_ERROR."""
+    _breaks("choose", NothingFits("a condition that is no code " * 9))(world)
+    run = world.run()
+
+    world.tell(run)
+
+    shown = world.store.get(run.run_id)
+    assert (shown.state, shown.stage, shown.code) == (State.FAILED, "SELECTED", "INTERNAL_ERROR")
+    assert world.kinds() == ["ASSEMBLED", "FAILED"]
+
+
+def test_a_corrupt_log_reaches_the_workflow_engine(world: World) -> None:
+    """Where nothing can be recorded at all, the step raises instead of going on: the AI stops (I4)."""
+    run = world.run()
+    world.log.broken = AuditCorrupt("head", "invented for this test")
+
+    with pytest.raises(AuditCorrupt):
+        world.pipeline().act(Step.ASSEMBLED, run.run_id, {})
+
+    assert world.kinds() == []
+
+
+# ---- the log is away ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", LOGGING)
+def test_a_step_waits_for_the_log(world: World, step: Step, *, after: bool) -> None:
+    """While the log refuses the step is asked again; then it goes on with exactly one entry, persisted or not."""
+    run = world.run()
+    pipeline = world.pipeline()
+    facts: Facts = {}
+    for each, _ in pipeline.story:
+        if each is step:
+            world.log.refuse, world.log.after = 3, after
+        facts = pipeline.act(each, run.run_id, facts)
+
+    assert world.log.refused == 3
+    assert world.kinds() == WHOLE
+    assert world.store.get(run.run_id).state is State.WRITTEN
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("spoil", [_breaks("choose", NothingFits("MODALITY")), _breaks("choose", RuntimeError(SECRET))])
+def test_an_end_waits_for_the_log_too(world: World, spoil: Spoil, *, after: bool) -> None:
+    """A refusal or failure that the log cannot take now is recorded later, once, with the first reason."""
+    spoil(world)
+    run = world.run()
+    pipeline = world.pipeline()
+    facts = pipeline.act(Step.ASSEMBLED, run.run_id, {})
+    world.log.refuse, world.log.after = 3, after
+
+    facts = pipeline.act(Step.SELECTED, run.run_id, facts)
+
+    assert len(world.entries(Kind.DENIED, Kind.FAILED)) == 1
+    assert world.entries()[-1].body["code"] == world.store.get(run.run_id).code
+    assert facts["ended"] == world.store.get(run.run_id).state
+
+
+def test_no_voxel_is_seen_while_the_log_is_away(world: World) -> None:
+    """The model does not run before the intent is durable: it stands in the log when `infer` is called (I4)."""
+    run = world.run()
+    world.log.refuse = 5
+
+    world.tell(run)  # the engine itself raises WrongOrder otherwise
+
+    assert world.engine.inferred == 1
+
+
+# ---- told again after a crash ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", list(Step))
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_repeated_step_leaves_no_second_entry(world: World, step: Step, *, crash: bool) -> None:
+    """Any step may be done again, in this process or the next one: the same facts, and nothing twice."""
+    run = world.run()
+    pipeline = world.pipeline()
+    facts: Facts = {}
+    for each, _ in pipeline.story:
+        before = facts
+        facts = pipeline.act(each, run.run_id, before)
+        if each is step:
+            pipeline = world.pipeline() if crash else pipeline
+            assert pipeline.act(each, run.run_id, before) == facts
+
+    assert world.kinds() == WHOLE
+    assert world.engine.inferred == 1
+    assert len(world.outbox.batches) == 1
+
+
+def test_every_step_in_a_process_of_its_own(world: World) -> None:
+    """Nothing that a step needs is in memory alone: a crash after each one changes nothing that anybody sees."""
+    run = world.run()
+
+    world.tell(run, crash=True)
+
+    assert world.kinds() == WHOLE
+    assert world.store.get(run.run_id).state is State.WRITTEN
+    assert len(world.outbox.batches) == 1
+
+
+@pytest.mark.parametrize("spoil", [_breaks("choose", NothingFits("MODALITY")), _breaks("choose", RuntimeError(SECRET))])
+def test_an_end_that_is_repeated_is_one_entry(world: World, spoil: Spoil) -> None:
+    """A crash after the refusal was logged, before the workflow engine knew: the same end again, once in the log."""
+    spoil(world)
+    run = world.run()
+    facts = world.tell(run, until=Step.ASSEMBLED)
+
+    ends = [world.pipeline().act(Step.SELECTED, run.run_id, facts)["ended"] for _ in range(2)]
+
+    assert ends[0] == ends[1]
+    assert len(world.entries(Kind.DENIED, Kind.FAILED)) == 1
+
+
+def test_after_a_crash_the_gate_is_asked_again(world: World) -> None:
+    """The permit is never stored: a new process asks for a new one, and the same intent stands once."""
+    run = world.run()
+    facts = world.tell(run, until=Step.PERMITTED)
+
+    world.pipeline().act(Step.INFERRED, run.run_id, facts)
+
+    assert world.engine.inferred == 1
+    assert world.kinds().count("CALL_INTENT") == 1
+
+
+def test_an_approval_that_ended_meanwhile_stops_the_call(world: World) -> None:
+    """Down over the approval's last day: the gate says no, and no voxel is seen (I3)."""
+    run = world.run()
+    facts = world.tell(run, until=Step.PERMITTED)
+    world.clock.at = DURING.replace(year=2027, month=6)
+
+    facts = world.pipeline().act(Step.INFERRED, run.run_id, facts)
+
+    assert world.engine.inferred == 0
+    assert facts["ended"] == State.FAILED
+    assert world.store.get(run.run_id).code == "APPROVAL_EXPIRED"
+    assert world.entries()[-1].body["code"] == "APPROVAL_EXPIRED"
+
+
+def test_a_permit_that_grew_old_in_memory_opens_nothing(world: World) -> None:
+    """Minutes between intent and model: the permit in memory is over, and the run fails visibly."""
+    run = world.run()
+    pipeline = world.pipeline()
+    facts: Facts = {}
+    for step in (Step.ASSEMBLED, Step.SELECTED, Step.PERMITTED):
+        facts = pipeline.act(step, run.run_id, facts)
+    world.clock.at = world.clock.at.replace(hour=world.clock.at.hour + 1)
+
+    pipeline.act(Step.INFERRED, run.run_id, facts)
+
+    assert world.engine.inferred == 0
+    assert world.store.get(run.run_id).code == "PERMIT_EXPIRED"
+
+
+def test_another_approval_after_a_crash_is_another_intent(world: World) -> None:
+    """The intent that was followed is in the log: when another approval permits, it is written down too."""
+    run = world.run()
+    facts = world.tell(run, until=Step.PERMITTED)
+    world.approve(0)  # sorts before the one of the first intent
+
+    facts = world.pipeline().act(Step.INFERRED, run.run_id, facts)
+    facts = world.pipeline().act(Step.WRITTEN, run.run_id, facts)
+
+    first, second = world.entries(Kind.CALL_INTENT)
+    assert (first.body["approval"], second.body["approval"]) == ("TEST-2026-0001", "TEST-2026-0000")
+    assert first.call == second.call == facts["call"]
+    # The results keep the time that was handed on: same call, same bytes.
+    assert world.results.written[facts["call"]][1] == first.time
+
+
+def test_findings_that_are_kept_are_not_computed_again(world: World) -> None:
+    """A crash after the model answered: the device is not asked a second time, whatever the gate says now."""
+    run = world.run()
+    facts = world.tell(run, until=Step.INFERRED)
+    world.clock.at = DURING.replace(year=2027, month=6)
+
+    world.pipeline().act(Step.INFERRED, run.run_id, facts)
+
+    assert world.engine.inferred == 1
+    assert world.store.get(run.run_id).state is State.INFERRED
+
+
+def test_a_second_attempt_has_its_own_entries_and_the_same_call(world: World) -> None:
+    """A new attempt at the same input is a new run in the log, but the same call."""
+    _engine(ModelFailed("MODEL_RUN_FAILED", "raised"))(world)
+    first, second = world.run(1), world.run(2)
+    world.tell(first)
+
+    world.tell(second)
+
+    runs = world.store.of_call(world.store.get(first.run_id).call or "")
+    assert [run.state for run in runs] == [State.FAILED, State.WRITTEN]
+    kinds = world.kinds()
+    assert [kinds.count(kind) for kind in ("ASSEMBLED", "SELECTED", "CALL_INTENT", "CALL_RESULT")] == [2, 2, 1, 1]
+
+
+# ---- delivery -------------------------------------------------------------------------------------------------------
+
+
+def test_delivered_ends_the_story(world: World) -> None:
+    """The PACS has everything: RELEASED names the objects that CALL_RESULT named, the peer and the attempts."""
+    run = world.run()
+    call = world.tell(run)["call"]
+
+    world.pipeline().delivered(call, "pacs", 3)
+
+    entry = world.entries(Kind.RELEASED)[0]
+    named = world.entries(Kind.CALL_RESULT)[0].body["outputs"]
+    assert entry.body["outputs"] == tuple({"uid": o["uid"], "digest": o["digest"]} for o in named)  # type: ignore[index, union-attr, call-overload]
+    assert (entry.call, entry.body["peer"], entry.body["attempts"]) == (call, "pacs", 3)
+    shown = world.store.get(run.run_id)
+    assert shown.state is State.RELEASED
+    assert shown.steps_ms["DELIVERED"] >= 0
+    assert "WRITTEN" in shown.steps_ms
+    assert ("RELEASED", "delivered") in world.seen
+
+
+def test_delivered_again_changes_nothing(world: World) -> None:
+    """The outbox repeats its call after a crash: one entry, one state."""
+    run = world.run()
+    call = world.tell(run)["call"]
+
+    for _ in range(2):
+        world.pipeline().delivered(call, "pacs", 1)
+
+    assert world.kinds() == [*WHOLE, "RELEASED"]
+    assert world.store.get(run.run_id).state is State.RELEASED
+
+
+def test_a_delivery_that_the_log_cannot_take_is_not_shown(world: World) -> None:
+    """The log first: until RELEASED is in it the run is not shown as released, and the outbox calls again."""
+    run = world.run()
+    call = world.tell(run)["call"]
+    world.log.refuse = 1
+
+    with pytest.raises(OSError, match="refuses"):
+        world.pipeline().delivered(call, "pacs", 1)
+
+    assert world.store.get(run.run_id).state is State.WRITTEN
+    world.pipeline().delivered(call, "pacs", 1)
+    assert world.store.get(run.run_id).state is State.RELEASED
+
+
+def test_undelivered_is_seen_once(world: World) -> None:
+    """A dead letter becomes one FAILED entry and UNDELIVERED, however often the caretaker comes by."""
+    run = world.run()
+    call = world.tell(run)["call"]
+
+    for _ in range(3):
+        world.pipeline().undelivered(call, "STATUS_C000")
+
+    shown = world.store.get(run.run_id)
+    assert world.kinds() == [*WHOLE, "FAILED"]
+    assert (shown.state, shown.stage, shown.code, shown.fault) == (
+        State.UNDELIVERED,
+        "RELEASED",
+        "STATUS_C000",
+        "SITE",
+    )
+    assert world.entries(Kind.FAILED)[0].call == call
+
+
+def test_undelivered_never_takes_back_a_delivery(world: World) -> None:
+    """A dead letter that somebody sent again and that arrived stays RELEASED."""
+    run = world.run()
+    call = world.tell(run)["call"]
+    world.pipeline().delivered(call, "pacs", 1)
+
+    world.pipeline().undelivered(call, "STATUS_C000")
+
+    assert world.store.get(run.run_id).state is State.RELEASED
+    assert world.kinds()[-1] == "RELEASED"
+
+
+def test_undelivered_of_an_unknown_call_is_nothing(world: World) -> None:
+    """The table may be lost; a dead letter without its run stops nobody."""
+    world.pipeline().undelivered("f" * 32, "STATUS_C000")
+
+    assert world.kinds() == []
+
+
+# ---- late images ----------------------------------------------------------------------------------------------------
+
+
+def _told(world: World, digest: str) -> str:
+    return str(world.tell(world.run(digest=digest))["call"])
+
+
+def test_later_images_supersede_the_report(world: World) -> None:
+    """A second input of the same study names the newest earlier call that has a report; the first names none (I6)."""
+    calls = [_told(world, digest) for digest in "123"]
+
+    assert [world.results.supersedes(call) for call in calls] == [None, calls[0], calls[1]]
+
+
+def test_another_study_is_not_superseded(world: World) -> None:
+    """Only reports of the same study are replaced."""
+    _told(world, "1")
+
+    other = world.tell(world.run(digest="2", study=STUDY + ".8"))["call"]
+
+    assert world.results.supersedes(other) is None
+
+
+def test_a_run_without_a_report_is_not_superseded(world: World) -> None:
+    """What failed or was refused has no report, and what the PACS refused it does not have."""
+    first = _told(world, "1")
+    _engine(ModelFailed("MODEL_RUN_FAILED", "raised"))(world)
+    _told(world, "2")
+    third = _told(world, "3")
+    world.pipeline().undelivered(third, "STATUS_C000")
+
+    assert world.results.supersedes(_told(world, "4")) == first
+
+
+def test_another_model_is_not_superseded(tmp_path: Path, world: World) -> None:
+    """A report of another model stands beside; a new version of the same one takes its place."""
+    first = _told(world, "1")
+    world.store.update("1" * 24 + "-1", world.clock(), model={"name": "other", "version": "1.0", "digest": "x"})
+    assert world.results.supersedes(_told(world, "2")) is None
+
+    world.store.update("1" * 24 + "-1", world.clock(), model={"name": "small-model", "version": "0.9", "digest": "x"})
+    world.store.update("2" * 24 + "-1", world.clock(), state=State.FAILED)
+    assert world.results.supersedes(_told(world, "3")) == first
+
+
+def test_an_older_run_never_replaces_a_newer_report(world: World) -> None:
+    """A run that was overtaken by the one with the late images must not call that one its predecessor."""
+    slow = world.run(digest="1")
+    facts = world.tell(slow, until=Step.INFERRED)
+    _told(world, "2")
+
+    facts = world.pipeline().act(Step.WRITTEN, slow.run_id, facts)
+
+    assert world.results.supersedes(facts["call"]) is None
+
+
+def test_the_steps_before_the_model_are_named() -> None:
+    """REFUSED or FAILED is decided by the step: these three come before a voxel is seen, and no other."""
+    assert {step.value for step in BEFORE_THE_MODEL} == {"ASSEMBLED", "SELECTED", "PERMITTED"}
+    assert [step.value for step in story.Step][:3] == ["ASSEMBLED", "SELECTED", "PERMITTED"]

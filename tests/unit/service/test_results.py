@@ -1,0 +1,168 @@
+"""The files of a call: made once, the same bytes for ever, and never an object that is not valid."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+
+from dicom_bridge import uids
+from dicom_bridge.attributes import Attributes
+from dicom_bridge.readback import read_document, read_report, read_segmentation
+from dicom_bridge.validity import OutputInvalid
+from dicom_bridge.volume import LoadedSeries
+from inference.errors import FindingsCorrupt
+from inference.types import Findings, SegmentMask, Volume
+from models.library import VerifiedModel
+from service.results import FINDINGS, ResultStyle, ResultWriter
+from tests.simulators import findings as simulated
+
+SHAPE = (12, 32, 40)
+CALL, LATER = "a1" * 16, "b2" * 16
+INTENDED = "2026-11-23T16:07:12.123456Z"
+STYLE = ResultStyle(device_serial="test-site", version="0.1.0", language="zh-CN", charset="ISO_IR 192")
+
+
+def _loaded() -> LoadedSeries:
+    voxels = np.zeros(SHAPE, dtype=np.float32)
+    volume = Volume(voxels=voxels, affine=np.eye(4), source_digest="sha256:" + "cd" * 32, modality="MR")
+    attributes = Attributes("MR", "HEAD", 76.0, "F", "Test Phantom Works", 2.0)
+    return LoadedSeries(volume, tuple(simulated.series(SHAPE)), attributes, 2.0)
+
+
+MODEL = VerifiedModel(simulated.REF, simulated.manifest(), Path("unused"), MappingProxyType({}))
+LOADED = _loaded()
+
+
+def _found() -> Findings:
+    return simulated.findings(simulated.ellipsoid(SHAPE))
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> ResultWriter:
+    """A writer with one call's findings kept."""
+    made = ResultWriter(tmp_path / "results", STYLE)
+    made.keep(CALL, _found())
+    return made
+
+
+def test_findings_are_kept(writer: ResultWriter, tmp_path: Path) -> None:
+    """What the model answered is there after a restart, for its own call only."""
+    again = ResultWriter(tmp_path / "results", STYLE)
+
+    assert again.kept(CALL)
+    assert not again.kept(LATER)
+
+
+@pytest.mark.parametrize("damage", [b"", b"zhiying.findings/1\n", b"rubbish" * 100])
+def test_damaged_findings_are_not_kept(writer: ResultWriter, tmp_path: Path, damage: bytes) -> None:
+    """A file that is not whole counts as no answer: the model is asked again, never believed in part."""
+    (tmp_path / "results" / CALL / FINDINGS).write_bytes(damage)
+
+    assert not writer.kept(CALL)
+    with pytest.raises(FindingsCorrupt):
+        writer.write(CALL, MODEL, LOADED, INTENDED, None)
+    writer.keep(CALL, _found())
+    assert writer.kept(CALL)
+
+
+def test_what_is_written_is_what_is_said(writer: ResultWriter) -> None:
+    """Kind, UID and digest of each object are those of the files, SEG first, and the numbers are the manifest's."""
+    written = writer.write(CALL, MODEL, LOADED, INTENDED, None)
+
+    seg, sr = writer.files(CALL)
+    assert [o["kind"] for o in written.outputs] == ["SEG", "SR"]
+    for output, path in zip(written.outputs, (seg, sr), strict=True):
+        assert output["digest"] == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+        assert output["uid"] == uids.derive(output["kind"], CALL)
+    assert [read_segmentation(seg).sop_uid, read_report(sr).sop_uid] == [o["uid"] for o in written.outputs]
+    value = f"{_found().measurements[0].value:.1f}"
+    assert written.measurements == [{"code": "118565006", "value": value, "unit": "cm3"}]
+    assert (written.timing_ms["total"], written.device) == (6, "cpu")
+
+
+def test_the_log_and_the_report_say_the_same_number(writer: ResultWriter) -> None:
+    """The value in CALL_RESULT is the value that the radiologist reads."""
+    written = writer.write(CALL, MODEL, LOADED, INTENDED, None)
+
+    (number,) = read_report(writer.files(CALL)[1]).numbers
+    assert f"{float(number.value):.1f}" == written.measurements[0]["value"]
+
+
+def test_written_again_it_is_the_same(writer: ResultWriter, tmp_path: Path) -> None:
+    """Files that are there are described, never made again, even by a version that would make others (I6)."""
+    first = writer.write(CALL, MODEL, LOADED, INTENDED, None)
+    before = [path.stat().st_mtime_ns for path in writer.files(CALL)]
+    newer = ResultWriter(tmp_path / "results", replace(STYLE, version="9.9"))
+
+    assert newer.write(CALL, MODEL, LOADED, "2027-01-01T00:00:00.000000Z", None) == first
+    assert [path.stat().st_mtime_ns for path in writer.files(CALL)] == before
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_half_made_pair_is_made_again_with_the_same_bytes(writer: ResultWriter, lost: int) -> None:
+    """A crash between SEG and SR: the next try makes both, byte for byte as they would have been (I6)."""
+    first = writer.write(CALL, MODEL, LOADED, INTENDED, None)
+    writer.files(CALL)[lost].unlink()
+
+    assert writer.write(CALL, MODEL, LOADED, INTENDED, None) == first
+
+
+def test_another_process_makes_the_same_bytes(writer: ResultWriter, tmp_path: Path) -> None:
+    """Bytes depend on call, findings, sources, style and the intent's time, and on nothing else."""
+    other = ResultWriter(tmp_path / "elsewhere", STYLE)
+    other.keep(CALL, _found())
+
+    assert other.write(CALL, MODEL, LOADED, INTENDED, None) == writer.write(CALL, MODEL, LOADED, INTENDED, None)
+
+
+def test_the_time_is_the_intents(writer: ResultWriter) -> None:
+    """Content time comes from the log's entry, in the civil time of the site, not from a clock."""
+    writer.write(CALL, MODEL, LOADED, INTENDED, None)
+
+    report = read_document(writer.files(CALL)[1])
+    assert (str(report.ContentDate), str(report.ContentTime)[:6]) == ("20261124", "000712")
+
+
+def test_a_later_report_names_the_one_it_replaces(writer: ResultWriter) -> None:
+    """PredecessorDocumentsSequence names the earlier SR (I6); the first report has none."""
+    first = writer.write(CALL, MODEL, LOADED, INTENDED, None)
+    writer.keep(LATER, _found())
+
+    writer.write(LATER, MODEL, LOADED, INTENDED, CALL)
+
+    assert "PredecessorDocumentsSequence" not in read_document(writer.files(CALL)[1])
+    named = read_document(writer.files(LATER)[1]).PredecessorDocumentsSequence
+    instance = named[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert instance.ReferencedSOPInstanceUID == first.outputs[1]["uid"]
+
+
+def test_an_invalid_object_is_not_kept(writer: ResultWriter) -> None:
+    """Findings off the image's grid: OutputInvalid, and neither file appears (I7)."""
+    mask = simulated.ellipsoid((6, 16, 20))
+    writer.keep(CALL, replace(_found(), segments=(SegmentMask(1, mask),)))
+
+    with pytest.raises(OutputInvalid):
+        writer.write(CALL, MODEL, LOADED, INTENDED, None)
+
+    assert not any(path.exists() for path in writer.files(CALL))
+
+
+def test_calls_do_not_share_files(writer: ResultWriter) -> None:
+    """Each call has a folder of its own."""
+    assert not set(writer.files(CALL)) & set(writer.files(LATER))
+
+
+@pytest.mark.parametrize(("language", "charset"), [("zh-CN", "GB18030"), ("en-US", "ISO_IR 192")])
+def test_the_site_chooses_language_and_charset(tmp_path: Path, language: str, charset: str) -> None:
+    """The results are in the site's language and the charset that its PACS can read."""
+    style = ResultStyle("test-site", "0.1.0", language, charset)  # type: ignore[arg-type]
+    writer = ResultWriter(tmp_path, style)
+    writer.keep(CALL, _found())
+    writer.write(CALL, MODEL, LOADED, INTENDED, None)
+
+    report = read_document(writer.files(CALL)[1])
+    assert report.SpecificCharacterSet == charset
+    assert ("not for diagnosis" in str(report.SeriesDescription)) is (language == "en-US")
