@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly DEMO_PACKAGES=(orthanc orthanc-dicomweb dcmtk)
-readonly TEST_PACKAGES=(dicom3tools pixelmed-apps default-jre-headless strace)
+readonly TEST_PACKAGES=(dicom3tools pixelmed-apps default-jre-headless strace postgresql)
 readonly PYTHON_NEEDED="3.11"
 readonly VENV=".venv"
 readonly STAMP="$VENV/.installed"
@@ -18,7 +18,11 @@ as_root() {
   if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]; }
+installed() {
+  # Any version of PostgreSQL will do: one that is here is somebody's, and its server must not be touched.
+  if [ "$1" = postgresql ] && tools_present postgresql; then return 0; fi
+  [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]
+}
 
 apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 "$@"; }
 
@@ -44,7 +48,7 @@ need_packages() {
   apt install -y "${missing[@]}" || { apt update && apt install -y "${missing[@]}"; } \
     || fail APT_FAILED "apt-get could not install ${missing[*]}"
   for package in "${missing[@]}"; do
-    if [ "$package" = orthanc ]; then stop_packaged_orthanc; fi
+    case "$package" in orthanc | postgresql) stop_packaged_server "$package" ;; esac
   done
 }
 
@@ -58,19 +62,20 @@ tools_present() {
       dcmtk) command -v storescu >/dev/null || return 1 ;;
       dicom3tools) command -v dciodvfy >/dev/null || return 1 ;;
       pixelmed-apps) command -v DicomSRValidator >/dev/null || return 1 ;;
+      postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || return 1 ;;
       default-jre-headless) command -v java >/dev/null || return 1 ;;
       *) command -v "$package" >/dev/null || return 1 ;;
     esac
   done
 }
 
-# The Debian package starts a server of its own on ports 8042 and 4242. We asked for the program, not for that.
-# Only after an installation by this script: an Orthanc that was here before is somebody's.
-stop_packaged_orthanc() {
+# The Debian packages of Orthanc (ports 8042, 4242) and PostgreSQL (5432) start a server of their own. We asked for the
+# programs, not for that. Only after an installation by this script: a server that was here before is somebody's.
+stop_packaged_server() {
   if [ -d /run/systemd/system ]; then
-    as_root systemctl disable --now orthanc.service || say "note: orthanc.service could not be disabled"
-  elif [ -x /etc/init.d/orthanc ]; then
-    as_root /etc/init.d/orthanc stop >/dev/null 2>&1 || true
+    as_root systemctl disable --now "$1.service" || say "note: $1.service could not be disabled"
+  elif [ -x "/etc/init.d/$1" ]; then
+    as_root "/etc/init.d/$1" stop >/dev/null 2>&1 || true
   fi
 }
 

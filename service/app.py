@@ -3,16 +3,19 @@
 One error shape for all of it: {"error": {"code", "message"}}.
 """
 
+import sqlite3
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from audit.errors import AuditError
 from audit.log import AuditLog
+from models.errors import ModelError
 from models.library import Broken, Library
 from service import views
 from service.store import Store
@@ -87,6 +90,17 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def bad_request(_request: Request, _error: RequestValidationError) -> JSONResponse:
         return JSONResponse({"error": {"code": "BAD_REQUEST", "message": "the request is not well formed"}}, 422)
+
+    @app.exception_handler(SQLAlchemyError)
+    @app.exception_handler(sqlite3.Error)
+    def no_table(_request: Request, _error: Exception) -> JSONResponse:
+        # Their text quotes the query, and with it a study; answered here, it reaches no log either.
+        code = "DATABASE_UNAVAILABLE"
+        return JSONResponse({"error": {"code": code, "message": "the table of runs cannot be read"}}, 503)
+
+    @app.exception_handler(ModelError)
+    def no_models(_request: Request, error: ModelError) -> JSONResponse:
+        return JSONResponse({"error": {"code": error.code, "message": "the models cannot be read"}}, 503)
 
     @app.exception_handler(AuditError)
     def no_log(_request: Request, error: AuditError) -> JSONResponse:

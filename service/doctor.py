@@ -118,10 +118,10 @@ def _peers(settings: Config) -> Iterator[Finding]:
     if settings.results.to is None:
         yield Finding("results", WARN, "results.to is not set: nobody will see a result")
     for section in settings.peers:
-        peer = Peer(**section.model_dump())
         try:
-            query.echo(peer, settings.dicom.ae_title)
+            query.echo(Peer(**section.model_dump()), settings.dicom.ae_title)
         except BridgeError as error:
-            yield Finding(f"peer {peer.name}", FAIL, f"{peer.ae_title}@{peer.host}:{peer.port}: {error}")
+            address = f"{section.ae_title}@{section.host}:{section.port}"
+            yield Finding(f"peer {section.name}", FAIL, f"{address}: {error}")
         else:
-            yield Finding(f"peer {peer.name}", OK, "answers C-ECHO")
+            yield Finding(f"peer {section.name}", OK, "answers C-ECHO")

@@ -251,7 +251,9 @@ class Pipeline:
         self._record(records.released(call, outputs=outputs, peer=peer, attempts=attempts))
         for run in runs[-1:]:
             waited = self._p.now() - run.updated_at
-            self._show(run, State.RELEASED, steps_ms={**run.steps_ms, "DELIVERED": waited // timedelta(milliseconds=1)})
+            steps_ms = {**run.steps_ms, "DELIVERED": waited // timedelta(milliseconds=1)}
+            # Sent again by a person after it was UNDELIVERED: what was wrong then is over.
+            self._show(run, State.RELEASED, stage=None, code=None, fault=None, steps_ms=steps_ms)
 
     def undelivered(self, call: str, code: str) -> None:
         """The PACS refused an object for good, or stayed away too long."""
@@ -347,7 +349,9 @@ class Pipeline:
         self._p.reading.forget(run_id)
         self._permits.pop(run_id, None)
         self._models.pop(run_id, None)
-        self._p.store.update(run_id, self._p.now(), steps_ms=self._steps_ms.get(run_id, {}))
+        # A quick PACS has it already: what `delivered` wrote meanwhile stays.
+        steps_ms = {**self._p.store.get(run_id).steps_ms, **self._steps_ms.get(run_id, {})}
+        self._p.store.update(run_id, self._p.now(), steps_ms=steps_ms)
         self._steps_ms.pop(run_id, None)
 
     def _names(self, run: Run) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """How commands speak: a table for people, JSON with --json, one line with a code for an error."""
 
 import json
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,7 @@ def told() -> Iterator[None]:
         line = text if text.startswith(code) else f"{code}: {text}"
         typer.echo(f"error {line}", err=True)
         raise typer.Exit(1) from None
-    except SQLAlchemyError as error:  # its own text quotes the query, and with it a study
+    except (SQLAlchemyError, sqlite3.Error) as error:  # its own text quotes the query, and with it a study
         what = f"the database gave {type(error).__name__}; see [database] url, or the disk of the data folder"
         typer.echo(f"error DATABASE_UNAVAILABLE: {what}", err=True)
         raise typer.Exit(1) from None

@@ -45,7 +45,7 @@ def sign(
     with told():
         try:
             fields = json.loads(terms.read_text(encoding="utf-8"))
-        except ValueError as fault:
+        except (ValueError, RecursionError) as fault:
             raise CommandRefused(f"{terms} is not JSON: {fault}") from None
         signer = Signer.load(key)
         out.write_text(signer.sign(draft_approval(fields)), encoding="utf-8")

@@ -243,11 +243,12 @@ class FakeResults:
 
 
 class FakeOutbox:
-    """Durable sends; a batch is taken once, and again only if it is the same."""
+    """Durable sends; a batch is taken once, and again only if it is the same. `quick` is a PACS that answers at once."""
 
     def __init__(self, log: ObservedLog) -> None:
         self._log = log
         self.batches: dict[str, tuple[Peer, tuple[Path, ...]]] = {}
+        self.quick: Callable[[str], None] = lambda _call: None
         self.broken: Exception | None = None
 
     def enqueue(self, batch_id: str, peer: Peer, files: list[Path]) -> None:
@@ -258,6 +259,7 @@ class FakeOutbox:
             raise self.broken
         if self.batches.setdefault(batch_id, (peer, tuple(files))) != (peer, tuple(files)):
             raise WrongOrder("one call, two batches")
+        self.quick(batch_id)
 
 
 class World:

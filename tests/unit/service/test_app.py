@@ -1,6 +1,7 @@
 """The HTTP API: what it shows, one shape for every error, and nothing that can be changed through it."""
 
 import errno
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,16 +11,17 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter
 from starlette.routing import Route
-from starlette.testclient import TestClient
 
 from audit.errors import AuditCorrupt, AuditUnavailable
 from audit.log import AuditLog
 from dicom_bridge.inbox import OpenStudy
+from models.errors import LibraryUnavailable
 from models.library import Library
 from service.app import build_app
 from service.store import Run, State, Store, connect
 from tests.simulators import small_model
 from tests.simulators.audit_log import open_log
+from tests.simulators.browser import TestClient
 
 THEN = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 STUDY, ARRIVING, UNKNOWN = "1.2.840.99999.7.1", "1.2.840.99999.7.2", "1.2.840.99999.7.3"
@@ -65,6 +67,18 @@ class BreakableLog:
         return self._log.head()
 
 
+class BreakableLibrary(Library):
+    """The library, which cannot be read while `broken`."""
+
+    broken: Exception | None = None
+
+    def list(self) -> Any:
+        """See Library."""
+        if self.broken is not None:
+            raise self.broken
+        return super().list()
+
+
 class House:
     """The application and what it looks at."""
 
@@ -73,12 +87,13 @@ class House:
         self.store = Store(connect(f"sqlite:///{folder / 'runs.sqlite'}"))
         self.inner = open_log(folder / "audit")
         self.log = BreakableLog(self.inner)
-        self.library = Library(folder / "library")
+        self.library = BreakableLibrary(folder / "library")
+        self.held = FakeHeld()
         self.registry = CollectorRegistry()
         self.app: FastAPI = build_app(
             health=self.health,
             store=self.store,
-            inbox=FakeHeld(),
+            inbox=self.held,
             library=self.library,
             log=self.log,  # type: ignore[arg-type]
             metrics=self.registry,
@@ -179,7 +194,9 @@ def test_a_study_that_still_arrives_has_no_runs(house: House) -> None:
     )
 
 
-@pytest.mark.parametrize("path", [f"/studies/{UNKNOWN}", "/nowhere", "/studies/..%2f..%2fetc", "/docs", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path", [f"/studies/{UNKNOWN}", "/nowhere", "/studies/..%2f..%2fetc", "/docs", "/openapi.json"]
+)
 def test_what_is_not_there_is_404_in_one_shape(house: House, path: str) -> None:
     """{"error": {"code", "message"}}, and nothing of the request is repeated."""
     status, body = house.get(path)
@@ -239,18 +256,21 @@ def test_nothing_can_be_written(house: House) -> None:
             assert (answer.status_code, answer.json()["error"]["code"]) == (405, "HTTP_405")
 
 
-def _lose_the_table(house: House) -> None:
+def _no_table(house: House) -> None:
     with house.store._engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE run")
 
 
-def _lose_the_library(house: House) -> None:
-    house.library._root.write_text("a file where the folder was")
+def _no_index(house: House) -> None:
+    def refuse(study_uid: str = "") -> Sequence[Any]:
+        raise sqlite3.OperationalError(f"database is locked, {STUDY}")
+
+    house.held.instances = refuse  # type: ignore[method-assign]
+    house.held.open_studies = refuse  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize(
-    ("path", "spoil"), [(f"/studies/{STUDY}", _lose_the_table), ("/studies", _lose_the_table)]
-)
+@pytest.mark.parametrize("spoil", [_no_table, _no_index])
+@pytest.mark.parametrize("path", [f"/studies/{STUDY}", "/studies"])
 def test_a_table_that_is_away_is_503_and_names_no_study(
     house: House, capfd: pytest.CaptureFixture[str], path: str, spoil: Callable[[House], None]
 ) -> None:
@@ -261,3 +281,12 @@ def test_a_table_that_is_away_is_503_and_names_no_study(
 
     assert (status, body["error"]["code"]) == (503, "DATABASE_UNAVAILABLE")
     assert STUDY not in repr(body) + "".join(capfd.readouterr())
+
+
+def test_models_that_cannot_be_read_are_503(house: House) -> None:
+    """The disk with the models refuses: the library's own code, in the one shape."""
+    house.library.broken = LibraryUnavailable("cannot list the models: input/output error")
+
+    status, body = house.get("/models")
+
+    assert (status, body["error"]["code"]) == (503, "LIBRARY_UNAVAILABLE")

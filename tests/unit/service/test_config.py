@@ -65,3 +65,25 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """A path that was named but is not there never means 'defaults'."""
     with pytest.raises(ConfigInvalid, match="no file"):
         load(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgresql+psycopg2"])
+def test_a_postgresql_url_names_the_driver_that_is_installed(tmp_path: Path, scheme: str) -> None:
+    """However the URL is written, the table of runs and the workflows get the same one, for psycopg 3."""
+    given = f"{scheme}://zhiying:s%40cret@db.example:5433/zhiying?sslmode=require"
+
+    read = load(_written(tmp_path, f'[database]\nurl = "{given}"\n')).database.url
+
+    assert read == "postgresql+psycopg://zhiying:s%40cret@db.example:5433/zhiying?sslmode=require"
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://u:s3cret@h/d", "s3cret", "postgresql://u:s3cret@h", "postgresql://u:s3cret@h:x/d"]
+)
+def test_another_database_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
+    """Another server, no server or no name: refused when the file is read, and the message holds no secret."""
+    with pytest.raises(ConfigInvalid) as caught:
+        load(_written(tmp_path, f'[database]\nurl = "{url}"\n'))
+
+    assert "database.url" in str(caught.value)
+    assert "s3cret" not in str(caught.value)

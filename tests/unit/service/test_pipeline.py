@@ -1,10 +1,12 @@
 """The story: each step logs before the next one starts, may be repeated, and ends in a code that a person can see."""
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from audit.entry import Kind
 from audit.errors import AuditCorrupt
@@ -16,7 +18,7 @@ from models.errors import ModelNotFound
 from models.library import Library
 from service.errors import InputSuperseded, NothingFits
 from service.pipeline import BEFORE_THE_MODEL, Facts, Step
-from service.store import State
+from service.store import Run, State, Store
 from tests.simulators import story
 from tests.simulators.reviewer import DURING
 from tests.simulators.story import PACS, SERIES, STUDY, World, install, loaded
@@ -515,6 +517,48 @@ def test_no_voxel_is_seen_while_the_log_is_away(world: World) -> None:
     assert world.engine.inferred == 1
 
 
+class AwayOnce(Store):
+    """The table, whose database goes away at the `nth` question and comes back."""
+
+    nth = 0
+    times = 0
+
+    def get(self, run_id: str) -> Run:
+        """See Store."""
+        self._away()
+        return super().get(run_id)
+
+    def update(self, run_id: str, now: datetime, **changes: Any) -> None:
+        """See Store."""
+        self._away()
+        super().update(run_id, now, **changes)
+
+    def of_study(self, study_uid: str) -> tuple[Run, ...]:
+        """See Store."""
+        self._away()
+        return super().of_study(study_uid)
+
+    def _away(self) -> None:
+        self.nth -= 1
+        if -self.times <= self.nth < 0:
+            raise OperationalError("SELECT", {"study": SECRET}, Exception("locked"))
+
+
+@pytest.mark.parametrize("nth", range(14))
+def test_a_step_waits_for_the_table(world: World, capfd: pytest.CaptureFixture[str], nth: int) -> None:
+    """Whenever the database goes away the step is asked again: one entry of each kind, and the run is not lost."""
+    away = AwayOnce(world.store._engine)
+    away.nth, away.times = nth, 3
+    world.store = away
+    run = world.run()
+
+    world.tell(run)
+
+    assert world.kinds() == WHOLE
+    assert world.store.get(run.run_id).state is State.WRITTEN
+    assert SECRET not in "".join(capfd.readouterr())
+
+
 # ---- told again after a crash ---------------------------------------------------------------------------------------
 
 
@@ -719,6 +763,34 @@ def test_undelivered_never_takes_back_a_delivery(world: World) -> None:
 
     assert world.store.get(run.run_id).state is State.RELEASED
     assert world.kinds()[-1] == "RELEASED"
+
+
+def test_a_result_that_was_sent_again_is_released_without_its_old_fault(world: World) -> None:
+    """UNDELIVERED, then sent again by a person and stored: RELEASED, and no code of the past is shown."""
+    run = world.run()
+    call = world.tell(run)["call"]
+    world.pipeline().undelivered(call, "STATUS_C000")
+
+    world.pipeline().delivered(call, "pacs", 4)
+
+    shown = world.store.get(run.run_id)
+    assert (shown.state, shown.stage, shown.code, shown.fault) == (State.RELEASED, None, None, None)
+    assert world.kinds() == [*WHOLE, "FAILED", "RELEASED"]
+
+
+def test_a_pacs_may_be_quicker_than_the_step(world: World) -> None:
+    """Delivered before the last step is over: the run ends RELEASED all the same, with every duration."""
+    pipeline = world.pipeline()
+    world.outbox.quick = lambda call: pipeline.delivered(call, "pacs", 1)
+    run = world.run()
+    facts: Facts = {}
+
+    for step, _ in pipeline.story:
+        facts = pipeline.act(step, run.run_id, facts)
+
+    shown = world.store.get(run.run_id)
+    assert shown.state is State.RELEASED
+    assert set(shown.steps_ms) == {*(step.value for step in Step), "DELIVERED"}
 
 
 def test_undelivered_of_an_unknown_call_is_nothing(world: World) -> None:

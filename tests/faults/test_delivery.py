@@ -1,0 +1,121 @@
+"""The way to the PACS: asleep, refusing, or given more images after it had a result."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from tests.simulators import series
+from tests.simulators.pacs import COMPREHENSIVE_3D_SR, FakePacs
+from tests.simulators.site import Site, write_series
+
+ZHIYING = Path(sys.executable).with_name("zhiying")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One running service with an approved model; each test sends a study of its own."""
+    with FakePacs() as pacs:
+        made = Site(tmp_path_factory.mktemp("site"), pacs)
+        made.approve(made.install_model())
+        made.start()
+        yield made
+        made.stop()
+
+
+def _study(files: list[Path]) -> str:
+    return str(dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
+
+
+def _reports(site: Site, study: str) -> list[Dataset]:
+    stored = [dcmread(io.BytesIO(_part10(body))) for body in site.pacs.stored.values()]
+    return [ds for ds in stored if ds.SOPClassUID == COMPREHENSIVE_3D_SR and ds.StudyInstanceUID == study]
+
+
+def _part10(body: bytes) -> bytes:
+    """A file that pydicom reads without guessing: what the PACS got is explicit little endian."""
+    head = Dataset()
+    head.SOPClassUID, head.SOPInstanceUID = "1.2.3", "1.2.3"
+    empty = series.part10(head)
+    return empty[: empty.index(b"\x08\x00\x16\x00")] + body
+
+
+@pytest.mark.timeout(120)
+def test_a_pacs_that_was_asleep_gets_the_result_once(site: Site, tmp_path: Path) -> None:
+    """The result waits while the PACS is away, and arrives by itself, once."""
+    before = len(site.pacs.stored)
+    site.pacs.down()
+    files = write_series(tmp_path, seed="asleep")
+    assert set(site.send(files)) == {0}
+    assert site.run_in("WRITTEN", "FAILED", study=_study(files)).state == "WRITTEN"
+    site.pacs.up()
+
+    run = site.run_in("RELEASED", study=_study(files))
+
+    assert run.state == "RELEASED"
+    assert len(site.pacs.stored) == before + 2
+    assert site.pacs.complaints == []
+
+
+@pytest.mark.timeout(120)
+def test_a_result_that_is_refused_for_good_is_seen(site: Site, tmp_path: Path) -> None:
+    """0xC000 is never retried: the study says UNDELIVERED with the status, and so does the log."""
+    site.pacs.answer(0xC000)
+    files = write_series(tmp_path, seed="refused")
+    assert set(site.send(files)) == {0}
+
+    run = site.run_in("UNDELIVERED", study=_study(files))
+
+    assert (run.code, run.stage, run.fault) == ("STATUS_C000", "RELEASED", "SITE")
+    failed = [entry.body for entry in site.entries() if entry.kind == "FAILED"]
+    assert [body["code"] for body in failed] == ["STATUS_C000"]
+
+
+@pytest.mark.timeout(120)
+def test_late_images_supersede(site: Site, tmp_path: Path) -> None:
+    """A second report names the first as its predecessor; the first one stays as it was (I6)."""
+    files = write_series(tmp_path, seed="late")
+    by_place = sorted(files, key=lambda path: dcmread(path, stop_before_pixels=True).InstanceNumber)
+    study = _study(files)
+    assert set(site.send(by_place[:22])) == {0}
+    site.run_in("RELEASED", study=study)
+    first = _reports(site, study)
+    assert len(first) == 1
+
+    assert set(site.send(by_place[22:])) == {0}
+    site.settle()
+    site.run_in("RELEASED", study=study)
+
+    old, new = sorted(_reports(site, study), key=lambda ds: "PredecessorDocumentsSequence" in ds)
+    assert old == first[0]
+    named = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert named.ReferencedSOPInstanceUID == old.SOPInstanceUID
+    assert [run.state for run in site.runs() if run.study_uid == study] == ["RELEASED", "RELEASED"]
+
+
+@pytest.mark.timeout(120)
+def test_a_second_service_on_the_same_folder_is_refused(site: Site) -> None:
+    """Two services would fight for one spool: the second says so in one line."""
+    done = subprocess.run(
+        [ZHIYING, "serve", "--config", site.config_file], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("error ALREADY_RUNNING: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.timeout(120)
+def test_the_service_and_the_command_line_agree(site: Site) -> None:
+    """What the API says of the head of the log is what `zhiying audit head` says."""
+    done = subprocess.run(
+        [ZHIYING, "audit", "head", "--json", "--config", site.config_file], capture_output=True, text=True, check=True
+    )
+
+    assert json.loads(done.stdout)["size"] == len(site.entries())

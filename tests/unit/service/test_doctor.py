@@ -1,0 +1,213 @@
+"""The doctor: each check looks at the real thing, says what to do, and repairs nothing."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit.note import Signer
+from ethics_review.dossier import draft_approval
+from models.library import Library
+from models.ref import ModelRef
+from service import wire
+from service.config import Config, load
+from service.doctor import FAIL, OK, WARN, Finding, examine
+from tests.simulators import reviewer, small_model
+from tests.simulators.pacs import FakePacs
+
+
+class Site:
+    """A site's folder and its configuration file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.reviewer = Signer.generate("reviewer.example")
+        self.sections: dict[str, dict[str, Any]] = {
+            "site": {"id": "test-site"},
+            "data": {"folder": str(folder / "data"), "free_bytes_min": 0},
+            "dicom": {"port": 0},
+            "http": {"port": 0},
+            "review": {"trusted_keys": [self.reviewer.vkey]},
+        }
+        self.more = ""
+
+    @property
+    def config(self) -> Config:
+        """As `zhiying` reads it."""
+        lines = [
+            f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items())
+            for name, section in self.sections.items()
+        ]
+        path = self.folder / "zhiying.toml"
+        path.write_text("".join(lines) + self.more, encoding="utf-8")
+        return load(path)
+
+    def install(self) -> ModelRef:
+        """The small model."""
+        return Library(self.folder / "data" / "models").install(small_model.stage(self.folder / "staged"))
+
+    def approve(self, ref: ModelRef, first: str, last: str, name: str = "TEST-1") -> None:
+        """An approval of the small model in the log."""
+        fields = reviewer.fields(ref, valid={"from": first, "to": last}, approval=name)
+        with wire.offline_of(self.config) as opened:
+            opened.register.record(self.reviewer.sign(draft_approval(fields)))
+
+    def found(self) -> dict[str, Finding]:
+        """All findings by what was looked at."""
+        findings = examine(self.config)
+        assert len({one.check for one in findings}) == len(findings)
+        return {one.check: one for one in findings}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """An empty site."""
+    return Site(tmp_path)
+
+
+def test_an_empty_site_is_told_what_it_lacks(site: Site) -> None:
+    """Nothing is broken; what is missing is a WARN that says what to do, and nothing was made."""
+    found = site.found()
+
+    assert {check: one.result for check, one in found.items()} == {
+        "disk": OK,
+        "audit log": OK,
+        "models": WARN,
+        "approvals": WARN,
+        "DICOM port": OK,
+        "HTTP port": OK,
+        "results": WARN,
+    }
+    assert "models pull" in found["models"].what
+    assert "refused" in found["approvals"].what
+    assert not (site.folder / "data").exists()
+
+
+def test_a_full_disk_fails(site: Site) -> None:
+    """Less free than the reserve: images would be refused, and the doctor says so first."""
+    site.sections["data"]["free_bytes_min"] = 1 << 62
+
+    assert site.found()["disk"].result == FAIL
+
+
+def test_a_site_in_order_is_all_ok(site: Site) -> None:
+    """Model, approval in force, PACS that answers, results addressed: no WARN is left."""
+    site.approve(site.install(), "2020-01-01", "2099-12-31")
+    with FakePacs() as pacs:
+        site.more = _peer(pacs.ae_title, pacs.port) + '[results]\nto = "pacs"\n'
+
+        found = site.found()
+
+    # The fake PACS takes storage alone: that it refuses an echo is a finding of its own.
+    assert {one.result for check, one in found.items() if check != "peer pacs"} == {OK}
+    assert {"model small-model 1.0", "approval TEST-1", "audit log"} <= set(found)
+    assert found["model small-model 1.0"].what.startswith("sha256:")
+    assert wire.log_vkey(site.config) in found["audit log"].what
+
+
+def _peer(title: str, port: int, host: str = "127.0.0.1") -> str:
+    return f'[[peers]]\nname = "pacs"\nae_title = "{title}"\nhost = "{host}"\nport = {port}\n'
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "result"),
+    [("2020-01-01", "2099-12-31", OK), ("2020-01-01", "2021-01-01", WARN), ("2098-01-01", "2099-12-31", WARN)],
+)
+def test_an_approval_out_of_its_time_is_a_warning(site: Site, first: str, last: str, result: str) -> None:
+    """Before and after its days an approval permits nothing."""
+    site.approve(site.install(), first, last)
+
+    assert site.found()["approval TEST-1"].result == result
+
+
+def test_without_a_trusted_key_every_inference_is_refused(site: Site) -> None:
+    """The default configuration says so."""
+    site.sections["review"]["trusted_keys"] = []
+
+    assert "trusted_keys" in site.found()["approvals"].what
+
+
+def test_a_bad_trusted_key_fails_and_the_rest_is_still_looked_at(site: Site) -> None:
+    """One broken part does not hide the others."""
+    site.approve(site.install(), "2020-01-01", "2099-12-31")
+    site.sections["review"]["trusted_keys"] = ["rubbish"]
+
+    found = site.found()
+
+    assert found["approvals"].result == FAIL
+    assert "DICOM port" in found
+
+
+def test_a_changed_model_fails_by_name(site: Site) -> None:
+    """Every file is hashed again."""
+    site.install()
+    weights = site.folder / "data" / "models" / "small-model" / "1.0" / "models" / "model.pt"
+    weights.chmod(0o600)
+    weights.write_bytes(b"other")
+
+    found = site.found()["model small-model 1.0"]
+
+    assert found.result == FAIL
+    assert "models/model.pt" in found.what
+
+
+def test_a_folder_that_is_no_model_fails(site: Site) -> None:
+    """What could never run is said before a study needs it."""
+    (site.folder / "data" / "models" / "spoiled" / "1.0").mkdir(parents=True)
+
+    assert site.found()["model spoiled 1.0"].result == FAIL
+
+
+def test_a_changed_log_fails_and_is_not_repaired(site: Site) -> None:
+    """The file is named, the advice is to freeze it, and not a byte is changed by looking."""
+    site.approve(site.install(), "2020-01-01", "2099-12-31")
+    head = site.folder / "data" / "audit" / "head"
+    head.write_text(head.read_text().replace("\n2\n", "\n3\n"), encoding="utf-8")
+    before = {path: path.read_bytes() for path in head.parent.rglob("*") if path.is_file()}
+
+    found = site.found()
+
+    assert found["audit log"].result == FAIL
+    assert "head" in found["audit log"].what
+    assert "do not repair" in found["audit log"].what
+    assert found["approvals"].result == FAIL
+    assert before == {path: path.read_bytes() for path in head.parent.rglob("*") if path.is_file()}
+
+
+def test_a_port_in_use_is_a_warning(site: Site) -> None:
+    """Right if the service is running, so no failure; the port is named."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        site.sections["http"]["port"] = taken.getsockname()[1]
+
+        found = site.found()["HTTP port"]
+
+    assert found.result == WARN
+    assert str(site.sections["http"]["port"]) in found.what
+
+
+def test_a_peer_that_is_away_fails_with_its_code(site: Site) -> None:
+    """C-ECHO is really tried, and the address is in the line."""
+    with FakePacs() as pacs:
+        port = pacs.port
+    site.more = _peer("TESTPACS", port)
+
+    found = site.found()["peer pacs"]
+
+    assert found.result == FAIL
+    assert f"TESTPACS@127.0.0.1:{port}" in found.what
+    assert "PEER_UNREACHABLE" in found.what
+
+
+def test_a_peer_that_cannot_be_one_fails_alone(site: Site) -> None:
+    """A host that is none is that peer's finding; every other check is still made."""
+    site.more = _peer("TESTPACS", 104, host="no host")
+
+    found = site.found()
+
+    assert found["peer pacs"].result == FAIL
+    assert "disk" in found
