@@ -44,6 +44,7 @@ PACS = Peer(name="pacs", ae_title="TESTPACS", host="127.0.0.1", port=104)
 DEVICE = "cpu"
 RUNTIME = {"torch": "2.13.0", "monai": "1.6.1"}
 SHAPE = (6, 8, 10)
+ASKED_MAX = 20
 TIMING_MS = {"load": 0, "preprocess": 1, "forward": 2, "postprocess": 3, "total": 6}
 
 
@@ -99,6 +100,9 @@ class ObservedLog:
     def append(self, draft: Draft) -> Entry:
         """See AuditLog."""
         if self.broken is not None:
+            self.refused += 1
+            if self.refused > ASKED_MAX:
+                raise WrongOrder("asked for ever, though the error is not one that passes")
             raise self.broken
         if self.refuse > 0:
             self.refuse -= 1
@@ -243,7 +247,7 @@ class FakeResults:
 
 
 class FakeOutbox:
-    """Durable sends; a batch is taken once, and again only if it is the same. `quick` is a PACS that answers at once."""
+    """Durable sends; a batch is taken once, and again only if it is the same. `quick`: a PACS that answers at once."""
 
     def __init__(self, log: ObservedLog) -> None:
         self._log = log

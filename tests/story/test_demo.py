@@ -17,7 +17,7 @@ from service.demo.servers import start_ticks
 from tests.simulators.demo_run import ZHIYING, Told, demo, ledger
 
 SECOND_RUN_S = 60.0  # beyond inference, of which a second run has none
-IMAGES = 197
+IMAGES = 189
 
 
 @pytest.mark.slow

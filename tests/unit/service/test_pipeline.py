@@ -23,6 +23,8 @@ from tests.simulators import story
 from tests.simulators.reviewer import DURING
 from tests.simulators.story import PACS, SERIES, STUDY, World, install, loaded
 
+pytestmark = pytest.mark.timeout(30)  # a step that is asked again for ever must fail, not hang
+
 WHOLE = ["ASSEMBLED", "SELECTED", "CALL_INTENT", "CALL_RESULT"]
 SECRET = "ZHANG^SAN 19600101 1.2.840.1.2.3.4.5"
 LOGGING = [Step.ASSEMBLED, Step.SELECTED, Step.PERMITTED, Step.WRITTEN]
@@ -547,15 +549,15 @@ class AwayOnce(Store):
 @pytest.mark.parametrize("nth", range(14))
 def test_a_step_waits_for_the_table(world: World, capfd: pytest.CaptureFixture[str], nth: int) -> None:
     """Whenever the database goes away the step is asked again: one entry of each kind, and the run is not lost."""
-    away = AwayOnce(world.store._engine)
+    table = world.store
+    world.store = away = AwayOnce(table._engine)
     away.nth, away.times = nth, 3
-    world.store = away
     run = world.run()
 
     world.tell(run)
 
     assert world.kinds() == WHOLE
-    assert world.store.get(run.run_id).state is State.WRITTEN
+    assert table.get(run.run_id).state is State.WRITTEN
     assert SECRET not in "".join(capfd.readouterr())
 
 
