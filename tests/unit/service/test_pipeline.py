@@ -269,6 +269,18 @@ def test_without_an_approval_nothing_runs(tmp_path: Path, library: Library) -> N
     world.close()
 
 
+def test_a_clock_that_is_set_back_revives_no_approval(world: World) -> None:
+    """The log knows a later time than the clock: an approval that had ended by then stays ended (I3)."""
+    world.clock.at = DURING.replace(year=2027, month=6)
+    world.tell(world.run())
+    world.clock.at = DURING
+    run = world.run(digest="1")
+
+    world.tell(run)
+
+    assert world.store.get(run.run_id).code == "APPROVAL_EXPIRED"
+
+
 def test_an_approval_of_another_site_does_not_count(tmp_path: Path, library: Library) -> None:
     """The site in the request is ours: an approval for another one is CONDITION_NOT_MET on SITE."""
     world = World(tmp_path, library)
