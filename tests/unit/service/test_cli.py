@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner, Result
 
 from audit.note import Signer, Verifier
@@ -75,8 +77,12 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    """A desk at a new site."""
-    return Desk(tmp_path)
+    """A desk at a new site; `serve` changes the process's signals and its logging, which are put back."""
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
+    yield Desk(tmp_path)
+    for name, handler in handlers.items():
+        signal.signal(name, handler)
+    structlog.reset_defaults()
 
 
 def _refused(result: Result, code: str, *, mentions: str = "") -> str:
