@@ -28,6 +28,8 @@ ASK_AGAIN_S = 0.35  # between two C-FINDs for one study: a little over the time 
 ASK_AGAIN_MAX_S = 10.0  # an answer that does not change, or a PACS that is away, is asked for ever more rarely
 FRESH_S = 1.0  # a study is never called complete on an older answer than this
 RUN_ID_HEX = 24
+AWAY = (BridgeError, OSError, SQLAlchemyError, sqlite3.Error)
+"""The spool, its index or the database cannot be used for now."""
 
 _log = structlog.get_logger()
 
@@ -97,14 +99,17 @@ class Assembler:
         for gone in self._watched.keys() - {item.study_uid for item in open_studies}:
             del self._watched[gone]
         for item in open_studies:
-            self._look_at(item)
+            try:
+                self._look_at(item)
+            except AWAY as error:
+                # The study stays open and is looked at again; those behind it must not wait for it.
+                _log.error("study_put_off", error_type=type(error).__name__, code=getattr(error, "code", None))
 
     def _watch(self) -> None:
         while not self._stop.is_set():
             try:
                 self.look()
-            except (BridgeError, OSError, SQLAlchemyError, sqlite3.Error) as error:
-                # The spool or the database is away for now; the study stays open and is looked at again.
+            except AWAY as error:
                 _log.error("assembler_paused", error_type=type(error).__name__, code=getattr(error, "code", None))
                 self._stop.wait(1.0)
             self._inbox.wait(TICK_S if self._watched else 1.0)

@@ -22,6 +22,11 @@ class Caretaker:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="caretaker", daemon=True)
 
+    @property
+    def running(self) -> bool:
+        """For /health."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Begin."""
         self._thread.start()

@@ -5,6 +5,7 @@ ServiceError
     AlreadyRunning     ALREADY_RUNNING     another `zhiying serve` uses this data folder
     NothingSuch        NOT_FOUND           a study, model or file that is not here
     CommandRefused     COMMAND_REFUSED     what was asked for is not so
+    KeyMissing         KEY_MISSING         the log is there, its signing key is not
     InputSuperseded    INPUT_SUPERSEDED    more images arrived; another run reads them
     NothingFits        NO_MODEL_FITS       no series of the study is for any installed model
 """
@@ -54,3 +55,9 @@ class NothingFits(ServiceError):
     def __init__(self, condition: str) -> None:
         super().__init__(f"no series fits any model; decided by {condition}")
         self.condition = condition
+
+
+class KeyMissing(ServiceError):
+    """The log's signing key is gone; making another one would break the log's identity silently."""
+
+    code = "KEY_MISSING"

@@ -7,6 +7,7 @@ of the exception as the only detail, since its message may hold patient data.
 import re
 from dataclasses import dataclass
 
+from audit.errors import AuditCorrupt
 from dicom_bridge.errors import BridgeError
 from ethics_review.errors import ReviewError
 from inference.errors import InferenceError
@@ -48,6 +49,8 @@ def explain(error: Exception) -> Fault:
         )
     if isinstance(error, ModelError):
         return Fault(error.code, "SITE")
+    if isinstance(error, AuditCorrupt):
+        return Fault(error.code, "SITE", internal=True)
     if isinstance(error, InputSuperseded | NothingFits):
         return Fault(error.code, "INPUT", condition=getattr(error, "condition", None))
     return Fault("INTERNAL_ERROR", "US", observed=token(type(error).__name__), internal=True)

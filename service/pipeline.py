@@ -134,7 +134,9 @@ class Pipeline:
                 break
             except Exception as error:  # the pipeline's wall: recorded and reported, never swallowed
                 if fault == INTERNAL:
-                    raise  # not even the failure can be recorded: the workflow engine keeps it
+                    # Not even the failure can be logged (a corrupt log): a person must see it all the same (I2).
+                    self._show(run, State.FAILED, stage=step, code=explain(error).code, fault=explain(error).side)
+                    raise
                 _log.error("step_failed", step=step, run=run_id, error_type=type(error).__name__)
                 fault = explain(error) if fault is None else INTERNAL
         self._steps_ms.setdefault(run_id, {})[step.value] = round((time.monotonic() - began_s) * 1000)

@@ -132,6 +132,8 @@ class Service:
             "audit": "ok" if self.log.head().size > 0 else "empty",
             "dicom": "ok" if self.listener.port else "not listening",
             "assembler": "ok" if self.assembler.running else "stopped",
+            "caretaker": "ok" if self.caretaker.running else "stopped",
+            "database": _answers(self.store),
             "outbox": "ok" if self.outbox.healthy() else "stopped",
         }
 
@@ -194,6 +196,14 @@ def _engine_event(event: str, /, **values: str | int) -> None:
 
 def _listener_fault(fault: Fault) -> None:
     _log.error("listener_fault", peer=fault.sender, error_type=fault.kind)
+
+
+def _answers(store: Store) -> str:
+    try:
+        store.latest(1)
+    except SQLAlchemyError as error:
+        return type(error).__name__
+    return "ok"
 
 
 class _Http:

@@ -100,8 +100,11 @@ _TABLE = Table(
 def connect(url: str) -> Engine:
     """A database for the store: SQLite (written through at each commit) or PostgreSQL."""
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_LIMIT_S})
-    engine = create_engine(url, connect_args={"timeout": SQLITE_WAIT_S})
+        return create_engine(
+            url, pool_pre_ping=True, hide_parameters=True, connect_args={"connect_timeout": CONNECT_LIMIT_S}
+        )
+    # An error's text is logged by libraries that are not ours; it must not quote a study's UID.
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": SQLITE_WAIT_S})
 
     @event.listens_for(engine, "connect")
     def _durable(connection: Any, _record: Any) -> None:

@@ -17,6 +17,7 @@ from dicom_bridge.spool_index import SpoolIndex
 from ethics_review.register import Register
 from service import config as configuration
 from service.config import Config
+from service.errors import KeyMissing, NothingSuch
 from service.store import Store, connect
 
 SOFTWARE = f"zhiying {version('zhiying')}"
@@ -60,6 +61,9 @@ def _signer(config: Config) -> Signer:
     durable.make_dirs(folder)
     path = folder / "log.key"
     if not path.exists():
+        if audit_root(config).exists():
+            # Another key would sign a history that nobody can tie to the old one: a person has to decide.
+            raise KeyMissing(f"{path} is gone, but the log is there; bring the key back from the backup")
         Signer.generate(origin(config)).save(path)
     return Signer.load(path)
 
@@ -87,9 +91,17 @@ class Site:
 
 @contextmanager
 def offline(path: Path | None) -> Iterator[Site]:
-    """The log and the register, whether or not the service runs."""
+    """The log and the register, whether or not the service runs. Makes the log where there is none."""
     with offline_of(settings(path)) as site:
         yield site
+
+
+def existing_log(path: Path | None) -> Config:
+    """The configuration of a site that has a log. Raises NothingSuch: looking must not make one."""
+    config = settings(path)
+    if not audit_root(config).is_dir():
+        raise NothingSuch(f"there is no log in {config.data.folder}; is this the right configuration?")
+    return config
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dbos._serialization import Serializer
 
 from service.pipeline import Facts, Pipeline, Step
 
-STEPS_VERSION = "1"  # raise it when the steps change; in-flight runs of the old version are then started anew
+STEPS_VERSION = "1"  # of the steps' names and order: DBOS resumes only what was begun under the same one
 AT_ONCE = 2  # one study loads while another is on the device; further ones wait in line
 STOP_WAIT_S = 20  # for steps under way, when the service stops
 

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="The log of every call.")
 def verify(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Derive the whole log again from its entries. Exit status 0 only if nothing differs."""
     with told():
-        settings = wire.settings(config)
+        settings = wire.existing_log(config)
         report = fsck.check(wire.audit_root(settings), wire.log_verifier(settings))
         value: dict[str, Any] = {
             "ok": report.ok,
@@ -39,7 +39,7 @@ def verify(config: ConfigFile = None, as_json: AsJson = False) -> None:
 @app.command()
 def head(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """The newest signed checkpoint: what a witness should be given."""
-    with told(), wire.offline(config) as site:
+    with told(), wire.offline_of(wire.existing_log(config)) as site:
         checkpoint = site.log.head()
         value = {
             "origin": checkpoint.origin,

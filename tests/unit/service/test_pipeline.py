@@ -78,7 +78,7 @@ def test_an_entry_is_in_the_log_before_its_step_is_over(world: World) -> None:
 
 
 def test_the_table_shows_a_step_only_after_its_entry(world: World) -> None:
-    """Durable, logged, shown, in this order: a log that refuses leaves the table where it was."""
+    """Durable, logged, shown, in this order: of a step that the log refuses nothing is shown but the failure (I2)."""
     run = world.run()
     world.tell(run, until=Step.ASSEMBLED)
     world.log.broken = AuditCorrupt("head", "invented for this test")
@@ -86,7 +86,9 @@ def test_the_table_shows_a_step_only_after_its_entry(world: World) -> None:
     with pytest.raises(AuditCorrupt):
         world.pipeline().act(Step.SELECTED, run.run_id, {"study": "5" * 32, "committed": "6" * 32})
 
-    assert world.store.get(run.run_id).state is State.ASSEMBLED
+    shown = world.store.get(run.run_id)
+    assert (shown.state, shown.stage, shown.code) == (State.FAILED, "SELECTED", "AUDIT_CORRUPT")
+    assert shown.model is None
 
 
 def test_the_assembled_entry_counts_and_names_nothing(world: World) -> None:
