@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,10 +174,13 @@ trusted_keys = ["{self.reviewer.vkey}"]
 
     # ---- the process -----------------------------------------------------------------------------------------------
 
-    def start(self, die_at: tuple[str, ...] | None = None) -> None:
-        """Start the service; with `die_at` it kills itself at that step and moment, or by the third's signal."""
+    def start(self, die_at: tuple[str, ...] | None = None, under: Sequence[str] = ()) -> None:
+        """Start the service; with `die_at` it kills itself at that step and moment, or by the third's signal.
+
+        `under`: a command that runs it, such as strace.
+        """
         victim = REPOSITORY / "tests" / "faults" / "serve_and_die.py"
-        command = [sys.executable, str(victim), str(self.config_file), *(die_at or ())]
+        command = [*under, sys.executable, str(victim), str(self.config_file), *(die_at or ())]
         with (self.root / "serve.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY)
         until(self._up, START_LIMIT_S, "the service answers")
