@@ -197,7 +197,8 @@ from tests.simulators.audit_log import draft, open_log
 with open_log(Path(sys.argv[1]), disk=durable) as log:
     log.append(draft(1))
 """
-CALLS = ("fsync", "rename,renameat,renameat2", "link,linkat", "unlink,unlinkat", "write")
+CALLS = {"fsync": 6, "rename,renameat,renameat2": 2, "link,linkat": 3, "unlink,unlinkat": 4, "write": 6}
+"""Which calls are made to fail, and how often one append makes each at the least: fewer, and nothing was tried."""
 
 
 @pytest.mark.slow
@@ -230,4 +231,4 @@ def test_each_system_call_fails_or_kills(tmp_path: Path, logs: dict[int, Path], 
         if not reached:
             break
         when += 1
-    assert when > 5
+    assert when > CALLS[call]
