@@ -1,6 +1,7 @@
 """The composition root of `zhiying serve`: every constructor call, once, by hand, and the order of start and stop."""
 
 import fcntl
+import gc
 import threading
 from functools import partial
 from importlib.metadata import version
@@ -111,6 +112,9 @@ class Service:
         self.assembler.start()
         self.caretaker.start()
         self._http.start()
+        # What lives as long as the process need not be looked through at each collection: 50 ms of a study's time.
+        gc.collect()
+        gc.freeze()
 
     def stop(self) -> None:
         """Take nothing new, let steps finish for a while, then close; the rest resumes at the next start."""
