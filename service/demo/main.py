@@ -77,7 +77,8 @@ def rows(report: dict[str, Any]) -> dict[str, str]:
     }
     for number in report["findings"]:
         table[f"finding: {number['meaning']}"] = f"{number['value']} {number['unit']}"
-    table["time per stage"] = ", ".join(
+    table["time per step"] = ", ".join(f"{name.lower()} {value} ms" for name, value in report["steps_ms"].items())
+    table["inside the model"] = ", ".join(
         f"{name} {report['timing_ms'][name]} ms" for name in sorted(report["timing_ms"], key=_stage)
     )
     table["time"] = ", ".join(f"{name} {seconds} s" for name, seconds in report["seconds"].items())

@@ -215,6 +215,7 @@ class Story:
             "approval": approval,
             "refused_before": [{"entry": e.index, "time": e.time, "code": e.body["code"]} for e in trail.refusals],
             "findings": [asdict(number) for number in results.report.numbers],
+            "steps_ms": run["steps_ms"],
             "timing_ms": run["timing_ms"],
             "outputs": {"SR": results.report.sop_uid, "SEG": results.mask.sop_uid},
             "orthanc": f"{world.pacs.url}/app/explorer.html#study?uuid={world.reader.study_id(case.series.study_uid)}",

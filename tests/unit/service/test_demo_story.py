@@ -234,6 +234,7 @@ REPORT = {
     "approval": {"approval": "DEMO-1", "key": "demo-reviewer.example", "valid": "2026-11-24 to 2026-12-24"},
     "refused_before": [{"entry": 3, "time": "2026-11-23T16:07:12.123456Z", "code": "NO_APPROVAL"}],
     "findings": [{"concept": "118565006", "meaning": "Volume", "value": "1951.3", "unit": "cm3"}],
+    "steps_ms": {"ASSEMBLED": 3, "INFERRED": 11},
     "timing_ms": {"total": 9, "forward": 5, "load": 1},
     "seconds": {"whole demo": 30.0},
     "outputs": {"SR": "2.25.7", "SEG": "2.25.8"},
@@ -249,7 +250,8 @@ def test_the_table_says_everything() -> None:
     assert table["finding: Volume"] == "1951.3 cm3"
     assert table["digest"] == DIGEST
     assert table["refused before it"] == "NO_APPROVAL (entry 3)"
-    assert table["time per stage"] == "load 1 ms, forward 5 ms, total 9 ms"
+    assert table["time per step"] == "assembled 3 ms, inferred 11 ms"
+    assert table["inside the model"] == "load 1 ms, forward 5 ms, total 9 ms"
     assert (table["SR"], table["SEG"]) == ("2.25.7", "2.25.8")
     assert "18042" in table["in Orthanc"]
     assert json.loads(json.dumps(REPORT)) == REPORT
