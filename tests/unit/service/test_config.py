@@ -87,3 +87,18 @@ def test_another_database_is_refused_without_its_password(tmp_path: Path, url: s
 
     assert "database.url" in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+def test_the_documented_file_is_a_valid_one(tmp_path: Path) -> None:
+    """The example that hospital IT copies is read without a complaint, and names every section there is."""
+    page = Path(__file__).resolve().parents[3] / "docs" / "running.md"
+    example = page.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+
+    config = load(_written(tmp_path, example))
+
+    assert config.results.to == "pacs"
+    assert set(type(config).model_fields) == {line.strip("[]") for line in _headers(example)}
+
+
+def _headers(text: str) -> set[str]:
+    return {line.split("#")[0].strip() for line in text.splitlines() if line.startswith("[")}
