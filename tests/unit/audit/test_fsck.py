@@ -47,6 +47,7 @@ def test_a_sound_log_has_no_problem(sound: Path) -> None:
     assert {"head", "checkpoint", "tile/0/000", "tile/entries/000", "tile/1/000.p/1"} < set(files(sound))
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_in_any_file_is_named(tmp_path: Path, sound: Path) -> None:
     """At the beginning, in the middle and at the end of each file: fsck says which one, first of all."""
     for name in files(sound):

@@ -38,6 +38,7 @@ def healthy(root: Path) -> int:
     return report.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["not-persisted", "failed-but-persisted"])
 @pytest.mark.parametrize("count", STAGES)
 def test_each_write_of_an_append_fails_once(tmp_path: Path, logs: dict[int, Path], count: int, *, after: bool) -> None:

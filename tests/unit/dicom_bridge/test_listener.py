@@ -389,6 +389,7 @@ def test_a_taken_port_is_said(scp: Running, tmp_path: Path) -> None:
     assert caught.value.code == "ALREADY_STARTED"
 
 
+@pytest.mark.slow
 def test_a_stopped_listener_frees_its_port_and_can_start_again(tmp_path: Path) -> None:
     """stop and start: the same listener, the same inbox."""
     with running(tmp_path / "inbox") as scp:
@@ -399,6 +400,7 @@ def test_a_stopped_listener_frees_its_port_and_can_start_again(tmp_path: Path) -
         assert send_all(scp.listener.port, [make_slice(0)], lambda _: None) == [0]
 
 
+@pytest.mark.slow
 def test_stopping_finishes_what_is_being_stored_and_ends_the_rest(tmp_path: Path) -> None:
     """stop returns when the instance at the disk is held; the association is aborted; the inbox may be closed."""
     release, entered = threading.Event(), threading.Event()
@@ -450,6 +452,7 @@ def test_stopping_aborts_idle_associations(tmp_path: Path) -> None:
 # -- killed
 
 
+@pytest.mark.slow
 def test_kill_9_in_mid_association_loses_nothing_acknowledged(tmp_path: Path) -> None:
     """SIGKILL while images pour in: every acknowledged one is on the disk, whole, and indexed at the next start."""
     root = Path(__file__).parents[3]

@@ -516,6 +516,7 @@ _CHILD = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step", ["after enqueue", "before sending", "after sending", "before the callback", "after the callback"]
 )

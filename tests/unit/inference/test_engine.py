@@ -78,6 +78,7 @@ def _gone(pid: int, within_s: float = 10.0) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_an_answer_is_labels_times_and_versions(engine: Engine, model: VerifiedModel) -> None:
     """The label map is uint8 on the volume's grid; every stage has whole milliseconds; the runtime names versions."""
     volume = volumes.block()
@@ -112,6 +113,7 @@ def test_a_warm_model_is_not_loaded_again(engine: Engine, model: VerifiedModel) 
     assert description["runtime"]["precision"] == "float32"
 
 
+@pytest.mark.slow
 def test_a_call_beyond_its_deadline_is_killed_and_the_next_one_works(engine: Engine, model: VerifiedModel) -> None:
     """A hanging network costs its own study only: DEADLINE_EXCEEDED, its process gone, the next call answered."""
     engine.warm(model)
@@ -126,6 +128,7 @@ def test_a_call_beyond_its_deadline_is_killed_and_the_next_one_works(engine: Eng
     assert engine.describe()["pid"] != pid
 
 
+@pytest.mark.slow
 def test_a_child_killed_in_a_call_is_reported_and_replaced(engine: Engine, model: VerifiedModel) -> None:
     """SIGKILL from outside during a call: ENGINE_DIED at once, and the next call works."""
     engine.warm(model)
@@ -287,6 +290,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [tiny_model.HANG, pytest.param(0.0, marks=pytest.mark.slow)], ids=["hanging", "idle"])
 def test_no_orphan_and_no_torch_in_the_parent(model: VerifiedModel, order: float) -> None:
     """A parent killed with SIGKILL takes its child along, idle or stuck in a network; and it never imported torch."""

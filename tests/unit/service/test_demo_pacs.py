@@ -85,6 +85,7 @@ def test_images_are_forwarded(tmp_path: Path, series: SeriesOnDisk) -> None:
             receiver.terminate()
 
 
+@pytest.mark.slow
 def test_a_pacs_that_is_away_is_one_line() -> None:
     """No PACS, no traceback: a coded error that names the address."""
     port = free_port(0)
