@@ -291,7 +291,7 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", [tiny_model.HANG, pytest.param(0.0, marks=pytest.mark.slow)], ids=["hanging", "idle"])
+@pytest.mark.parametrize("order", [tiny_model.HANG, 0.0], ids=["hanging", "idle"])
 def test_no_orphan_and_no_torch_in_the_parent(model: VerifiedModel, order: float) -> None:
     """A parent killed with SIGKILL takes its child along, idle or stuck in a network; and it never imported torch."""
     parent = subprocess.Popen(
