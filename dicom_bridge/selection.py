@@ -147,15 +147,6 @@ def choose(series: Sequence[SeriesSummary], manifests: Mapping[ModelRef, Manifes
     return NoFit(verdicts)
 
 
-def choose_each(series: Sequence[SeriesSummary], manifests: Mapping[ModelRef, Manifest]) -> tuple[Choice, ...]:
-    """Return the preferred series of every model that fits one: a study may be for several models."""
-    best: dict[ModelRef, Choice] = {}
-    for verdict in explain(series, manifests):
-        if verdict.fits and verdict.model not in best:
-            best[verdict.model] = Choice(verdict.series_uid, verdict.model)
-    return tuple(best.values())
-
-
 def summarise(instances: Sequence[Instance]) -> tuple[SeriesSummary, ...]:
     """Summarise the held instances of a study by series, ordered by UID; results (SR, SEG ...) are left out.
 

@@ -15,7 +15,6 @@ from dicom_bridge.selection import (
     Predicate,
     SeriesSummary,
     choose,
-    choose_each,
     explain,
     judge,
     summarise,
@@ -162,7 +161,7 @@ def test_the_choice_does_not_depend_on_order() -> None:
 
 
 def test_every_pair_is_explained() -> None:
-    """explain gives one verdict for each series and model; choose_each the best series of every model."""
+    """explain gives one verdict for each series and model."""
     chest = manifest(replace(CONTRACT, body_part=("CHEST",)))
     other = replace(SERIES, series_uid="1.2.4", body_part="CHEST")
     manifests = {model("chest"): chest, model("brain"): manifest()}
@@ -173,14 +172,12 @@ def test_every_pair_is_explained() -> None:
         ("chest", "1.2.3", Predicate.BODY_PART),
         ("chest", "1.2.4", None),
     ]
-    assert choose_each([SERIES, other], manifests) == (Choice("1.2.3", model("brain")), Choice("1.2.4", model("chest")))
 
 
 def test_nothing_to_choose_from_is_no_fit() -> None:
     """No series, or no model: NO_MODEL_FITS, never an exception."""
     assert choose([], {model(): manifest()}) == NoFit(())
     assert choose([SERIES], {}) == NoFit(())
-    assert choose_each([], {}) == ()
 
 
 def test_a_study_is_summarised_from_the_index(tmp_path: Path) -> None:
