@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 
 from dicom_bridge.errors import PeerInvalid
+from dicom_bridge.tls import TlsFiles
 
 # PS3.5 section 6.2, VR AE: at most 16 characters of the default repertoire, no backslash, no control
 # characters, not only spaces; leading and trailing spaces do not count.
@@ -13,6 +16,8 @@ _AE_TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-
 # The peer's name goes into audit entries, so it must be a token.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_URL = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+(?:/[A-Za-z0-9._~/-]*)?")
 _PORT_MAX = 65535
 
 
@@ -21,11 +26,35 @@ def valid_ae_title(title: str) -> bool:
     return _AE_TITLE.fullmatch(title) is not None
 
 
+class Send(StrEnum):
+    """How results reach a peer."""
+
+    C_STORE = "C-STORE"
+    STOW_RS = "STOW-RS"
+
+
+class Retrieve(StrEnum):
+    """How a study is fetched from a peer."""
+
+    C_MOVE = "C-MOVE"
+    C_GET = "C-GET"
+    WADO_RS = "WADO-RS"
+    ORTHANC = "ORTHANC"
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One application entity: a name for people and the log, and where it listens.
+    """One application entity: a name for people and the log, where it listens, and what it can do.
 
-    `counts` says that it answers C-FIND with the number of instances of a series, so assembly may ask it.
+    counts: it answers C-FIND with the number of instances of a series, so assembly may ask it.
+    commitment: it is a storage commitment SCP; results count as delivered when it has committed them.
+    tls: our certificate and its authority, when associations with it are DICOM TLS.
+    send, retrieve: how results go there and how studies come from there.
+    web: its DICOMweb root, such as https://pacs:8443/dicom-web; orthanc: the root of its Orthanc REST API.
+    addresses: networks (192.0.2.7/32, 2001:db8::/64) that it may call from; () means any.
+    certificate: SHA-256 fingerprint, 64 hexadecimal digits, of the only certificate that it may call with.
+    assumed_charset: the character set (0008,0005) of what it sends without one, or with one that is not true.
+    quiet_s: seconds of silence after which a study of its is complete, where it answers no counts.
     Raises PeerInvalid when a field cannot be what it says.
     """
 
@@ -34,6 +63,16 @@ class Peer:
     host: str
     port: int
     counts: bool = False
+    commitment: bool = False
+    tls: TlsFiles | None = None
+    send: Send = Send.C_STORE
+    retrieve: Retrieve = Retrieve.C_MOVE
+    web: str | None = None
+    orthanc: str | None = None
+    addresses: tuple[str, ...] = ()
+    certificate: str | None = None
+    assumed_charset: str | None = None
+    quiet_s: float | None = None
 
     def __post_init__(self) -> None:
         if _NAME.fullmatch(self.name) is None:
@@ -44,6 +83,22 @@ class Peer:
             raise PeerInvalid("PEER_INVALID", "the host must be a host name or an address")
         if isinstance(self.port, bool) or not 1 <= self.port <= _PORT_MAX:
             raise PeerInvalid("PEER_INVALID", f"the port must lie between 1 and {_PORT_MAX}")
+        if self.certificate is not None and _FINGERPRINT.fullmatch(self.certificate) is None:
+            raise PeerInvalid("PEER_INVALID", "the certificate must be 64 lower-case hexadecimal digits (SHA-256)")
+        for url in (self.web, self.orthanc):
+            if url is not None and _URL.fullmatch(url) is None:
+                raise PeerInvalid("PEER_INVALID", "the web root must be an http or https URL without a user or a query")
+        for network in self.addresses:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise PeerInvalid("PEER_INVALID", "an address is no network such as 192.0.2.7/32") from None
+        if Send.STOW_RS is self.send and self.web is None:
+            raise PeerInvalid("PEER_INVALID", "STOW-RS needs the peer's web root")
+        if self.retrieve is Retrieve.WADO_RS and self.web is None:
+            raise PeerInvalid("PEER_INVALID", "WADO-RS needs the peer's web root")
+        if self.retrieve is Retrieve.ORTHANC and self.orthanc is None:
+            raise PeerInvalid("PEER_INVALID", "retrieval from Orthanc needs the root of its REST API")
 
 
 def parse_peer(text: str, *, name: str | None = None) -> Peer:

@@ -13,6 +13,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from dicom_bridge.errors import PeerInvalid
+from dicom_bridge.peers import Peer, Retrieve, Send
+from dicom_bridge.tls import TlsFiles
 from service.errors import ConfigInvalid
 
 AE_TITLE = r"^[A-Za-z0-9 _.-]{1,16}$"  # PS3.5 6.2, AE: 16 characters; backslash and control characters excluded
@@ -42,13 +45,32 @@ class Data(Section):
     free_bytes_min: int = Field(2 * 1024**3, ge=0)  # below this, C-STORE answers 0xA700 and the sender keeps its copy
 
 
+class Tls(Section):
+    """DICOM TLS (PS3.15 annex B.12): mutual, or not at all. Paths of PEM files."""
+
+    port: int = Field(2762, ge=0, le=65535)  # dicom-tls
+    certificate: Path
+    key: Path
+    authority: Path  # signs the certificates of every peer that may talk to us
+
+
 class Dicom(Section):
     """Our application entity."""
 
     ae_title: str = Field("ZHIYING", pattern=AE_TITLE)
     host: str = LOOPBACK
     port: int = Field(11112, ge=0, le=65535)
+    plain: bool = True  # false: only the TLS port listens
+    tls: Tls | None = None
+    known_peers_only: bool = False  # true: an AE title that is not in [[peers]] is rejected
     associations_max: int = Field(64, ge=1)  # a PACS opens a handful; pynetdicom's own 10 refuses a busy one
+    instance_bytes_max: int = Field(2 * 1024**3, ge=1024**2)  # the largest real ones, enhanced multi-frame, have 1 GiB
+
+    @model_validator(mode="after")
+    def _listens(self) -> "Dicom":
+        if not self.plain and self.tls is None:
+            raise ValueError("plain = false needs [dicom.tls]: nothing would listen")
+        return self
 
 
 class Http(Section):
@@ -66,12 +88,39 @@ class PeerSection(Section):
     host: str
     port: int = Field(ge=1, le=65535)
     counts: bool = False  # it answers C-FIND with NumberOfSeriesRelatedInstances
+    commitment: bool = False  # it is a storage commitment SCP: results are delivered when it has committed them
+    tls: bool = False  # we call it over TLS, with [dicom.tls]
+    send: Send = Send.C_STORE
+    retrieve: Retrieve = Retrieve.C_MOVE
+    web: str | None = None  # DICOMweb root, such as https://pacs:8443/dicom-web
+    orthanc: str | None = None  # root of its Orthanc REST API
+    addresses: tuple[str, ...] = ()  # networks that it may call us from; none: any
+    certificate: str | None = None  # SHA-256 fingerprint of the one certificate that it may call us with
+    assumed_charset: str | None = None  # of what it sends without a character set, or with one that is not true
+    quiet_s: float | None = Field(None, gt=0)  # instead of [assembly] quiet_s
 
 
 class Results(Section):
     """Where findings go."""
 
     to: str | None = None  # a peer's name; none: results are made, logged and kept, but nobody sees them
+    keep_trying_days: float = Field(7.0, gt=0)  # a long holiday weekend with nobody to repair the PACS, and some more
+    commitment_wait_h: float = Field(24.0, gt=0)  # then we ask the PACS by C-FIND, and send again what it has not
+
+
+class Retention(Section):
+    """How long pixels stay with us."""
+
+    pixels_h: float = Field(24.0, ge=0)  # after the results are committed; what waits for a person is kept
+
+
+class StandingQuery(Section):
+    """Studies are fetched from a peer that cannot send them."""
+
+    peer: str
+    modalities: tuple[str, ...] = Field(min_length=1)  # Modalities in Study (0008,0061)
+    every_s: float = Field(60.0, ge=5)
+    look_back_h: float = Field(24.0, gt=0)
 
 
 class AssemblySection(Section):
@@ -126,6 +175,8 @@ class Config(BaseSettings):
     http: Http = Http()
     peers: tuple[PeerSection, ...] = ()
     results: Results = Results()
+    retention: Retention = Retention()
+    standing_queries: tuple[StandingQuery, ...] = ()
     assembly: AssemblySection = AssemblySection()
     engine: EngineSection = EngineSection()
     review: Review = Review()
@@ -151,10 +202,31 @@ class Config(BaseSettings):
         return peers
 
     @model_validator(mode="after")
-    def _result_peer_exists(self) -> "Config":
-        if self.results.to is not None and self.results.to not in {p.name for p in self.peers}:
-            raise ValueError(f"results.to names '{self.results.to}', which is not in [[peers]]")
+    def _named_peers_exist(self) -> "Config":
+        known = {p.name for p in self.peers}
+        named = [("results.to", self.results.to)] + [("standing_queries.peer", q.peer) for q in self.standing_queries]
+        for key, name in named:
+            if name is not None and name not in known:
+                raise ValueError(f"{key} names '{name}', which is not in [[peers]]")
         return self
+
+    @model_validator(mode="after")
+    def _peers_can_be_called(self) -> "Config":
+        """What a peer's own type refuses is refused when the file is read."""
+        for section in self.peers:
+            if section.tls and self.dicom.tls is None:
+                raise ValueError(f"peer '{section.name}' wants tls, which needs [dicom.tls]")
+            try:
+                self.peer(section)
+            except PeerInvalid as wrong:
+                raise ValueError(f"peer '{section.name}': {wrong.detail}") from None
+        return self
+
+    def peer(self, section: PeerSection) -> Peer:
+        """One of `peers`, as the bridge knows it."""
+        tls = self.dicom.tls
+        files = TlsFiles(tls.certificate, tls.key, tls.authority) if tls is not None and section.tls else None
+        return Peer(**section.model_dump(exclude={"tls"}), tls=files)
 
 
 def load(path: Path | None) -> Config:

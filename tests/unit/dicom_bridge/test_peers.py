@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from dicom_bridge.errors import PeerInvalid
-from dicom_bridge.peers import Peer, parse_peer, valid_ae_title
+from dicom_bridge.peers import Peer, Retrieve, Send, parse_peer, valid_ae_title
 
 
 @pytest.mark.parametrize("title", ["A", "ORTHANC", "A" * 16, "PACS 1", "x-y_z.9", "!#$%"])
@@ -65,3 +67,46 @@ def test_a_port_is_no_boolean() -> None:
     """True is an int in Python, and no port."""
     with pytest.raises(PeerInvalid):
         Peer(name="a", ae_title="A", host="h", port=True)
+
+
+GOOD = {"name": "pacs", "ae_title": "PACS", "host": "192.0.2.1", "port": 104}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"certificate": "AB" * 32},
+        {"certificate": "ab" * 31},
+        {"addresses": ("192.0.2.1/24",)},
+        {"addresses": ("",)},
+        {"web": "pacs/dicom-web"},
+        {"web": "https://user:secret@pacs/dicom-web"},
+        {"web": "https://pacs/dicom-web?token=1"},
+        {"orthanc": "file:///etc/passwd"},
+        {"send": Send.STOW_RS},
+        {"retrieve": Retrieve.WADO_RS},
+        {"retrieve": Retrieve.ORTHANC},
+    ],
+)
+def test_abilities_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
+    """A fingerprint, network or web root that cannot be one, or a way that lacks its root: refused at once."""
+    with pytest.raises(PeerInvalid) as caught:
+        Peer(**GOOD, **options)
+    assert caught.value.code == "PEER_INVALID"
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"certificate": "ab" * 32},
+        {"addresses": ("192.0.2.0/24", "2001:db8::/64", "192.0.2.9")},
+        {"send": Send.STOW_RS, "web": "https://pacs:8443/dicom-web"},
+        {"retrieve": Retrieve.WADO_RS, "web": "http://[2001:db8::1]:8042/dicom-web"},
+        {"retrieve": Retrieve.ORTHANC, "orthanc": "http://localhost:8042"},
+    ],
+)
+def test_abilities_that_can_work_are_taken(options: dict[str, Any]) -> None:
+    """What a site may write is taken as it is."""
+    peer = Peer(**GOOD, **options)
+    assert all(getattr(peer, name) == value for name, value in options.items())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dicom_bridge.tls import TlsFiles
 from service.config import load
 from service.errors import ConfigInvalid
 
@@ -50,6 +51,20 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         (PEER + PEER, "same name"),
         ("[review]\nautonomy = 'A9'\n", "review.autonomy"),
         ("no toml at all", "not TOML"),
+        ("[dicom]\nplain = false\n", "nothing would listen"),
+        ("[dicom]\ninstance_bytes_max = 1000\n", "dicom.instance_bytes_max"),
+        (PEER + "tls = true\n", "peer 'pacs' wants tls"),
+        (PEER + "send = 'FTP'\n", "peers.0.send"),
+        (PEER + "send = 'STOW-RS'\n", "peer 'pacs': STOW-RS needs the peer's web root"),
+        (PEER + "retrieve = 'ORTHANC'\n", "root of its REST API"),
+        (PEER + "web = 'ftp://pacs'\n", "http or https"),
+        (PEER + "web = 'http://user:secret@pacs'\n", "without a user"),
+        (PEER + "addresses = ['192.0.2.300']\n", "no network"),
+        (PEER + "certificate = 'AB:CD'\n", "64 lower-case"),
+        ("[[standing_queries]]\npeer = 'nobody'\nmodalities = ['CT']\n", "nobody"),
+        (PEER + "[[standing_queries]]\npeer = 'pacs'\nmodalities = []\n", "standing_queries.0.modalities"),
+        ("[retention]\npixels_h = -1\n", "retention.pixels_h"),
+        ("[results]\nkeep_trying_days = 0\n", "results.keep_trying_days"),
     ],
 )
 def test_a_fault_names_its_place(tmp_path: Path, text: str, named: str) -> None:
@@ -97,8 +112,21 @@ def test_the_documented_file_is_a_valid_one(tmp_path: Path) -> None:
     config = load(_written(tmp_path, example))
 
     assert config.results.to == "pacs"
-    assert set(type(config).model_fields) == {line.strip("[]") for line in _headers(example)}
+    assert set(type(config).model_fields) == {line.strip("[]").partition(".")[0] for line in _headers(example)}
 
 
 def _headers(text: str) -> set[str]:
     return {line.split("#")[0].strip() for line in text.splitlines() if line.startswith("[")}
+
+
+def test_a_peer_is_what_the_bridge_calls(tmp_path: Path) -> None:
+    """A peer's section becomes the bridge's Peer, with our TLS files only where it wants TLS."""
+    tls = '[dicom.tls]\ncertificate = "c.pem"\nkey = "k.pem"\nauthority = "a.pem"\n'
+    other = PEER.replace('"pacs"', '"ris"') + "tls = true\ncommitment = true\naddresses = ['192.0.2.0/24']\n"
+
+    config = load(_written(tmp_path, tls + PEER + other))
+    plain, secured = (config.peer(section) for section in config.peers)
+
+    assert (plain.name, plain.tls, plain.commitment) == ("pacs", None, False)
+    assert secured.tls == TlsFiles(Path("c.pem"), Path("k.pem"), Path("a.pem"))
+    assert (secured.commitment, secured.addresses) == (True, ("192.0.2.0/24",))
