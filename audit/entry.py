@@ -96,7 +96,12 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
             }
         ),
         Kind.RELEASED: Record(
-            {"outputs": Listing(Record({"uid": OWN_UID, "digest": DIGEST})), "peer": TOKEN, "attempts": INTEGER}
+            {
+                "outputs": Listing(Record({"uid": OWN_UID, "digest": DIGEST})),
+                "peer": TOKEN,
+                "attempts": INTEGER,
+                "proof": CODE,
+            }
         ),
         Kind.DENIED: Observation(
             Record(

@@ -245,12 +245,12 @@ class Pipeline:
         self._p.outbox.enqueue(facts["call"], self._p.peer, self._p.results.files(facts["call"]))
         return {}
 
-    def delivered(self, call: str, peer: str, attempts: int) -> None:
-        """The PACS has stored every object of the call. Called by the outbox, again after a crash."""
+    def delivered(self, call: str, peer: str, attempts: int, proof: str) -> None:
+        """The PACS has every object of the call. Called by the outbox, again after a crash."""
         runs = self._p.store.of_call(call)
         outputs = runs[-1].outputs if runs else []
         self._p.observe(Step.RELEASED, "delivered", call)
-        self._record(records.released(call, outputs=outputs, peer=peer, attempts=attempts))
+        self._record(records.released(call, outputs=outputs, peer=peer, attempts=attempts, proof=proof))
         for run in runs[-1:]:
             waited = self._p.now() - run.updated_at
             steps_ms = {**run.steps_ms, "DELIVERED": waited // timedelta(milliseconds=1)}

@@ -81,12 +81,13 @@ def call_result(
     return Draft(kind=Kind.CALL_RESULT, key=f"result:{call}", call=call, body=body)
 
 
-def released(call: str, *, outputs: Sequence[Mapping[str, str]], peer: str, attempts: int) -> Draft:
-    """The PACS has stored them."""
+def released(call: str, *, outputs: Sequence[Mapping[str, str]], peer: str, attempts: int, proof: str) -> Draft:
+    """The PACS has them; `proof` says how we know: it committed them, it finds them, or it answered so."""
     body: dict[str, JsonValue] = {
         "outputs": [{"uid": o["uid"], "digest": o["digest"]} for o in outputs],
         "peer": peer,
         "attempts": attempts,
+        "proof": proof,
     }
     return Draft(kind=Kind.RELEASED, key=f"released:{call}", call=call, body=body)
 

@@ -64,7 +64,7 @@ class Service:
         self.outbox = Outbox(
             data / "outbox",
             wire.now,
-            lambda batch: self.pipeline.delivered(batch.id, batch.peer.name, batch.attempts),
+            lambda batch: self.pipeline.delivered(batch.id, batch.peer.name, batch.attempts, "ANSWERED"),
             calling_ae=config.dicom.ae_title,
             callback_errors=(OSError, AuditError, SQLAlchemyError),
         )

@@ -70,7 +70,12 @@ def body(kind: Kind) -> dict[str, JsonValue]:
             "timing_ms": {"forward": 1500, "total": 2100},
             "device": "cuda:0 NVIDIA A100",
         },
-        Kind.RELEASED: {"outputs": [{"uid": "2.25.0", "digest": DIGEST}], "peer": "pacs", "attempts": 1},
+        Kind.RELEASED: {
+            "outputs": [{"uid": "2.25.0", "digest": DIGEST}],
+            "peer": "pacs",
+            "attempts": 1,
+            "proof": "FOUND",
+        },
         Kind.DENIED: {
             "study": STUDY,
             "stage": "PERMIT",

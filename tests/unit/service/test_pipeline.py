@@ -711,12 +711,13 @@ def test_delivered_ends_the_story(world: World) -> None:
     run = world.run()
     call = world.tell(run)["call"]
 
-    world.pipeline().delivered(call, "pacs", 3)
+    world.pipeline().delivered(call, "pacs", 3, "FOUND")
 
     entry = world.entries(Kind.RELEASED)[0]
     named = world.entries(Kind.CALL_RESULT)[0].body["outputs"]
     assert entry.body["outputs"] == tuple({"uid": o["uid"], "digest": o["digest"]} for o in named)  # type: ignore[index, union-attr, call-overload]
     assert (entry.call, entry.body["peer"], entry.body["attempts"]) == (call, "pacs", 3)
+    assert entry.body["proof"] == "FOUND"
     shown = world.store.get(run.run_id)
     assert shown.state is State.RELEASED
     assert shown.steps_ms["DELIVERED"] >= 0
@@ -730,7 +731,7 @@ def test_delivered_again_changes_nothing(world: World) -> None:
     call = world.tell(run)["call"]
 
     for _ in range(2):
-        world.pipeline().delivered(call, "pacs", 1)
+        world.pipeline().delivered(call, "pacs", 1, "FOUND")
 
     assert world.kinds() == [*WHOLE, "RELEASED"]
     assert world.store.get(run.run_id).state is State.RELEASED
@@ -743,10 +744,10 @@ def test_a_delivery_that_the_log_cannot_take_is_not_shown(world: World) -> None:
     world.log.refuse = 1
 
     with pytest.raises(OSError, match="refuses"):
-        world.pipeline().delivered(call, "pacs", 1)
+        world.pipeline().delivered(call, "pacs", 1, "FOUND")
 
     assert world.store.get(run.run_id).state is State.WRITTEN
-    world.pipeline().delivered(call, "pacs", 1)
+    world.pipeline().delivered(call, "pacs", 1, "FOUND")
     assert world.store.get(run.run_id).state is State.RELEASED
 
 
@@ -773,7 +774,7 @@ def test_undelivered_never_takes_back_a_delivery(world: World) -> None:
     """A dead letter that somebody sent again and that arrived stays RELEASED."""
     run = world.run()
     call = world.tell(run)["call"]
-    world.pipeline().delivered(call, "pacs", 1)
+    world.pipeline().delivered(call, "pacs", 1, "FOUND")
 
     world.pipeline().undelivered(call, "STATUS_C000")
 
@@ -787,7 +788,7 @@ def test_a_result_that_was_sent_again_is_released_without_its_old_fault(world: W
     call = world.tell(run)["call"]
     world.pipeline().undelivered(call, "STATUS_C000")
 
-    world.pipeline().delivered(call, "pacs", 4)
+    world.pipeline().delivered(call, "pacs", 4, "FOUND")
 
     shown = world.store.get(run.run_id)
     assert (shown.state, shown.stage, shown.code, shown.fault) == (State.RELEASED, None, None, None)
@@ -797,7 +798,7 @@ def test_a_result_that_was_sent_again_is_released_without_its_old_fault(world: W
 def test_a_pacs_may_be_quicker_than_the_step(world: World) -> None:
     """Delivered before the last step is over: the run ends RELEASED all the same, with every duration."""
     pipeline = world.pipeline()
-    world.outbox.quick = lambda call: pipeline.delivered(call, "pacs", 1)
+    world.outbox.quick = lambda call: pipeline.delivered(call, "pacs", 1, "FOUND")
     run = world.run()
     facts: Facts = {}
 

@@ -30,7 +30,7 @@ def test_each_draft_is_one_the_log_takes() -> None:
             timing_ms={"forward": 12},
             device="cpu",
         ),
-        records.released("d" * 32, outputs=OUTPUTS, peer="pacs", attempts=1),
+        records.released("d" * 32, outputs=OUTPUTS, peer="pacs", attempts=1, proof="FOUND"),
         records.denied(
             "run-1",
             study=STUDY,
