@@ -23,7 +23,11 @@ AGE_DISAGREEMENT_YEARS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """For the gate. `body_part` is upper case; `sex` is M, F or O; None where the header does not say."""
+    """For the gate. `body_part` is upper case; `sex` is M, F or O; None where the header does not say.
+
+    `lossy`: pixels of the series have been compressed with loss. Allowed unless a manifest forbids it, as in the field:
+    DICOM asks that what is derived from them says so (PS3.3 C.7.6.1.1.5), which the segmentation does.
+    """
 
     modality: str
     body_part: str | None
@@ -31,6 +35,7 @@ class Attributes:
     sex: str | None
     manufacturer: str | None
     slice_spacing_mm: float | None
+    lossy: bool = False
 
 
 def read_attributes(header: Dataset, *, slice_spacing_mm: float | None) -> Attributes:

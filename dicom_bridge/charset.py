@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
-from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -68,19 +68,41 @@ def declared(ds: Dataset) -> tuple[str, ...]:
     return cleaned if any(cleaned) else ()
 
 
+def effective(terms: Sequence[str], assumed: str | None) -> tuple[str, ...]:
+    """The character set to read by: what is declared, but the site's word about a sender that declares nothing or
+    Latin-1 and writes something else. A proper declaration is never overruled.
+    """
+    key = tuple(terms) if any(terms) else ()
+    if assumed is None or key not in _MISLABELS:
+        return key
+    # Defined terms only, so that a header that is corrected by it is readable by anybody.
+    return (GB18030 if _CHINESE.get(assumed) == "gb18030" else assumed,)
+
+
+def known(term: str) -> bool:
+    """Whether a character set can be read here: what a site may assume of a peer."""
+    return term in _CHINESE or term in python_encoding
+
+
+def python_encodings(terms: Sequence[str]) -> list[str]:
+    """The codecs of a character set, as pydicom keeps them with a data set. Raises CharsetRefused."""
+    try:
+        codecs: list[str] = convert_encodings(list(terms))
+    except (LookupError, UserWarning) as error:
+        raise CharsetRefused("CHARSET_UNSUPPORTED", "the assumed character set is not known") from error
+    return codecs
+
+
 def decode_text(raw: bytes, terms: Sequence[str], assumed: str | None = None) -> str:
     """Decode the bytes of one text value, multi-values still joined by backslashes.
 
     `terms` is what the dataset declares; `assumed` is the site's word about a sender that declares nothing or
     Latin-1 and writes something else. Raises CharsetRefused when the bytes do not decode without loss.
     """
-    key = tuple(terms) if any(terms) else ()
     if max(raw, default=0) < _NON_ASCII_FIRST and b"\x1b" not in raw:
         return raw.decode("ascii")
-    if assumed is not None and key in _MISLABELS:
-        key = (assumed,)
     try:
-        return _decode(raw, key)
+        return _decode(raw, effective(terms, assumed))
     # pydicom tells of lost characters by a UserWarning, which a strict warning filter raises.
     except (UnicodeError, LookupError, UserWarning) as error:
         raise CharsetRefused("CHARSET_UNDECODABLE", "text does not match the declared character set") from error

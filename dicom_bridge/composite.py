@@ -123,9 +123,19 @@ def reference_item(sop_class: str, sop_instance: str) -> Dataset:
     return item
 
 
+def frame_number(source: Dataset) -> int | None:
+    """The number (from 1) of the frame that a source's header describes; None for an image of its own."""
+    number = source.get("ReferencedFrameNumber")
+    return None if number is None else int(number)
+
+
 def referenced_series(instances: Sequence[Dataset], references_tag: int) -> bytes:
-    """One item of a Referenced Series Sequence: the series of these instances, and they under `references_tag`."""
-    references = [explicit.reference_item(str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in instances]
+    """One item of a Referenced Series Sequence: the series of these instances, and they under `references_tag`.
+
+    Frames of one instance name it once.
+    """
+    different = dict.fromkeys((str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in instances)
+    references = [explicit.reference_item(sop_class, sop_instance) for sop_class, sop_instance in different]
     listed = explicit.sequence(references_tag, references)
     series = explicit.text(_SERIES_INSTANCE_UID, "UI", str(instances[0].SeriesInstanceUID))
     # Elements of an item stand in ascending order of their tags.

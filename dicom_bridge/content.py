@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from dicom_bridge.composite import code_item, reference_item
+from dicom_bridge.composite import code_item, frame_number, reference_item
 from models.codes import Code
 
 # Relationship types (PS3.3 Table C.17.3-8), as far as TID 1500 needs them here.
@@ -67,14 +67,23 @@ def image(
     *,
     name: Code | None = None,
     segment: int | None = None,
+    frame: int | None = None,
 ) -> Dataset:
-    """An IMAGE item; `segment` restricts it to one segment of a SEG."""
+    """An IMAGE item; `segment` restricts it to one segment of a SEG, `frame` to one frame of a multi-frame image."""
     item = _item("IMAGE", relationship, name)
     reference = reference_item(sop_class, sop_instance)
+    if frame is not None:
+        reference.ReferencedFrameNumber = frame
     if segment is not None:
         reference.ReferencedSegmentNumber = segment
     item.ReferencedSOPSequence = [reference]
     return item
+
+
+def slice_image(relationship: str, source: Dataset) -> Dataset:
+    """An IMAGE item for one slice of the source series: an image, or the frame that its header describes."""
+    frame = frame_number(source)
+    return image(relationship, str(source.SOPClassUID), str(source.SOPInstanceUID), frame=frame)
 
 
 def polyline(name: Code, points: NDArray[np.float32], on: Dataset) -> Dataset:

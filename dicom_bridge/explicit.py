@@ -53,9 +53,10 @@ def code_item(code: Code) -> bytes:
     )
 
 
-def reference_item(sop_class: str, sop_instance: str) -> bytes:
-    """One item of a Referenced SOP Sequence."""
-    return text(0x00081150, "UI", sop_class) + text(0x00081155, "UI", sop_instance)
+def reference_item(sop_class: str, sop_instance: str, frame: int | None = None) -> bytes:
+    """One item of a Referenced SOP Sequence; `frame` (from 1) restricts it to a frame of a multi-frame image."""
+    item = text(0x00081150, "UI", sop_class) + text(0x00081155, "UI", sop_instance)
+    return item if frame is None else item + text(0x00081160, "IS", str(frame))
 
 
 def put_sequence(ds: Dataset, tag: int, items: Iterable[bytes]) -> None:

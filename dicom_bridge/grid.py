@@ -26,6 +26,8 @@ JITTER_TOLERANCE: Final = 0.1
 """Share of a pixel by which a slice may lie beside the line of the others."""
 DUPLICATE_MM: Final = 1e-3
 """Slices closer than this lie at the same place; no scanner reconstructs at 1 micrometre."""
+NAMED_ORIENTATION_COS: Final = 0.866
+"""Cosine of 30 degrees: heads scanned along the skull base or the callosum, 25 degrees off, are called axial."""
 
 _Array = npt.NDArray[np.float64]
 
@@ -79,6 +81,22 @@ def find_grid(slices: Sequence[Placed]) -> Grid:
     return Grid(tuple(int(index) for index in order), affine, float(np.linalg.norm(step)))
 
 
+def held_times(slices: Sequence[Placed]) -> tuple[int, ...]:
+    """How often each position along the normal is held, from the lowest to the highest. Raises VolumeRefused."""
+    positions = _numbers([one.position for one in slices], 3, "image position")
+    _, _, normal = _axes(_numbers([one.orientation for one in slices], 6, "image orientation"))
+    heights = np.sort(positions @ normal)
+    starts = np.flatnonzero(np.diff(heights, prepend=-np.inf) >= DUPLICATE_MM)
+    return tuple(int(count) for count in np.diff(starts, append=len(heights)))
+
+
+def same_orientation(one: Placed, other: Placed) -> bool:
+    """Whether two slices are parallel and turned alike; never true of what is no orientation."""
+    if len(one.orientation) != 6 or len(other.orientation) != 6:
+        return False
+    return all(abs(a - b) <= ORIENTATION_TOLERANCE for a, b in zip(one.orientation, other.orientation, strict=True))
+
+
 def _numbers(values: Sequence[tuple[float, ...]], width: int, what: str) -> _Array:
     if any(not value for value in values):
         raise VolumeRefused("GEOMETRY_MISSING", f"a slice has no {what}")
@@ -130,3 +148,12 @@ def _step(positions: _Array, normal: _Array, pixel_mm: float) -> _Array:
     if aside > max(JITTER_TOLERANCE * pixel_mm, ROUNDING_MM):
         raise VolumeRefused("NON_UNIFORM_SPACING", "slices do not lie behind each other")
     return step
+
+
+def orientation_name(orientation: tuple[float, ...]) -> str:
+    """AXIAL, SAGITTAL, CORONAL or OBLIQUE (models.codes.ORIENTATIONS); "" for what is no orientation."""
+    if len(orientation) != 6 or not np.isfinite(orientation).all():
+        return ""
+    normal = np.abs(np.cross(orientation[:3], orientation[3:]))
+    axis = int(normal.argmax())
+    return ("SAGITTAL", "CORONAL", "AXIAL")[axis] if normal[axis] >= NAMED_ORIENTATION_COS else "OBLIQUE"

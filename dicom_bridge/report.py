@@ -156,7 +156,7 @@ def _document_context(manifest: Manifest, algorithm: Algorithm, head: Dataset, c
 
 def _image_library(images: Sequence[Dataset]) -> Dataset:
     """TID 1600, kept small: the key slices alone, which is where a reader should look first."""
-    entries = [content.image(content.CONTAINS, str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in images]
+    entries = [content.slice_image(content.CONTAINS, ds) for ds in images]
     return content.container(_IMAGE_LIBRARY, [content.container(_IMAGE_LIBRARY_GROUP, entries)])
 
 
@@ -210,7 +210,7 @@ def _group(
     ]
     for spec, measurement in measured:
         method = [content.code(content.MODIFIER, _METHOD, spec.method)] if spec.method else []
-        on = content.image(content.SELECTED, str(slice_.SOPClassUID), str(slice_.SOPInstanceUID))
+        on = content.slice_image(content.SELECTED, slice_)
         drawn = content.polyline(_OUTLINE, outline.points, on)
         # Decimal notation as the manifest sets it; at most 16 characters hold in DS (PS3.5 6.2).
         value = f"{measurement.value:.{spec.decimals}f}"

@@ -19,6 +19,7 @@ from dicom_bridge import explicit
 from dicom_bridge.composite import (
     code_item,
     common_modules,
+    frame_number,
     part10,
     referenced_series,
     source_head,
@@ -109,7 +110,8 @@ def write_seg(
     """The SEG of one call as a Part 10 file, already through our own validity check.
 
     `sources`: the headers of the series in slice order k (pixels not needed); a mask's [k, r, c] is row r, column c of
-    `sources[k]`. Raises OutputInvalid; SEGMENTATION_EMPTY when no segment has a pixel (then there is no SEG to send).
+    `sources[k]`, which is the whole image, or the frame that its Referenced Frame Number says. Raises OutputInvalid;
+    SEGMENTATION_EMPTY when no segment has a pixel (then there is no SEG to send).
     """
     shape = grid_shape(sources)
     segments = drawn_segments(findings, manifest, shape)
@@ -289,7 +291,7 @@ def _frame_groups(sources: Sequence[Dataset], segments: Sequence[DrawnSegment]) 
 
 def _derivation(source: Dataset) -> bytes:
     """Derivation Image Sequence of one frame (PS3.3 C.7.6.16.2.6)."""
-    image = explicit.reference_item(str(source.SOPClassUID), str(source.SOPInstanceUID))
+    image = explicit.reference_item(str(source.SOPClassUID), str(source.SOPInstanceUID), frame_number(source))
     # Without it readers that look masks up by source slice refuse: the mask might have been moved.
     image += explicit.text(_SPATIAL_LOCATIONS_PRESERVED, "CS", "YES")
     image += explicit.sequence(_PURPOSE_OF_REFERENCE, [explicit.code_item(_SOURCE_IMAGE)])

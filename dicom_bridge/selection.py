@@ -1,64 +1,64 @@
-"""Which series of a study fits which model? Predicates from the manifest, asked one by one; no code in rules. Pure.
+"""Which series of a study goes to which model? The manifest's predicates and the site's rules, asked one by one. Pure.
 
-Each verdict names the predicate that decided, so that a person can see why a series was not used.
+The manifest is what a model is made for: all of it must hold. Rules restrict further and order; without any, the
+manifests alone decide. Each verdict names the predicate that decided, so that a person can see why a series was not
+used, or which rule took it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from pydicom.dataset import Dataset
-
 from dicom_bridge.assembly import RESULT_MODALITIES
-from dicom_bridge.charset import declared, decode_text
-from dicom_bridge.errors import CharsetRefused
+from dicom_bridge.rules import Predicate, Rule, SeriesSummary, ask, criteria_of
 from dicom_bridge.spool_index import Instance
-from models.manifest import InputContract, Manifest
+from models.manifest import Manifest
 from models.ref import ModelRef
 
 NO_MODEL_FITS: Final = "NO_MODEL_FITS"
 """Code of a study of which no series fits any model."""
+NO_RULE_MATCHES: Final = "NO_RULE_MATCHES"
+"""Code of a study of which no series meets a rule and the manifest of its model."""
 
+MANIFEST: Final = "manifest"
+RULE: Final = "rule"
+SERIES: Final = "series"
 
-@dataclass(frozen=True, slots=True)
-class SeriesSummary:
-    """What selection may look at. Text is upper case but `description`; "" and () mean that it is not known.
-
-    `image_types` holds the Image Type of every instance, each once. `sop_class` is "" when the instances' differ.
-    `count` counts the instances that have pixels.
-    """
-
-    series_uid: str
-    modality: str
-    sop_class: str
-    body_part: str
-    description: str
-    image_types: frozenset[tuple[str, ...]]
-    series_number: int | None
-    count: int
-
-
-class Predicate(StrEnum):
-    """The questions, in the order in which they are asked."""
-
-    MODALITY = "MODALITY"
-    SOP_CLASS = "SOP_CLASS"
-    IMAGE_TYPE = "IMAGE_TYPE"
-    BODY_PART = "BODY_PART"
-    DESCRIPTION = "DESCRIPTION"
-    SLICES = "SLICES"
+# Asked once: what a series is does not depend on who asks.
+_OF_THE_SERIES: Final = frozenset({Predicate.KIND, Predicate.GEOMETRY})
+_LEFT_TO_THE_LOAD: Final = frozenset(
+    {Predicate.GEOMETRY, Predicate.PIXEL_SPACING, Predicate.SLICE_SPACING, Predicate.ONE_VOLUME}
+)
+"""A series that is stopped by one of these alone is the one that was meant: reading it refuses it with the exact code
+and numbers, where passing it over would say less."""
+_OF_THE_INDEX: Final = frozenset(
+    {
+        *(Predicate.MODALITY, Predicate.SOP_CLASS, Predicate.IMAGE_TYPE, Predicate.BODY_PART),
+        *(Predicate.DESCRIPTION, Predicate.PROTOCOL, Predicate.SENDER, Predicate.CONTRAST),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One series against one model; `decided_by` is the first predicate that said no, None when it fits."""
+    """One volume against one model, under one rule ("" without rules); `decided_by` is the first predicate that said
+    no, None when it fits. `observed` and `wanted` are for the eyes of the site: they may quote a description.
+
+    `asked_by` is whose predicate decided: "rule", "manifest", or "series" for what the images are. `model` is None
+    where the rule's model is not installed.
+    """
 
     series_uid: str
-    model: ModelRef
+    model: ModelRef | None
     decided_by: Predicate | None
+    part: str = ""
+    rule: str = ""
+    observed: str = ""
+    wanted: str = ""
+    asked_by: str = ""
 
     @property
     def fits(self) -> bool:
@@ -68,89 +68,136 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The series to run, and the model to run on it."""
+    """The volume to run (`part` of the series, `split.Part.id`), the model to run on it, and the rule that said so."""
 
     series_uid: str
     model: ModelRef
+    part: str = ""
+    rule: str = ""
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NoFit:
-    """No series fits any model; `verdicts` say which predicate decided for each pair."""
+    """No series fits any model or rule; `verdicts` say which predicate decided for each."""
 
     verdicts: tuple[Verdict, ...]
     code: str = NO_MODEL_FITS
 
-
-def _modality(series: SeriesSummary, contract: InputContract) -> bool:
-    return series.modality in contract.modality
-
-
-def _sop_class(series: SeriesSummary, contract: InputContract) -> bool:
-    return series.sop_class in contract.sop_classes
-
-
-def _image_type(series: SeriesSummary, contract: InputContract) -> bool:
-    excluded = set(contract.image_type_excludes)
-    return not any(excluded.intersection(values) for values in series.image_types)
+    @property
+    def farthest(self) -> Verdict | None:
+        """The verdict on the series that came farthest: what a person would look at first. None without any."""
+        order = list(Predicate)
+        stopped = [verdict for verdict in self.verdicts if verdict.decided_by is not None]
+        return max(stopped, key=lambda v: order.index(v.decided_by or Predicate.MODEL), default=None)
 
 
-def _body_part(series: SeriesSummary, contract: InputContract) -> bool:
-    # Unknown stays unknown: the gate refuses it, visibly, where this would only pass the series over.
-    return not series.body_part or series.body_part in contract.body_part
+def judge(series: SeriesSummary, model: ModelRef, manifest: Manifest, rule: Rule | None = None) -> Verdict:
+    """Ask the predicates in order, the manifest's and the rule's; the first "no" decides."""
+    wanted = criteria_of(manifest.input)
+    verdict = Verdict(series.series_uid, model, None, part=series.part, rule=rule.name if rule is not None else "")
+    for predicate in Predicate:
+        answer = ask(predicate, series, wanted)
+        if answer is not None and answer.holds is False:
+            by = SERIES if predicate in _OF_THE_SERIES else MANIFEST
+            return replace(verdict, decided_by=predicate, observed=answer.observed, wanted=answer.wanted, asked_by=by)
+        if rule is None or predicate in _OF_THE_SERIES:
+            continue
+        answer = ask(predicate, series, rule)
+        if answer is not None and not answer.holds:
+            return replace(verdict, decided_by=predicate, observed=answer.observed, wanted=answer.wanted, asked_by=RULE)
+    return verdict
 
 
-def _description(series: SeriesSummary, contract: InputContract) -> bool:
-    text = series.description.casefold()
-    return not contract.description_any or any(word.casefold() in text for word in contract.description_any)
+def explain(
+    series: Sequence[SeriesSummary], manifests: Mapping[ModelRef, Manifest], rules: Sequence[Rule] = ()
+) -> tuple[Verdict, ...]:
+    """Judge every volume against every model: rules in their order, models by name, version and digest, then series.
 
-
-def _slices(series: SeriesSummary, contract: InputContract) -> bool:
-    return contract.slices.contains(series.count)
-
-
-_PREDICATES: Final[tuple[tuple[Predicate, Callable[[SeriesSummary, InputContract], bool]], ...]] = (
-    (Predicate.MODALITY, _modality),
-    (Predicate.SOP_CLASS, _sop_class),
-    (Predicate.IMAGE_TYPE, _image_type),
-    (Predicate.BODY_PART, _body_part),
-    (Predicate.DESCRIPTION, _description),
-    (Predicate.SLICES, _slices),
-)
-
-
-def judge(series: SeriesSummary, model: ModelRef, manifest: Manifest) -> Verdict:
-    """Ask the predicates in order; the first "no" decides."""
-    for name, holds in _PREDICATES:
-        if not holds(series, manifest.input):
-            return Verdict(series.series_uid, model, name)
-    return Verdict(series.series_uid, model, None)
-
-
-def explain(series: Sequence[SeriesSummary], manifests: Mapping[ModelRef, Manifest]) -> tuple[Verdict, ...]:
-    """Judge every series against every model: models by name, version and digest, then series in order of preference.
-
-    The most slices first (of two that fit, the finer one), then the lowest series number, then the UID: never the
-    order in which they arrived.
+    The most slices first (of two that fit, the finer one), then the lowest series number, then the UID and the place
+    in the series: never the order in which they arrived. Volumes of one series that fit alike are all stopped by
+    ONE_VOLUME.
     """
-    ordered = sorted(series, key=lambda one: (-one.count, one.series_number or 0, one.series_uid))
+    ordered = sorted(series, key=lambda one: (-one.count, one.series_number or 0, one.series_uid, one.ordinal))
     models = sorted(manifests, key=lambda ref: (ref.name, ref.version, ref.digest))
-    return tuple(judge(one, model, manifests[model]) for model in models for one in ordered)
+    verdicts: list[Verdict] = []
+    for rule in rules or (None,):
+        named = [ref for ref in models if rule is None or rule.model in (ref.name, f"{ref.name}/{ref.version}")]
+        for model in named:
+            judged = [judge(one, model, manifests[model], rule) for one in ordered]
+            verdicts += _one_volume(judged, ordered)
+        if rule is not None and not named:
+            verdicts += [_not_installed(one, rule) for one in ordered]
+    return tuple(verdicts)
 
 
-def choose(series: Sequence[SeriesSummary], manifests: Mapping[ModelRef, Manifest]) -> Choice | NoFit:
-    """Return the first pair that fits, in the order of `explain`, or all verdicts when none does."""
-    verdicts = explain(series, manifests)
-    for verdict in verdicts:
-        if verdict.fits:
-            return Choice(verdict.series_uid, verdict.model)
-    return NoFit(verdicts)
+def choose(
+    series: Sequence[SeriesSummary], manifests: Mapping[ModelRef, Manifest], rules: Sequence[Rule] = ()
+) -> Choice | NoFit:
+    """Return the first pair that fits, in the order of `explain`, or all verdicts when none does.
+
+    Where none does, a series that only its geometry, its spacing or its several volumes stop is returned all the same:
+    `volume.build` and `inference.checks.fit` refuse it, each with its own code.
+    """
+    verdicts = explain(series, manifests, rules)
+    urgent = {rule.name: rule.urgent for rule in rules}
+    meant = [v for v in verdicts if v.decided_by in _LEFT_TO_THE_LOAD and v.asked_by != RULE]
+    for verdict in [*(v for v in verdicts if v.fits), *meant]:
+        if verdict.model is None:
+            continue
+        # Nobody has said which: the load is not told one either, and refuses.
+        part = "" if verdict.decided_by is Predicate.ONE_VOLUME else verdict.part
+        return Choice(verdict.series_uid, verdict.model, part, verdict.rule, urgent.get(verdict.rule, False))
+    return NoFit(verdicts, NO_RULE_MATCHES if rules else NO_MODEL_FITS)
+
+
+def urgent(instances: Sequence[Instance], rules: Sequence[Rule]) -> bool:
+    """Whether an urgent rule may concern a study, as far as the index knows: it is asked before anything is read.
+
+    What the index does not know counts as met, so a study may overtake the queue that needed not, never the reverse.
+    """
+    pressing = [rule for rule in rules if rule.urgent]
+    return bool(pressing) and any(_may_meet(one, rule) for one in summarise(instances) for rule in pressing)
+
+
+def _may_meet(series: SeriesSummary, rule: Rule) -> bool:
+    answers = [ask(predicate, series, rule) for predicate in _OF_THE_INDEX]
+    # Text that the index could not read is empty there; what was observed and is wrong is wrong.
+    return not any(answer is not None and answer.holds is False and answer.observed for answer in answers)
+
+
+def _one_volume(judged: Sequence[Verdict], ordered: Sequence[SeriesSummary]) -> list[Verdict]:
+    fitting = Counter(verdict.series_uid for verdict in judged if verdict.fits)
+    out = []
+    for verdict, one in zip(judged, ordered, strict=True):
+        alike = fitting[verdict.series_uid]
+        if not verdict.fits or alike == 1:
+            out.append(verdict)
+            continue
+        seen = f"{alike} volumes that fit alike, one of them {one.label}"
+        out.append(
+            replace(verdict, decided_by=Predicate.ONE_VOLUME, observed=seen, wanted="one volume", asked_by=SERIES)
+        )
+    return out
+
+
+def _not_installed(series: SeriesSummary, rule: Rule) -> Verdict:
+    return Verdict(
+        series_uid=series.series_uid,
+        model=None,
+        decided_by=Predicate.MODEL,
+        part=series.part,
+        rule=rule.name,
+        observed="not installed",
+        wanted=rule.model,
+        asked_by=RULE,
+    )
 
 
 def summarise(instances: Sequence[Instance]) -> tuple[SeriesSummary, ...]:
     """Summarise the held instances of a study by series, ordered by UID; results (SR, SEG ...) are left out.
 
-    Reads no file: the index holds what is needed.
+    Reads no file: what the index does not hold is not known.
     """
     series: dict[str, list[Instance]] = {}
     for instance in instances:
@@ -159,50 +206,21 @@ def summarise(instances: Sequence[Instance]) -> tuple[SeriesSummary, ...]:
     return tuple(
         SeriesSummary(
             series_uid=uid,
-            modality=_one({member.modality for member in members}),
-            sop_class=_one({member.sop_class for member in members}),
-            body_part=_one({member.body_part for member in members}),
-            description=_one({member.description for member in members}),
+            modality=one_of({member.modality for member in members}),
+            sop_class=one_of({member.sop_class for member in members}),
+            body_part=one_of({member.body_part for member in members}),
+            description=one_of({member.description for member in members}),
             image_types=frozenset(member.image_type for member in members),
             series_number=min((m.series_number for m in members if m.series_number is not None), default=None),
-            count=sum(member.pixels for member in members),
+            count=sum(member.frames for member in members if member.pixels),
+            protocol=one_of({member.protocol for member in members}),
+            contrast=frozenset(bool(member.contrast) for member in members),
+            senders=frozenset(member.sender for member in members),
         )
         for uid, members in sorted(series.items())
     )
 
 
-def summarise_headers(headers: Sequence[Dataset]) -> SeriesSummary:
-    """Summarise one series from its headers; each counts as one instance with pixels. Raises ValueError without any."""
-    if not headers:
-        raise ValueError("a series has at least one header")
-    numbers = [int(number) for number in (_text(h, "SeriesNumber") for h in headers) if number.isdecimal()]
-    types = (tuple(part.strip().upper() for part in _text(h, "ImageType").split("\\") if part.strip()) for h in headers)
-    return SeriesSummary(
-        series_uid=_one({_text(h, "SeriesInstanceUID") for h in headers}),
-        modality=_one({_text(h, "Modality").upper() for h in headers}),
-        sop_class=_one({_text(h, "SOPClassUID") for h in headers}),
-        body_part=_one({_text(h, "BodyPartExamined").upper() for h in headers}),
-        description=_one({_text(h, "SeriesDescription") for h in headers}),
-        image_types=frozenset(types),
-        series_number=min(numbers, default=None),
-        count=len(headers),
-    )
-
-
-def _one(values: set[str]) -> str:
+def one_of(values: set[str]) -> str:
     """Return the one value, or "" when they differ: what is not the same throughout is not known."""
     return next(iter(values)) if len(values) == 1 else ""
-
-
-def _text(header: Dataset, keyword: str) -> str:
-    item = header.get_item(keyword) if keyword in header else None
-    value = None if item is None else item.value
-    if isinstance(value, bytes):
-        try:
-            value = decode_text(value, declared(header))
-        except CharsetRefused:
-            return ""
-    if value is None:
-        return ""
-    text = value if isinstance(value, str) or not hasattr(value, "__iter__") else "\\".join(str(v) for v in value)
-    return str(text).strip(" \0")

@@ -34,6 +34,7 @@ class OutputInvalid(BridgeError):
             "DEVICE_OBSERVER_MISSING",
             "EVIDENCE_DIFFERS",
             "FLAGS_WRONG",
+            "FRAME_REFERENCE_WRONG",
             "GRID_MISMATCH",
             "IDENTITY_DIFFERS",
             "LANGUAGE_MISSING",
@@ -73,6 +74,7 @@ _REFERENCED_SERIES = 0x00081115
 _REFERENCED_INSTANCES = 0x0008114A
 _REFERENCED_SOPS = 0x00081199
 _SOP_INSTANCE = 0x00081155
+_FRAME_NUMBER = 0x00081160
 _SERIES_UID = 0x0020000E
 _STUDY_UID = 0x0020000D
 
@@ -105,13 +107,13 @@ def _readable() -> Iterator[None]:
 def _segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
     ds = _read(data, SegmentationStorage)
     _check_header(ds, sources)
-    slices = {str(s.SOPInstanceUID): tuple(float(v) for v in s.ImagePositionPatient) for s in sources}
+    slices = {_slice_of(s): tuple(float(v) for v in s.ImagePositionPatient) for s in sources}
     listed = [
         (series.get(_SERIES_UID), instance.get(_SOP_INSTANCE))
         for series in _items(ds, _REFERENCED_SERIES)
         for instance in series.get(_REFERENCED_INSTANCES, [])
     ]
-    wanted = sorted((str(s.SeriesInstanceUID), str(s.SOPInstanceUID)) for s in sources)
+    wanted = sorted({(str(s.SeriesInstanceUID), str(s.SOPInstanceUID)) for s in sources})
     _require(sorted(listed) == wanted, "SERIES_REFERENCE_MISSING", "the referenced series is not the source series")
     _require((ds.Rows, ds.Columns) == (sources[0].Rows, sources[0].Columns), "GRID_MISMATCH", "rows or columns differ")
     drawn: set[int] = set()
@@ -157,6 +159,7 @@ def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dat
         _check_group(group, seg)
     _require(seg is None or bool(groups), "SEGMENT_REFERENCE_WRONG", "a SEG exists that the report does not show")
     _check_evidence(ds, items, sources)
+    _check_frames(items, sources)
     if seg is not None:
         _check_tracking(groups, seg)
     return ds
@@ -245,14 +248,19 @@ def _parse_elements(data: bytes) -> _Item:
     return item
 
 
-def _check_frame(frame: _Item, slices: dict[str, tuple[float, ...]]) -> int:
+def _slice_of(source: Dataset) -> tuple[str, str]:
+    """What a slice of the source is called: its instance, and its frame's number where it is one of several."""
+    return str(source.SOPInstanceUID), str(source.get("ReferencedFrameNumber", ""))
+
+
+def _check_frame(frame: _Item, slices: dict[tuple[str, str], tuple[float, ...]]) -> int:
     """A frame must name the one source slice whose position it has; gives its segment number."""
     images = [image for d in frame.get(_DERIVATION_IMAGE, []) for image in d.get(_SOURCE_IMAGE, [])]
     _require(len(images) == 1, "DERIVATION_MISSING", "a frame does not name its source slice")
     planes, segments = frame.get(_PLANE_POSITION, []), frame.get(_SEGMENT_IDENTIFICATION, [])
     _require(len(planes) == len(segments) == 1, "DERIVATION_MISSING", "a frame has no position or no segment")
     position = tuple(float(v) for v in str(planes[0].get(_IMAGE_POSITION, "0")).split("\\"))
-    found = slices.get(str(images[0].get(_SOP_INSTANCE)))
+    found = slices.get((str(images[0].get(_SOP_INSTANCE)), str(images[0].get(_FRAME_NUMBER, ""))))
     _require(found == position, "DERIVATION_MISSING", "a frame's position is not that of its source slice")
     (number,) = segments[0].get(_SEGMENT_NUMBER, (0,))
     return int(number)
@@ -344,6 +352,17 @@ def _check_tracking(groups: Sequence[Dataset], seg: Dataset) -> None:
         reference = next(i for i in content if _named(i, "121191")).ReferencedSOPSequence[0]
         in_sr[int(reference.ReferencedSegmentNumber)] = (_value(content, "112039"), _value(content, "112040"))
     _require(in_sr == in_seg, "TRACKING_DIFFERS", "SR and SEG do not track the same segments")
+
+
+def _check_frames(items: Sequence[Dataset], sources: Sequence[Dataset]) -> None:
+    """An IMAGE item that names a source names one slice of it: the whole image, or the very frame."""
+    slices = {_slice_of(s) for s in sources}
+    instances = {uid for uid, _ in slices}
+    for item in items:
+        for reference in item.get("ReferencedSOPSequence") or []:
+            uid = str(reference.ReferencedSOPInstanceUID)
+            named = (uid, str(reference.get("ReferencedFrameNumber", "")))
+            _require(uid not in instances or named in slices, "FRAME_REFERENCE_WRONG", "an image item's frame")
 
 
 def _check_evidence(ds: Dataset, items: Sequence[Dataset], sources: Sequence[Dataset]) -> None:

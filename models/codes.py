@@ -14,6 +14,15 @@ AUTONOMY_LEVELS: Final = ("A0", "A1", "A2", "A3", "A4")
 """A0 shadow; A1 assists, a physician decides each case; A2 drafts, a physician edits and signs; A3 releases negatives
 alone; A4 autonomous. Ordered: each level includes those before it."""
 
+ORIENTATIONS: Final = ("AXIAL", "SAGITTAL", "CORONAL", "OBLIQUE")
+"""How slices lie in the patient; OBLIQUE is what is none of the others."""
+
+MATRIX_MAX: Final = 65_535
+"""Rows or Columns of an image: VR US, PS3.3 C.7.6.3."""
+
+# Of several volumes in one series, the first or last in the order of what tells them apart, or the one of this value.
+_PART: Final = re.compile(r"first|last|[A-Z][A-Z_]{0,31}=[ -~]{1,64}")
+
 # Code Value (0008,0100) and Coding Scheme Designator (0008,0102) are VR SH: 16 characters at most, PS3.5 section 6.2.
 _VALUE: Final = re.compile(r"[A-Za-z0-9\[\]{}'()/%.*^_-]{1,16}")
 _SCHEME: Final = re.compile(r"[A-Z0-9_]{1,16}")
@@ -41,6 +50,11 @@ _VERHOEFF_PERMUTE: Final = (
     (2, 7, 9, 3, 8, 0, 6, 4, 1, 5),
     (7, 0, 4, 6, 9, 1, 3, 2, 5, 8),
 )
+
+
+def is_part(text: str) -> bool:
+    """Whether `text` can pick one of several volumes of a series: "first", "last", or KEY=VALUE such as B_VALUE=0."""
+    return _PART.fullmatch(text) is not None
 
 
 def snomed_check_digit_ok(value: str) -> bool:

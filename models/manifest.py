@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from models.codes import AUTONOMY_LEVELS, Code, Range
+from models.codes import AUTONOMY_LEVELS, MATRIX_MAX, ORIENTATIONS, Code, Range, is_part
 from models.errors import ManifestError, RefInvalid
 from models.ref import ModelRef, is_member_path
 from models.strict import Fields, Malformed, parse_json
@@ -31,6 +31,13 @@ _DIGEST_OF_NOTHING: Final = "sha256:" + "0" * 64
 _CS: Final = re.compile(r"[A-Z0-9_][A-Z0-9_ ]{0,15}")  # VR CS, PS3.5 section 6.2
 _UID: Final = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")  # PS3.5 section 9.1
 _ID: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_INPUT_KEYS: Final = (
+    "modality", "sop_classes", "body_part", "description_any", "image_type_excludes", "slices", "slice_spacing_mm",
+    "pixel_spacing_mm", "fov_mm",
+)  # fmt: skip
+_INPUT_OPTIONAL: Final = (
+    "image_type_includes", "protocol_any", "matrix", "orientation", "contrast", "part", "lossy",
+)  # fmt: skip
 _KEYS: Final = (
     "schema", "name", "version", "title", "vendor", "licence", "intended_use", "limits_text", "algorithm_family",
     "input", "segments", "measurements", "bundle", "deadline_s", "max_autonomy",
@@ -46,6 +53,16 @@ class InputContract:
         description_any: the series description must contain one of these, case ignored; empty means any description.
         slices: number of slices. slice_spacing_mm: distance of slice centres. pixel_spacing_mm: both in-plane spacings.
         fov_mm: smallest and largest edge of the volume.
+
+    The others need not be given; without one, its question is not asked:
+        image_type_includes: each image has one of these values. A model for localizers, reformatted, projected or
+            derived images names their value here: others never see them.
+        protocol_any: as description_any, of the protocol's name (0018,1030).
+        rows, columns (key "matrix"): size of a slice in pixels.
+        orientation: of the slices, see ORIENTATIONS.
+        contrast: whether a contrast agent must be named (true) or must not be (false).
+        part: which volume of a series that holds several, see `is_part`.
+        lossy: false where pixels compressed with loss are refused.
     """
 
     modality: tuple[str, ...]
@@ -57,6 +74,14 @@ class InputContract:
     slice_spacing_mm: Range
     pixel_spacing_mm: Range
     fov_mm: Range
+    image_type_includes: tuple[str, ...] = ()
+    protocol_any: tuple[str, ...] = ()
+    rows: Range | None = None
+    columns: Range | None = None
+    orientation: tuple[str, ...] = ()
+    contrast: bool | None = None
+    part: str | None = None
+    lossy: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +199,11 @@ def _by_language(top: Fields, key: str, longest: int) -> Mapping[str, str]:
 
 
 def _input(top: Fields) -> InputContract:
-    inner = top.fields("input", InputContract.__slots__)
+    inner = top.fields("input", _INPUT_KEYS, _INPUT_OPTIONAL)
+    matrix = inner.fields("matrix", ("rows", "columns")) if inner.has("matrix") else None
+    part = inner.text("part") if inner.has("part") else None
+    if part is not None and not is_part(part):
+        raise Malformed(inner.path("part"), "first, last or KEY=VALUE wanted")
     return InputContract(
         modality=_matching(inner, "modality", _CS, "a DICOM code string"),
         sop_classes=_matching(inner, "sop_classes", _UID, "a UID"),
@@ -185,6 +214,18 @@ def _input(top: Fields) -> InputContract:
         slice_spacing_mm=inner.range("slice_spacing_mm", 0.01, 100.0),
         pixel_spacing_mm=inner.range("pixel_spacing_mm", 0.01, 100.0),
         fov_mm=inner.range("fov_mm", 1.0, 5_000.0),
+        image_type_includes=(
+            _matching(inner, "image_type_includes", _CS, "a DICOM code string")
+            if inner.has("image_type_includes")
+            else ()
+        ),
+        protocol_any=inner.texts("protocol_any") if inner.has("protocol_any") else (),
+        rows=None if matrix is None else matrix.range("rows", 1, MATRIX_MAX, whole=True),
+        columns=None if matrix is None else matrix.range("columns", 1, MATRIX_MAX, whole=True),
+        orientation=inner.choices("orientation", ORIENTATIONS) if inner.has("orientation") else (),
+        contrast=inner.boolean("contrast") if inner.has("contrast") else None,
+        part=part,
+        lossy=inner.boolean("lossy") if inner.has("lossy") else True,
     )
 
 

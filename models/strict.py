@@ -64,9 +64,9 @@ def parse_json(data: bytes) -> JsonValue:
 
 
 class Fields:
-    """One JSON object whose keys are exactly `keys`; `where` is its own path ("" for the document)."""
+    """One JSON object with all of `keys`, any of `optional`, no others; `where` is its path ("" for the document)."""
 
-    def __init__(self, value: object, where: str, keys: Collection[str]) -> None:
+    def __init__(self, value: object, where: str, keys: Collection[str], optional: Collection[str] = ()) -> None:
         if not isinstance(value, dict):
             raise Malformed(where or "(document)", "an object wanted")
         self._where = where
@@ -75,12 +75,16 @@ class Fields:
             if key not in value:
                 raise Malformed(self.path(key), "key missing")
         for key in value:
-            if key not in keys:
+            if key not in keys and key not in optional:
                 raise Malformed(self.path(shown(key)), "unknown key")
 
     def path(self, key: str) -> str:
         """The path of `key`, as messages show it."""
         return f"{self._where}.{key}" if self._where else key
+
+    def has(self, key: str) -> bool:
+        """Whether an optional key is given."""
+        return key in self._values
 
     def value(self, key: str) -> JsonValue:
         """The raw value."""
@@ -98,9 +102,23 @@ class Fields:
         """An integer, low <= value <= high."""
         return _integer(self._values[key], self.path(key), low, high)
 
-    def fields(self, key: str, keys: Collection[str]) -> "Fields":
-        """The object under `key`, whose keys are exactly `keys`."""
-        return Fields(self._values[key], self.path(key), keys)
+    def boolean(self, key: str) -> bool:
+        """true or false."""
+        value = self._values[key]
+        if not isinstance(value, bool):
+            raise Malformed(self.path(key), "true or false wanted")
+        return value
+
+    def choices(self, key: str, allowed: Collection[str]) -> tuple[str, ...]:
+        """A list of different values, each one of `allowed`."""
+        found = self.items(key, lambda value, path: one_of(value, path, allowed))
+        if len(set(found)) != len(found):
+            raise Malformed(self.path(key), "item given twice")
+        return found
+
+    def fields(self, key: str, keys: Collection[str], optional: Collection[str] = ()) -> "Fields":
+        """The object under `key`, with all of `keys`, any of `optional` and no others."""
+        return Fields(self._values[key], self.path(key), keys, optional)
 
     def items(self, key: str, read: Callable[[object, str], _T], *, fewest: int = 1, most: int = 256) -> tuple[_T, ...]:
         """The list under `key`, each item read by `read(value, path)`."""

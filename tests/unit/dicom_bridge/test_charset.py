@@ -189,3 +189,28 @@ def test_only_two_sets_are_written() -> None:
     with pytest.raises(CharsetRefused) as caught:
         charset.normalise(Dataset(), to="ISO_IR 100")  # type: ignore[arg-type]
     assert caught.value.code == "CHARSET_UNSUPPORTED"
+
+
+@pytest.mark.parametrize(
+    ("term", "known"),
+    [("GB18030", True), ("GBK", True), ("GB2312", True), ("ISO_IR 192", True), ("ISO_IR 100", True), ("UTF-8", False)],
+)
+def test_what_may_be_assumed_of_a_peer_is_known_beforehand(term: str, known: bool) -> None:
+    """A site's typing error is found when the configuration is read, not when the first name comes."""
+    assert charset.known(term) is known
+
+
+@pytest.mark.parametrize(
+    ("terms", "assumed", "used"),
+    [
+        ((), None, ()),
+        (("",), "GBK", ("GB18030",)),
+        ((), "GB2312", ("GB18030",)),
+        (("ISO_IR 100",), "ISO_IR 192", ("ISO_IR 192",)),
+        (("ISO_IR 192",), "GBK", ("ISO_IR 192",)),
+        (("", "ISO 2022 IR 58"), "GBK", ("", "ISO 2022 IR 58")),
+    ],
+)
+def test_the_set_that_is_read_by(terms: tuple[str, ...], assumed: str | None, used: tuple[str, ...]) -> None:
+    """Declared, unless nothing or Latin is and the site knows better; what it knows becomes a defined term."""
+    assert charset.effective(terms, assumed) == used

@@ -8,18 +8,20 @@ from pathlib import Path
 import pytest
 
 from dicom_bridge.inbox import Inbox
+from dicom_bridge.rules import Predicate, Rule, SeriesSummary
 from dicom_bridge.selection import (
     NO_MODEL_FITS,
+    NO_RULE_MATCHES,
     Choice,
     NoFit,
-    Predicate,
-    SeriesSummary,
     choose,
     explain,
     judge,
     summarise,
-    summarise_headers,
+    urgent,
 )
+from dicom_bridge.split import Key, Kind, Step
+from dicom_bridge.spool_index import Instance
 from models.codes import Code, Range
 from models.manifest import BundleSpec, InputContract, Manifest
 from models.ref import ModelRef
@@ -201,13 +203,234 @@ def test_a_study_is_summarised_from_the_index(tmp_path: Path) -> None:
     inbox.close()
 
 
-def test_headers_are_summarised_alike(tmp_path: Path) -> None:
-    """From headers, as for a folder of files, the same summary comes out."""
+# -- rules
+
+OTHER = replace(SERIES, series_uid="1.2.9", count=120, series_number=9, senders=frozenset({"CT1"}))
+
+
+def rule(name: str = "one", to: str = "brain", **wanted: object) -> Rule:
+    """Return a rule of the site."""
+    return Rule.of({"name": name, "model": to} | wanted)
+
+
+def test_without_rules_the_manifest_alone_decides() -> None:
+    """No rule is no restriction."""
+    choice = choose([SERIES], {model(): manifest()}, ())
+    assert choice == Choice("1.2.3", model(), rule="", urgent=False)
+
+
+def test_a_rule_restricts_what_the_manifest_takes() -> None:
+    """Two series fit the model; the rule takes the one of its sender, though the other has more slices."""
+    choice = choose([SERIES, OTHER], {model(): manifest()}, [rule(sender=["CT1"], urgent=True)])
+    assert choice == Choice("1.2.9", model(), rule="one", urgent=True)
+
+
+def test_a_rule_never_widens_what_the_manifest_takes() -> None:
+    """What the model was not made for does not run, whatever the site asks for."""
+    chest = replace(SERIES, body_part="CHEST")
+    result = choose([chest], {model(): manifest()}, [rule(body_part=["CHEST"])])
+    assert isinstance(result, NoFit)
+    assert result.code == NO_RULE_MATCHES
+    assert [(v.decided_by, v.asked_by, v.observed) for v in result.verdicts] == [
+        (Predicate.BODY_PART, "manifest", "CHEST")
+    ]
+
+
+def test_the_first_rule_in_the_sites_order_wins() -> None:
+    """Both rules fit; neither the models' names nor the rules' decide, only their order."""
+    models = {model("brain"): manifest(), model("zebra"): manifest()}
+    first, second = rule("z", "zebra"), rule("a", "brain")
+    for rules, wanted in (([first, second], "zebra"), ([second, first], "brain")):
+        choice = choose([SERIES], models, rules)
+        assert isinstance(choice, Choice)
+        assert choice.model.name == wanted
+
+
+def test_a_rule_may_name_one_version() -> None:
+    """name/version is that version alone."""
+    models = {model(version="1.0.0"): manifest(), model(version="2.0.0"): manifest()}
+    choice = choose([SERIES], models, [rule(to="brain/2.0.0")])
+    assert isinstance(choice, Choice)
+    assert choice.model.version == "2.0.0"
+
+
+def test_a_study_that_no_rule_matches_is_shown_as_such() -> None:
+    """NO_RULE_MATCHES, with the predicate that decided for each series, what was seen and what was wanted."""
+    result = choose([SERIES, OTHER], {model(): manifest()}, [rule(sender=["US"]), rule("two", modality=["CT"])])
+    assert isinstance(result, NoFit)
+    assert result.code == NO_RULE_MATCHES
+    assert [(v.rule, v.series_uid, v.decided_by, v.asked_by, v.observed, v.wanted) for v in result.verdicts] == [
+        ("one", "1.2.3", Predicate.SENDER, "rule", "", "US"),
+        ("one", "1.2.9", Predicate.SENDER, "rule", "CT1", "US"),
+        ("two", "1.2.3", Predicate.MODALITY, "rule", "MR", "CT"),
+        ("two", "1.2.9", Predicate.MODALITY, "rule", "MR", "CT"),
+    ]
+    assert result.farthest == result.verdicts[0]
+
+
+def test_a_rule_for_a_model_that_is_not_here_says_so() -> None:
+    """A name that is not installed decides by MODEL, for every series."""
+    result = choose([SERIES], {model(): manifest()}, [rule(to="absent")])
+    assert isinstance(result, NoFit)
+    (verdict,) = result.verdicts
+    assert (verdict.decided_by, verdict.model, verdict.wanted) == (Predicate.MODEL, None, "absent")
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"body_part": ["BRAIN"]},
+        {"contrast": False},
+        {"orientation": ["AXIAL"]},
+        {"slice_spacing_mm": [0.5, 2.0]},
+        {"rows": [1, 512]},
+        {"sender": ["CT1"]},
+    ],
+)
+def test_what_is_not_known_does_not_meet_a_rule(wanted: dict[str, object]) -> None:
+    """A rule is a choice of the site's: it takes what is so, not what might be."""
+    bare = replace(SERIES, body_part="")
+    result = choose([bare], {model(): manifest()}, [rule(**wanted)])
+    assert isinstance(result, NoFit)
+    assert result.verdicts[0].asked_by == "rule"
+
+
+# -- several volumes, and what reading must refuse
+
+
+def echoes(count: int = 3) -> list[SeriesSummary]:
+    """Return the volumes of one series of several echoes."""
+    return [
+        replace(
+            SERIES,
+            part=f"ECHO_TIME-{n}",
+            label=f"ECHO_TIME={n}",
+            steps=(Step(Key.ECHO_TIME, str(n), n, count),),
+            ordinal=n,
+            volumes=count,
+        )
+        for n in range(1, count + 1)
+    ]
+
+
+def test_volumes_that_fit_alike_stop_each_other() -> None:
+    """Which echo would be meant is not guessed: the load is told none, and refuses it as AMBIGUOUS_VOLUMES."""
+    verdicts = explain(echoes(), {model(): manifest()})
+    assert [verdict.decided_by for verdict in verdicts] == [Predicate.ONE_VOLUME] * 3
+    assert choose(echoes(), {model(): manifest()}) == Choice("1.2.3", model(), part="")
+
+
+@pytest.mark.parametrize(("part", "number"), [("first", 1), ("last", 3), ("ECHO_TIME=2", 2)])
+def test_a_rule_picks_one_volume(part: str, number: int) -> None:
+    """By place or by value."""
+    choice = choose(echoes(), {model(): manifest()}, [rule(part=part)])
+    assert choice == Choice("1.2.3", model(), part=f"ECHO_TIME-{number}", rule="one")
+
+
+def test_a_manifest_picks_one_volume() -> None:
+    """A model made for the first echo says so itself."""
+    first = manifest(replace(CONTRACT, part="first"))
+    assert choose(echoes(), {model(): first}) == Choice("1.2.3", model(), part="ECHO_TIME-1")
+
+
+def test_another_series_is_no_ambiguity() -> None:
+    """A series of one volume fits beside one of three: it runs."""
+    plain = replace(SERIES, series_uid="1.2.8", count=60)
+    assert choose([*echoes(), plain], {model(): manifest()}) == Choice("1.2.8", model())
+
+
+def test_volumes_that_do_not_fit_do_not_make_others_ambiguous() -> None:
+    """One of the volumes has enough slices: it is the one."""
+    one, two, three = echoes()
+    few = [replace(one, count=10), two, replace(three, count=10)]
+    assert choose(few, {model(): manifest()}) == Choice("1.2.3", model(), part="ECHO_TIME-2")
+
+
+@pytest.mark.parametrize(
+    "change", [{"refused": "GANTRY_TILT"}, {"slice_spacing_mm": 5.0}, {"pixel_spacing_mm": (3.0, 3.0)}]
+)
+def test_a_series_that_only_its_geometry_stops_goes_on_to_be_refused_with_its_own_code(
+    change: dict[str, object],
+) -> None:
+    """Nothing else fits: the exact reason is worth more than NO_MODEL_FITS. Something fits: that runs."""
+    bent = replace(SERIES, **change)  # type: ignore[arg-type]
+    assert choose([bent], {model(): manifest()}) == Choice("1.2.3", model())
+    assert choose([bent], {model(): manifest()}, [rule()]) == Choice("1.2.3", model(), rule="one")
+    plain = replace(SERIES, series_uid="1.2.8", count=60, slice_spacing_mm=1.0)
+    assert choose([bent, plain], {model(): manifest()}) == Choice("1.2.8", model())
+
+
+def test_a_spacing_that_a_rule_refuses_is_refused_by_the_rule() -> None:
+    """The site's own limit is no matter for the model's checks."""
+    result = choose([replace(SERIES, slice_spacing_mm=1.5)], {model(): manifest()}, [rule(slice_spacing_mm=[0.5, 1])])
+    assert isinstance(result, NoFit)
+    assert result.farthest is not None
+    assert (result.farthest.decided_by, result.farthest.observed) == (Predicate.SLICE_SPACING, "1.5 mm")
+
+
+@pytest.mark.parametrize(
+    ("contract", "change", "predicate"),
+    [
+        ({"protocol_any": ("head",)}, {"protocol": "Spine"}, Predicate.PROTOCOL),
+        ({"rows": Range(512, 512), "columns": Range(512, 512)}, {"rows": 256, "columns": 512}, Predicate.MATRIX),
+        ({"orientation": ("AXIAL",)}, {"orientation": "SAGITTAL"}, Predicate.ORIENTATION),
+        ({"contrast": True}, {"contrast": frozenset({False})}, Predicate.CONTRAST),
+        ({"lossy": False}, {"lossy": True}, Predicate.LOSSY),
+        ({"image_type_includes": ("FFE",)}, {}, Predicate.IMAGE_TYPE),
+        ({}, {"kind": Kind.DOSE_SHEET}, Predicate.KIND),
+    ],
+)
+def test_the_manifests_newer_keys_decide_too(
+    contract: dict[str, object], change: dict[str, object], predicate: Predicate
+) -> None:
+    """Each by itself; a manifest without the key does not ask."""
+    series = replace(SERIES, **change)  # type: ignore[arg-type]
+    asking = manifest(replace(CONTRACT, **contract))  # type: ignore[arg-type]
+    verdict = judge(series, model(), asking)
+    assert (verdict.decided_by, verdict.asked_by) == (predicate, "series" if predicate == "KIND" else "manifest")
+    if contract:
+        assert judge(series, model(), manifest()).fits
+
+
+# -- urgency
+
+
+def held(tmp_path: Path, **options: str) -> tuple[Instance, ...]:
+    """Return the instances of a study as the index has them."""
     inbox = Inbox(tmp_path / "inbox", Clock())
-    for index in range(3):
-        inbox.store(received(index), "A")
-    headers = [make_slice(index) for index in range(3)]
-    assert summarise(inbox.instances(headers[0].StudyInstanceUID)) == (summarise_headers(headers),)
-    with pytest.raises(ValueError, match="at least one"):
-        summarise_headers([])
+    inbox.store(received(0, **options), "ER-CT")
+    instances = inbox.instances(make_slice(0).StudyInstanceUID)
     inbox.close()
+    return instances
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hurries"),
+    [
+        ({"sender": ["ER-CT"]}, True),
+        ({"sender": ["WARD"]}, False),
+        ({"modality": ["MR"], "description_any": ["phantom"]}, True),
+        ({"modality": ["CT"]}, False),
+        ({"description_none": ["phantom"]}, False),
+        ({"orientation": ["SAGITTAL"], "slices": [500, 600]}, True),
+    ],
+)
+def test_an_urgent_rule_is_known_before_anything_is_read(
+    tmp_path: Path, wanted: dict[str, object], hurries: bool
+) -> None:
+    """By what the index knows; what it does not know may well be so, and a study is never slowed down by it."""
+    instances = held(tmp_path)
+    assert urgent(instances, [rule(**wanted, urgent=True)]) is hurries
+    assert not urgent(instances, [rule(**wanted)])
+    assert not urgent((), [rule(**wanted, urgent=True)])
+
+
+def test_text_that_the_index_could_not_read_slows_nothing_down(tmp_path: Path) -> None:
+    """A description under a wrong character set is empty there: it may be the one that the rule waits for."""
+    inbox = Inbox(tmp_path / "inbox", Clock())
+    ds = make_slice(0)
+    ds.SeriesDescription = ""
+    inbox.store(received(ds=ds), "ER-CT")
+    instances = inbox.instances(ds.StudyInstanceUID)
+    inbox.close()
+    assert urgent(instances, [rule(description_any=["急诊"], urgent=True)])

@@ -196,3 +196,79 @@ def test_the_brain_card_says_what_it_must() -> None:
 def test_cards_hold_no_weights() -> None:
     """Cards are small: weights are pulled, never shipped."""
     assert sum(path.stat().st_size for path in Path(CARDS).rglob("*") if path.is_file()) < 200_000
+
+
+# -- keys of the input contract that need not be given
+
+OPTIONAL: dict[str, Any] = {
+    "image_type_includes": ["ORIGINAL"],
+    "protocol_any": ["头颅", "head"],
+    "matrix": {"rows": [128, 512], "columns": [128, 1024]},
+    "orientation": ["AXIAL", "SAGITTAL"],
+    "contrast": False,
+    "part": "B_VALUE=0",
+    "lossy": False,
+}
+
+
+def with_input(**keys: Any) -> dict[str, Any]:
+    """A manifest whose input contract has these keys too."""
+    document = manifest_fields()
+    document["input"] = {**document["input"], **keys}
+    return document
+
+
+def test_optional_keys_are_read_as_written() -> None:
+    """All of them together."""
+    contract = parse_manifest(as_json(with_input(**OPTIONAL))).input
+    assert contract.image_type_includes == ("ORIGINAL",)
+    assert contract.protocol_any == ("头颅", "head")
+    assert (contract.rows, contract.columns) == (Range(128, 512), Range(128, 1024))
+    assert contract.orientation == ("AXIAL", "SAGITTAL")
+    assert (contract.contrast, contract.part, contract.lossy) == (False, "B_VALUE=0", False)
+
+
+def test_a_manifest_without_them_asks_nothing_more_than_before() -> None:
+    """What was approved before they existed means what it meant."""
+    contract = parse_manifest(as_json(manifest_fields())).input
+    assert (contract.image_type_includes, contract.protocol_any, contract.orientation) == ((), (), ())
+    assert (contract.rows, contract.columns, contract.contrast, contract.part) == (None, None, None, None)
+    assert contract.lossy
+
+
+@pytest.mark.parametrize("key", OPTIONAL)
+def test_each_optional_key_may_stand_alone(key: str) -> None:
+    """None needs another."""
+    parse_manifest(as_json(with_input(**{key: OPTIONAL[key]})))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "where"),
+    [
+        ("image_type_includes", [], "input.image_type_includes"),
+        ("image_type_includes", ["original"], "input.image_type_includes[0]"),
+        ("protocol_any", [], "input.protocol_any"),
+        ("protocol_any", ["x", "x"], "input.protocol_any"),
+        ("matrix", {"rows": [1, 2]}, "input.matrix.columns"),
+        ("matrix", {"rows": [1, 2], "columns": [1, 2], "frames": [1, 2]}, "input.matrix.frames"),
+        ("matrix", {"rows": [0, 2], "columns": [1, 2]}, "input.matrix.rows"),
+        ("matrix", {"rows": [1, 2], "columns": [1, 65_536]}, "input.matrix.columns"),
+        ("matrix", {"rows": [1.5, 2], "columns": [1, 2]}, "input.matrix.rows"),
+        ("matrix", [1, 2], "input.matrix"),
+        ("orientation", [], "input.orientation"),
+        ("orientation", ["UP"], "input.orientation[0]"),
+        ("orientation", ["AXIAL", "AXIAL"], "input.orientation"),
+        ("contrast", "yes", "input.contrast"),
+        ("contrast", 1, "input.contrast"),
+        ("contrast", None, "input.contrast"),
+        ("part", "second", "input.part"),
+        ("part", "b=0", "input.part"),
+        ("part", "B_VALUE=", "input.part"),
+        ("part", 1, "input.part"),
+        ("lossy", "no", "input.lossy"),
+        ("lossless", True, "input.lossless"),
+    ],
+)
+def test_an_optional_key_is_as_strict_as_any(key: str, value: Any, where: str) -> None:
+    """Refused with its path: a limit that is not understood would not be kept."""
+    assert refused_at(with_input(**{key: value})) == where

@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from dicom_bridge.charset import person_name
 from dicom_bridge.errors import VolumeRefused
 from dicom_bridge.inbox import Inbox, InboxLimits
+from dicom_bridge.rules import Rule
 from dicom_bridge.spool_index import Instance
 from models.library import Library
-from service.errors import InputSuperseded, NothingFits
+from service.errors import ImagesGone, InputSuperseded, NothingFits
+from service.faults import explain
 from service.reading import Reading
 from service.store import Run, State
 from tests.simulators import small_model
@@ -248,3 +252,142 @@ def test_a_gap_is_refused(inbox: Inbox) -> None:
         with pytest.raises(VolumeRefused) as refused:
             reading.series(run, SERIES)
         assert refused.value.code == "SLICE_MISSING"
+
+
+# -- rules, volumes, character sets
+
+
+def _rule(name: str = "one", **wanted: object) -> Rule:
+    return Rule.of({"name": name, "model": "small-model"} | wanted)
+
+
+def test_a_rule_decides_and_is_named(inbox: Inbox, tmp_path: Path) -> None:
+    """The rule of the sender takes the study; its name and its urgency come with the choice."""
+    rules = [_rule("ward", sender=["WARD"]), _rule("mr", sender=["MODALITY"], urgent=True)]
+    reading = Reading(inbox, rules=rules)
+
+    chosen = reading.choose(_run(inbox), _library(tmp_path))
+
+    assert (chosen.rule, chosen.urgent, chosen.part) == ("mr", True, "")
+    assert reading.urgent(STUDY)
+    assert not Reading(inbox).urgent(STUDY)
+
+
+def test_a_study_that_no_rule_matches_says_so(inbox: Inbox, tmp_path: Path) -> None:
+    """NO_RULE_MATCHES with the rule's predicate, as code and condition of the refusal."""
+    with pytest.raises(NothingFits) as refused:
+        Reading(inbox, rules=[_rule(orientation=["SAGITTAL"])]).choose(_run(inbox), _library(tmp_path))
+
+    assert (refused.value.code, refused.value.condition) == ("NO_RULE_MATCHES", "ORIENTATION")
+    assert explain(refused.value).code == "NO_RULE_MATCHES"
+
+
+def _second_echo(inbox: Inbox) -> None:
+    for index in range(SLICES):
+        ds = make_slice(index)
+        ds.EchoTime, ds.SOPInstanceUID = "9.2", f"2.25.{index + 1}"
+        inbox.store(received(ds=ds), "MODALITY")
+
+
+@pytest.fixture
+def echoes(tmp_path: Path) -> Iterator[Inbox]:
+    """A spool that holds one series of two echoes."""
+    made = Inbox(tmp_path / "spool", Clock(), limits=InboxLimits(free_bytes_min=0))
+    for index in range(SLICES):
+        ds = make_slice(index)
+        ds.EchoTime = "4.6"
+        made.store(received(ds=ds), "MODALITY")
+    _second_echo(made)
+    yield made
+    made.close()
+
+
+def test_several_volumes_are_refused_unless_one_is_picked(echoes: Inbox, tmp_path: Path) -> None:
+    """No rule: chosen, told no part, and refused when read. A rule's part: that volume, under a digest of its own."""
+    library, run = _library(tmp_path), _run(echoes)
+    reading = Reading(echoes)
+    chosen = reading.choose(run, library)
+    with pytest.raises(VolumeRefused) as refused:
+        reading.series(run, chosen.series_uid, chosen.part)
+    assert refused.value.code == "AMBIGUOUS_VOLUMES"
+
+    digests = set()
+    for part, number in (("first", 1), ("last", 2), ("ECHO_TIME=9.2", 2)):
+        picking = Reading(echoes, rules=[_rule(part=part)])
+        chosen = picking.choose(run, library)
+        loaded = picking.series(run, chosen.series_uid, chosen.part)
+        assert (chosen.part, loaded.part) == (f"ECHO_TIME-{number}", f"ECHO_TIME-{number}")
+        assert loaded.volume.shape[0] == SLICES
+        digests.add(loaded.volume.source_digest)
+    assert len(digests) == 2
+    assert echoes.input_digest(STUDY, SERIES) not in digests
+
+
+def test_the_part_is_found_again_after_a_crash(echoes: Inbox, tmp_path: Path) -> None:
+    """Another process is told the part alone, and reads the same volume."""
+    run = _run(echoes)
+    first = Reading(echoes, rules=[_rule(part="last")])
+    chosen = first.choose(run, _library(tmp_path))
+    one = first.series(run, chosen.series_uid, chosen.part)
+    other = Reading(echoes).series(run, chosen.series_uid, chosen.part)
+
+    assert np.array_equal(one.volume.voxels, other.volume.voxels)
+    assert one.volume.source_digest == other.volume.source_digest
+
+
+def test_headers_are_read_once(inbox: Inbox, tmp_path: Path) -> None:
+    """What choosing has read is not read again: the files may even be gone but for their pixels' names."""
+    run = _run(inbox)
+    reading = Reading(inbox)
+    reading.choose(run, _library(tmp_path))
+    for one in inbox.instances(STUDY):
+        data = one.path.read_bytes()
+        # The header is overwritten, the pixels are left: were it read again, it would be refused.
+        one.path.chmod(0o600)
+        one.path.write_bytes(b"\0" * (len(data) - 16 * 12 * 2) + data[-16 * 12 * 2 :])
+
+    assert reading.series(run, SERIES).volume.shape[0] == SLICES
+
+
+def test_a_series_that_no_model_takes_is_not_read(inbox: Inbox, tmp_path: Path) -> None:
+    """Its modality is known from the index: thousands of such images cost nothing."""
+    for one in inbox.instances(STUDY):
+        one.path.unlink()
+
+    with pytest.raises(NothingFits) as refused:
+        Reading(inbox).choose(_run(inbox), _library(tmp_path, modality=["CT"]))
+    assert refused.value.condition == "MODALITY"
+
+
+def test_text_of_a_sender_that_mislabels_is_read_on_the_sites_word(tmp_path: Path) -> None:
+    """GBK bytes under ISO_IR 100: description and name are Chinese where the site says what its scanner writes."""
+    spool = Inbox(tmp_path / "spool", Clock(), limits=InboxLimits(free_bytes_min=0))
+    for index in range(SLICES):
+        ds = make_slice(index)
+        ds.SpecificCharacterSet = "ISO_IR 100"
+        for tag, vr, text in ((0x00100010, "PN", "测试^幻影"), (0x0008103E, "LO", "T1 头颅")):
+            ds[tag] = DataElement(tag, vr, text.encode("gbk").decode("latin-1"))
+        spool.store(received(ds=ds), "OLDCT")
+    run, library = _run(spool), _library(tmp_path, description_any=["头颅"])
+
+    with pytest.raises(NothingFits):
+        Reading(spool).choose(run, library)
+    reading = Reading(spool, charsets={"OLDCT": "GBK", "OTHER": "ISO_IR 192"})
+    loaded = reading.series(run, reading.choose(run, library).series_uid)
+
+    assert person_name(loaded.headers[0]) == "测试^幻影"
+    spool.close()
+
+
+def test_half_a_study_is_not_read_as_a_whole_one(inbox: Inbox, tmp_path: Path) -> None:
+    """A late image of a study that was let go is refused with its code; the whole study sent again is read."""
+    inbox.let_go(STUDY)
+    inbox.store(received(SLICES), "MODALITY")
+
+    with pytest.raises(ImagesGone) as caught:
+        Reading(inbox).choose(_run(inbox), _library(tmp_path))
+    assert (explain(caught.value).code, explain(caught.value).side) == ("IMAGES_GONE", "INPUT")
+
+    for index in range(SLICES):
+        inbox.store(received(index), "MODALITY")
+    assert len(Reading(inbox).instances(_run(inbox))) == SLICES + 1
