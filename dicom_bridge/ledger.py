@@ -1,9 +1,43 @@
-"""The outbox's memory: batches, their files and their peers, in one SQLite file with every commit on disk.
+"""The outbox's memory: batches, their files and the names of their peers, in one SQLite file, every commit on disk.
 
-Steps of a batch, each one commit, so that a crash between any two repeats at most the step that was under way:
+The life of a batch. Each line is one commit, so a crash between any two repeats at most the step that was under way:
 
-    PENDING --every file answered 0x0000 or 0xBxxx--> SENT --callback returned--> DELIVERED
-       `------refused for good, or too old----------> DEAD --resend-----------> PENDING
+    state     what happens                                              next       how delivery is proven
+    -------   -------------------------------------------------------   --------   ----------------------
+    PENDING   every file stored; peer has storage commitment            STORED
+              every file stored; peer answers C-FIND (`counts`)         SEEKING
+              every file stored; peer does neither                      SENT       ANSWERED
+              some not stored, no answer, out of resources              PENDING    (later, pauses grow)
+              refused for good, file changed, too old                   DEAD
+    STORED    N-ACTION accepted                                         ASKED
+              N-ACTION not accepted, no answer                          STORED     (later, pauses grow)
+              report of the commitment (below) came first               as ASKED
+              `commitment_wait` over                                    SEEKING
+    ASKED     report: all committed; peer answers C-FIND                SEEKING    (committed)
+              report: all committed                                     SENT       COMMITMENT
+              report: some failed                                       PENDING    (a loss: those again)
+              report: some not mentioned                                SEEKING
+              `commitment_wait` over                                    SEEKING
+    SEEKING   C-FIND: all there, committed                              SENT       COMMITMENT
+              C-FIND: all there                                         SENT       FOUND
+              C-FIND: some not there, for longer than its patience      PENDING    (a loss: those again)
+              C-FIND not offered or failing; committed                  SENT       COMMITMENT
+              C-FIND not offered or failing; no commitment configured   SENT       ANSWERED
+              C-FIND not offered or failing; commitment never came      PENDING    (a loss: all again)
+              nobody answers                                            SEEKING    (later, pauses grow)
+              nobody answers for longer than its patience; committed    SENT       COMMITMENT
+              nobody answers, too old, not committed                    DEAD
+              report: all committed                                     SEEKING    (committed)
+              report: some failed                                       PENDING    (a loss: those again)
+    SENT      the caller has been told                                  DELIVERED
+              the caller cannot take it now                             SENT       (later, pauses grow)
+    DEAD      a person resends it                                       PENDING    (whole, as if new)
+    any of PENDING STORED ASKED SEEKING, peer not named any more        DEAD
+    the loss after LOSSES_MAX losses                                    DEAD
+
+Each round of PENDING to ASKED has a transaction UID of its own: a late report of an earlier round changes nothing.
+Senders, the listener (reports) and the command line (`resend`) write at the same time, so whoever changes a batch says
+in which state and round it knew it; where that is no longer so, nothing is changed.
 """
 
 from __future__ import annotations
@@ -19,34 +53,22 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from dicom_bridge.errors import BridgeError, Fault
-from dicom_bridge.peers import Peer
+from dicom_bridge.ledger_schema import open_ledger
 
-BUSY_TIMEOUT_S: Final = 30.0
-"""Another process (the CLI) may hold the ledger for a moment."""
+LEDGER_FILE: Final = "outbox.sqlite3"
+"""Its name in the outbox's folder."""
 
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS peer (
-    name TEXT PRIMARY KEY, ae_title TEXT NOT NULL, host TEXT NOT NULL, port INTEGER NOT NULL,
-    failures INTEGER NOT NULL DEFAULT 0, next_at TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS batch (
-    id TEXT PRIMARY KEY, peer TEXT NOT NULL REFERENCES peer(name), state TEXT NOT NULL,
-    created_at TEXT NOT NULL, next_at TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
-    failures INTEGER NOT NULL DEFAULT 0, code TEXT
-) STRICT;
-CREATE TABLE IF NOT EXISTS file (
-    batch TEXT NOT NULL REFERENCES batch(id), place INTEGER NOT NULL, path TEXT NOT NULL, digest TEXT NOT NULL,
-    uid TEXT NOT NULL, status INTEGER, stored INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (batch, place)
-) STRICT;
-CREATE INDEX IF NOT EXISTS batch_due ON batch(peer, state, next_at);
-"""
+_COLUMNS: Final = (
+    "id, peer, attempts, state, created_at, failures, code, losses, transaction_uid, since, committed, proof"
+)
+_Columns = dict[str, str | int | None]
 
 
 class OutboxRefused(BridgeError):
-    """What was asked of the outbox contradicts what it holds."""
+    """What was asked of the outbox contradicts what it holds, or the configuration."""
 
     CODES: ClassVar[frozenset[str]] = frozenset(
-        {"BATCH_CONFLICT", "BATCH_EMPTY", "BATCH_UNKNOWN", "BATCH_NOT_DEAD", "FILE_UNREADABLE"}
+        {"BATCH_CONFLICT", "BATCH_EMPTY", "BATCH_UNKNOWN", "BATCH_NOT_DEAD", "FILE_UNREADABLE", "PEER_NOT_NAMED"}
     )
     fault: ClassVar[Fault] = Fault.US
 
@@ -59,37 +81,67 @@ class OutboxUnavailable(BridgeError):
 
 
 class State(StrEnum):
-    """Where a batch stands; SENT (stored by the peer, not yet told to the caller) counts as pending outside."""
+    """Where a batch stands; see the table above. Outside, all but DELIVERED and DEAD count as pending."""
 
     PENDING = "PENDING"
+    STORED = "STORED"
+    ASKED = "ASKED"
+    SEEKING = "SEEKING"
     SENT = "SENT"
     DELIVERED = "DELIVERED"
     DEAD = "DEAD"
 
 
+ON_THE_WAY: Final = (State.PENDING, State.STORED, State.ASKED, State.SEEKING, State.SENT)
+
+
+class Proof(StrEnum):
+    """How we know that the peer has a batch: it has taken it into its care, it finds it, or it only answered so."""
+
+    COMMITMENT = "COMMITMENT"
+    FOUND = "FOUND"
+    ANSWERED = "ANSWERED"
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One file of a batch: its SOP Instance UID, digest ("sha256:..."), place on disk, and the last answer to it."""
+    """One file of a batch: its UIDs, digest ("sha256:..."), place on disk, and the last answer to it.
+
+    `sop_class` and the two after it are "" for files of an old ledger that were gone when it was opened.
+    """
 
     uid: str
     digest: str
     path: Path
     status: int | None
     stored: bool
+    sop_class: str
+    study_uid: str
+    series_uid: str
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The results of one call for one peer. `attempts` counts associations tried; `code` says why it is not through."""
+    """The results of one call for one peer, by the peer's name in the configuration.
+
+    attempts: associations tried for its files. code: why it is not through. losses: how often the peer turned out not
+    to have what it had answered for. transaction_uid: of this round's storage commitment. since: when the state, of
+    those from STORED to SEEKING, began. committed: this round's commitment came. proof: from SENT on.
+    """
 
     id: str
-    peer: Peer
+    peer: str
     outputs: tuple[Output, ...]
     attempts: int
     state: State
     created_at: datetime
     failures: int
     code: str | None
+    losses: int
+    transaction_uid: str | None
+    since: datetime | None
+    committed: bool
+    proof: Proof | None
 
 
 class Ledger:
@@ -102,11 +154,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._closed = False
         try:
-            self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA foreign_keys=ON")
-            self._db.executescript(_SCHEMA)
+            self._db = open_ledger(path)
         except sqlite3.Error as cause:
             raise OutboxUnavailable("LEDGER_UNAVAILABLE", type(cause).__name__) from cause
 
@@ -116,62 +164,72 @@ class Ledger:
             self._closed = True
             self._db.close()
 
-    def know(self, peer: Peer, now: datetime) -> None:
-        """Remember where `peer` is now; batches that wait for it go to the new address."""
-        with self._transaction() as db:
-            self._know(db, peer, now)
-
-    def add(self, batch_id: str, peer: Peer, outputs: Sequence[Output], now: datetime) -> None:
-        """Add a batch; the same batch again is no change. Raises OutboxRefused BATCH_CONFLICT for other content."""
-        with self._transaction() as db:
-            self._know(db, peer, now)
-            held = db.execute("SELECT peer FROM batch WHERE id = ?", (batch_id,)).fetchone()
-            if held is not None:
-                files = db.execute("SELECT uid, digest FROM file WHERE batch = ? ORDER BY place", (batch_id,))
-                if held[0] != peer.name or files.fetchall() != [(o.uid, o.digest) for o in outputs]:
-                    raise OutboxRefused("BATCH_CONFLICT", "this batch is held with other files or another peer")
-                return
-            stamp = _stamp(now)
-            db.execute(
-                "INSERT INTO batch (id, peer, state, created_at, next_at) VALUES (?, ?, ?, ?, ?)",
-                (batch_id, peer.name, State.PENDING, stamp, stamp),
-            )
-            db.executemany(
-                "INSERT INTO file (batch, place, path, digest, uid) VALUES (?, ?, ?, ?, ?)",
-                [(batch_id, n, str(o.path), o.digest, o.uid) for n, o in enumerate(outputs)],
-            )
+    # ---- asking ----------------------------------------------------------------------------------------------------
 
     def get(self, batch_id: str) -> Batch | None:
         """One batch, or None."""
         with self._transaction() as db:
-            return self._load(db, batch_id)
+            return self._load(db, "id", batch_id)
 
-    def in_state(self, state: State) -> tuple[Batch, ...]:
-        """All batches in `state`, oldest first."""
+    def of_transaction(self, transaction_uid: str) -> Batch | None:
+        """The batch whose present round asks for its commitment under this UID, or None."""
         with self._transaction() as db:
-            ids = db.execute("SELECT id FROM batch WHERE state = ? ORDER BY created_at, id", (state,)).fetchall()
-            return tuple(batch for (one,) in ids if (batch := self._load(db, one)) is not None)
+            return self._load(db, "transaction_uid", transaction_uid)
+
+    def in_states(self, *states: State) -> tuple[Batch, ...]:
+        """All batches in one of `states`, oldest first."""
+        marks = ",".join("?" * len(states))
+        with self._transaction() as db:
+            ids = db.execute(f"SELECT id FROM batch WHERE state IN ({marks}) ORDER BY created_at, id", states)  # noqa: S608 - only question marks
+            return tuple(batch for (one,) in ids.fetchall() if (batch := self._load(db, "id", one)) is not None)
 
     def peers(self) -> tuple[str, ...]:
-        """Names of all peers ever known."""
+        """Names of all peers that ever got a batch."""
         with self._transaction() as db:
             return tuple(name for (name,) in db.execute("SELECT name FROM peer ORDER BY name"))
 
-    def due(self, peer: str, now: datetime, pause_max: timedelta) -> Batch | None:
+    def due(self, peer: str, now: datetime, pause_max: timedelta, commitment_wait: timedelta) -> Batch | None:
         """The next batch for `peer`: callbacks first (no network needed), then whoever has waited longest.
 
         An appointment further away than the longest pause was made before the clock was set back: it is due.
         """
-        far, stamp = _stamp(now + pause_max), _stamp(now)
+        far, stamp, late = _stamp(now + pause_max), _stamp(now), _stamp(now - commitment_wait)
         with self._transaction() as db:
             found = db.execute(
-                "SELECT batch.id FROM batch JOIN peer ON peer.name = batch.peer WHERE batch.peer = ?"
-                " AND (batch.next_at <= ? OR batch.next_at > ?)"
-                " AND (batch.state = 'SENT' OR batch.state = 'PENDING' AND (peer.next_at <= ? OR peer.next_at > ?))"
-                " ORDER BY batch.state DESC, batch.next_at, batch.created_at, batch.id LIMIT 1",
-                (peer, stamp, far, stamp, far),
+                "SELECT batch.id FROM batch JOIN peer ON peer.name = batch.peer WHERE batch.peer = :peer"
+                " AND (batch.next_at <= :now OR batch.next_at > :far)"
+                " AND (batch.state = 'SENT' OR batch.state = 'ASKED' AND (since <= :late OR since > :far)"
+                " OR batch.state IN ('PENDING', 'STORED', 'SEEKING') AND (peer.next_at <= :now OR peer.next_at > :far))"
+                " ORDER BY batch.state = 'SENT' DESC, batch.next_at, batch.created_at, batch.id LIMIT 1",
+                {"peer": peer, "now": stamp, "far": far, "late": late},
             ).fetchone()
-            return None if found is None else self._load(db, found[0])
+            return None if found is None else self._load(db, "id", found[0])
+
+    # ---- the life of a batch -----------------------------------------------------------------------------------------
+
+    def add(self, batch_id: str, peer: str, outputs: Sequence[Output], now: datetime) -> None:
+        """Add a batch; the same batch again is no change. Raises OutboxRefused BATCH_CONFLICT for other content."""
+        with self._transaction() as db:
+            stamp = _stamp(now)
+            db.execute("INSERT INTO peer (name, next_at) VALUES (?, ?) ON CONFLICT (name) DO NOTHING", (peer, stamp))
+            held = db.execute("SELECT peer FROM batch WHERE id = ?", (batch_id,)).fetchone()
+            if held is not None:
+                files = db.execute("SELECT uid, digest FROM file WHERE batch = ? ORDER BY place", (batch_id,))
+                if held[0] != peer or files.fetchall() != [(o.uid, o.digest) for o in outputs]:
+                    raise OutboxRefused("BATCH_CONFLICT", "this batch is held with other files or another peer")
+                return
+            db.execute(
+                "INSERT INTO batch (id, peer, state, created_at, next_at) VALUES (?, ?, ?, ?, ?)",
+                (batch_id, peer, State.PENDING, stamp, stamp),
+            )
+            db.executemany(
+                "INSERT INTO file (batch, place, path, digest, uid, sop_class, study_uid, series_uid)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (batch_id, n, str(o.path), o.digest, o.uid, o.sop_class, o.study_uid, o.series_uid)
+                    for n, o in enumerate(outputs)
+                ],
+            )
 
     def answered(self, batch: Batch, answers: Sequence[tuple[str, int, bool]]) -> None:
         """Note one attempt and the answers it got: (uid, status, stored)."""
@@ -183,18 +241,67 @@ class Ledger:
                     (status, int(stored), batch.id, uid),
                 )
 
-    def move(self, batch: Batch, state: State, code: str | None = None) -> None:
-        """Put the batch into `state`; its count of failures starts anew."""
-        with self._transaction() as db:
-            db.execute("UPDATE batch SET state = ?, code = ?, failures = 0 WHERE id = ?", (state, code, batch.id))
+    def enter(self, batch: Batch, state: State, now: datetime, code: str | None = None, **also: str | int) -> bool:
+        """Put the batch into `state`, due at once and with its count of failures at 0; False where it has moved on.
 
-    def postpone(self, batch: Batch, until: datetime, code: str) -> None:
-        """Try the batch again at `until`, and remember why."""
+        `also`: columns `transaction_uid`, `committed`, `proof`.
+        """
+        new: _Columns = {
+            "state": state,
+            "since": _stamp(now),
+            "next_at": _stamp(now),
+            "failures": 0,
+            "code": code,
+            **also,
+        }
         with self._transaction() as db:
+            return self._change(db, batch, new)
+
+    def commit(self, batch: Batch) -> bool:
+        """Note that the commitment came, without disturbing what is under way."""
+        with self._transaction() as db:
+            return self._change(db, batch, {"committed": 1})
+
+    def lost(self, batch: Batch, uids: Sequence[str], until: datetime, code: str) -> bool:
+        """The peer has not what it answered for: send these again at `until`, in a new round."""
+        new: _Columns = {"state": State.PENDING, "next_at": _stamp(until), "failures": 0, "code": code}
+        new |= {"losses": batch.losses + 1, "transaction_uid": None, "since": None, "committed": 0}
+        with self._transaction() as db:
+            changed = self._change(db, batch, new)
+            if changed:
+                again = [(batch.id, uid) for uid in uids]
+                db.executemany("UPDATE file SET stored = 0 WHERE batch = ? AND uid = ?", again)
+            return changed
+
+    def postpone(self, batch: Batch, until: datetime, code: str) -> bool:
+        """Try the batch again at `until`, and remember why."""
+        new: _Columns = {"next_at": _stamp(until), "failures": batch.failures + 1, "code": code}
+        with self._transaction() as db:
+            return self._change(db, batch, new)
+
+    def revive(self, batch_id: str, now: datetime) -> None:
+        """Send a dead batch again, whole, as if it were new: the age limit and the count of losses start anew.
+
+        What was stored long ago may be gone from the peer; sending it twice does no harm.
+
+        Raises OutboxRefused BATCH_UNKNOWN or BATCH_NOT_DEAD.
+        """
+        with self._transaction() as db:
+            batch = self._load(db, "id", batch_id)
+            if batch is None:
+                raise OutboxRefused("BATCH_UNKNOWN", "no such batch")
+            if batch.state is not State.DEAD:
+                raise OutboxRefused("BATCH_NOT_DEAD", "only a dead letter can be sent again")
             db.execute(
-                "UPDATE batch SET next_at = ?, failures = failures + 1, code = ? WHERE id = ?",
-                (_stamp(until), code, batch.id),
+                "UPDATE batch SET state = ?, code = NULL, failures = 0, created_at = ?, next_at = ?, losses = 0,"
+                " transaction_uid = NULL, since = NULL, committed = 0 WHERE id = ?",
+                (State.PENDING, _stamp(now), _stamp(now), batch_id),
             )
+            db.execute("UPDATE file SET stored = 0, status = NULL WHERE batch = ?", (batch_id,))
+            # Whoever sends again has seen to the peer: its pause is over, too.
+            db.execute("UPDATE peer SET next_at = ? WHERE name = ?", (_stamp(now), batch.peer))
+
+    # ---- peers -------------------------------------------------------------------------------------------------------
 
     def failures_of(self, peer: str) -> int:
         """How often in a row `peer` could take nothing."""
@@ -212,30 +319,13 @@ class Ledger:
         with self._transaction() as db:
             db.execute("UPDATE peer SET failures = 0 WHERE name = ? AND failures > 0", (peer,))
 
-    def revive(self, batch_id: str, now: datetime) -> None:
-        """Send a dead batch again, whole, as if it were new: the age limit starts anew.
-
-        What was stored long ago may be gone from the peer; sending it twice does no harm.
-
-        Raises OutboxRefused BATCH_UNKNOWN or BATCH_NOT_DEAD.
-        """
-        with self._transaction() as db:
-            batch = self._load(db, batch_id)
-            if batch is None:
-                raise OutboxRefused("BATCH_UNKNOWN", "no such batch")
-            if batch.state is not State.DEAD:
-                raise OutboxRefused("BATCH_NOT_DEAD", "only a dead letter can be sent again")
-            db.execute(
-                "UPDATE batch SET state = ?, code = NULL, failures = 0, created_at = ?, next_at = ? WHERE id = ?",
-                (State.PENDING, _stamp(now), _stamp(now), batch_id),
-            )
-            db.execute("UPDATE file SET stored = 0, status = NULL WHERE batch = ?", (batch_id,))
-
     def hurry(self, now: datetime) -> None:
-        """Everything that waits is due now."""
+        """Everything that waits for a pause to end is due now; a commitment that was asked for keeps its time."""
         with self._transaction() as db:
             db.execute("UPDATE peer SET next_at = ?", (_stamp(now),))
-            db.execute("UPDATE batch SET next_at = ? WHERE state IN ('PENDING', 'SENT')", (_stamp(now),))
+            db.execute("UPDATE batch SET next_at = ? WHERE state NOT IN ('DELIVERED', 'DEAD')", (_stamp(now),))
+
+    # ---- SQL ---------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -256,35 +346,38 @@ class Ledger:
                 raise OutboxUnavailable("LEDGER_UNAVAILABLE", type(cause).__name__) from cause
 
     @staticmethod
-    def _know(db: sqlite3.Connection, peer: Peer, now: datetime) -> None:
-        db.execute(
-            "INSERT INTO peer (name, ae_title, host, port, next_at) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (name) DO UPDATE"
-            " SET ae_title = excluded.ae_title, host = excluded.host, port = excluded.port",
-            (peer.name, peer.ae_title, peer.host, peer.port, _stamp(now)),
+    def _change(db: sqlite3.Connection, batch: Batch, new: _Columns) -> bool:
+        columns = ", ".join(f"{name} = ?" for name in new)
+        done = db.execute(
+            f"UPDATE batch SET {columns} WHERE id = ? AND state = ? AND transaction_uid IS ?",  # noqa: S608 - our own names
+            (*new.values(), batch.id, batch.state, batch.transaction_uid),
         )
+        return done.rowcount == 1
 
     @staticmethod
-    def _load(db: sqlite3.Connection, batch_id: str) -> Batch | None:
-        row = db.execute(
-            "SELECT batch.id, attempts, state, created_at, batch.failures, code, name, ae_title, host, port"
-            " FROM batch JOIN peer ON peer.name = batch.peer WHERE batch.id = ?",
-            (batch_id,),
-        ).fetchone()
+    def _load(db: sqlite3.Connection, key: str, value: str) -> Batch | None:
+        row = db.execute(f"SELECT {_COLUMNS} FROM batch WHERE {key} = ?", (value,)).fetchone()  # noqa: S608 - our own names
         if row is None:
             return None
         files = db.execute(
-            "SELECT uid, digest, path, status, stored FROM file WHERE batch = ? ORDER BY place", (batch_id,)
+            "SELECT uid, digest, path, status, stored, sop_class, study_uid, series_uid FROM file"
+            " WHERE batch = ? ORDER BY place",
+            (row[0],),
         )
         return Batch(
             id=row[0],
-            peer=Peer(name=row[6], ae_title=row[7], host=row[8], port=row[9]),
-            outputs=tuple(Output(f[0], f[1], Path(f[2]), f[3], bool(f[4])) for f in files),
-            attempts=row[1],
-            state=State(row[2]),
-            created_at=datetime.fromisoformat(row[3]),
-            failures=row[4],
-            code=row[5],
+            peer=row[1],
+            outputs=tuple(Output(f[0], f[1], Path(f[2]), f[3], bool(f[4]), *f[5:]) for f in files),
+            attempts=row[2],
+            state=State(row[3]),
+            created_at=datetime.fromisoformat(row[4]),
+            failures=row[5],
+            code=row[6],
+            losses=row[7],
+            transaction_uid=row[8],
+            since=None if row[9] is None else datetime.fromisoformat(row[9]),
+            committed=bool(row[10]),
+            proof=None if row[11] is None else Proof(row[11]),
         )
 
 

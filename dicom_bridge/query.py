@@ -1,19 +1,17 @@
-"""Questions to a peer: is it there (C-ECHO), and how many instances of each series has it (C-FIND, PS3.4 annex C)?"""
+"""Questions to a peer: is it there (C-ECHO), how much and what of a study has it (C-FIND, PS3.4 annex C)?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
-from pynetdicom import evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
 from dicom_bridge.assembly import SeriesCount
+from dicom_bridge.calling import CallLimits, called, hold, keep_answers
 from dicom_bridge.errors import PeerFailed
-from dicom_bridge.network import new_entity, no_delay
 from dicom_bridge.peers import Peer
 from dicom_bridge.uids import storable
 
@@ -23,18 +21,16 @@ SERIES_MAX: Final = 10_000
 """Answers to one query; no study has so many series, a broken peer answers for ever."""
 
 
-@dataclass(frozen=True, slots=True)
-class QueryLimits:
-    """Seconds: to connect, to negotiate, and without a word inside an operation."""
+INSTANCES_MAX: Final = 100_000
+"""Answers to one query for a series; the largest series have some tens of thousands."""
 
-    connect_s: float = 3.0
-    acse_s: float = 5.0
-    dimse_s: float = 10.0
+QueryLimits = CallLimits
+_LIMITS: Final = CallLimits(connect_s=3.0, acse_s=5.0, dimse_s=10.0)
 
 
 def echo(peer: Peer, calling_ae: str, limits: QueryLimits | None = None) -> None:
     """Return when the peer has answered a C-ECHO with success. Raises PeerFailed."""
-    with _association(peer, calling_ae, str(Verification), limits or QueryLimits()) as association:
+    with _association(peer, calling_ae, str(Verification), limits or _LIMITS) as association:
         answer = association.send_c_echo()
         _check(answer)
 
@@ -62,7 +58,7 @@ def find_series(
         raise ValueError("not a study's UID")
     found: dict[str, SeriesCount] = {}
     model = StudyRootQueryRetrieveInformationModelFind
-    with _association(peer, calling_ae, str(model), limits or QueryLimits()) as association:
+    with _association(peer, calling_ae, str(model), limits or _LIMITS) as association:
         for status, identifier in association.send_c_find(_series_query(study_uid), model):
             code = _code(status)
             if code not in _PENDING:
@@ -75,6 +71,58 @@ def find_series(
                 return None
             found[entry[0]] = entry[1]
     return found
+
+
+def find_instances(
+    peer: Peer, study_uid: str, series_uid: str, calling_ae: str, limits: CallLimits | None = None
+) -> frozenset[str]:
+    """Return the SOP Instance UIDs that the peer says it has of one series. Raises PeerFailed."""
+    return find_held(peer, [(study_uid, series_uid)], calling_ae, limits)
+
+
+def find_held(
+    peer: Peer, series: Iterable[tuple[str, str]], calling_ae: str, limits: CallLimits | None = None
+) -> frozenset[str]:
+    """As `find_instances` for several series, each given as (study, series), over one association.
+
+    At IMAGE level with the hierarchical unique keys (PS3.4 section C.4.1.2.1): each series is a query of its own.
+    """
+    wanted = list(series)
+    if not all(storable(uid) for pair in wanted for uid in pair):
+        # A wildcard or a list here would ask the PACS for what is not ours.
+        raise ValueError("not a UID of a study or a series")
+    found: set[str] = set()
+    model = StudyRootQueryRetrieveInformationModelFind
+    with _association(peer, calling_ae, str(model), limits or _LIMITS) as association:
+        for study_uid, series_uid in wanted:
+            hold(association)
+            for number, (status, identifier) in enumerate(
+                association.send_c_find(_image_query(study_uid, series_uid), model)
+            ):
+                if _code(status) not in _PENDING:
+                    _check(status)
+                    break
+                if number >= INSTANCES_MAX:
+                    raise PeerFailed("PEER_FAILURE_STATUS", "more answers than any series has instances")
+                uid = "" if identifier is None else str(identifier.get("SOPInstanceUID", "") or "")
+                # An answer for another series, or without a UID, says nothing of what was asked.
+                if storable(uid) and _same_series(identifier, series_uid):
+                    found.add(uid)
+    return frozenset(found)
+
+
+def _same_series(identifier: Dataset | None, series_uid: str) -> bool:
+    answered = "" if identifier is None else str(identifier.get("SeriesInstanceUID", "") or "")
+    return answered in ("", series_uid)
+
+
+def _image_query(study_uid: str, series_uid: str) -> Dataset:
+    query = Dataset()
+    query.QueryRetrieveLevel = "IMAGE"
+    query.StudyInstanceUID = study_uid
+    query.SeriesInstanceUID = series_uid
+    query.SOPInstanceUID = ""
+    return query
 
 
 def _series_query(study_uid: str) -> Dataset:
@@ -98,31 +146,10 @@ def _entry(identifier: Dataset | None) -> tuple[str, SeriesCount] | None:
 
 
 @contextmanager
-def _association(peer: Peer, calling_ae: str, sop_class: str, limits: QueryLimits) -> Iterator[Any]:
-    entity = new_entity(calling_ae)
-    entity.connection_timeout = limits.connect_s
-    entity.acse_timeout = limits.acse_s
-    entity.dimse_timeout = limits.dimse_s
-    entity.network_timeout = limits.dimse_s
-    entity.add_requested_context(sop_class)
-    handlers = [(evt.EVT_CONN_OPEN, no_delay)]
-    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=handlers)
-    try:
-        if association.is_rejected:
-            raise PeerFailed("PEER_REJECTED", f"{peer.name} rejected our association")
-        # pynetdicom aborts an association that was accepted without our context, so this is asked first.
-        if association.rejected_contexts:
-            raise PeerFailed("PEER_NO_CONTEXT", f"{peer.name} does not offer this service")
-        if not association.is_established:
-            raise PeerFailed("PEER_UNREACHABLE", f"{peer.name} does not answer at its address")
+def _association(peer: Peer, calling_ae: str, sop_class: str, limits: CallLimits) -> Iterator[Any]:
+    with called(peer, calling_ae, [(sop_class, ())], limits) as association:
+        keep_answers(association)
         yield association
-    finally:
-        if association.is_established:
-            association.release()
-        # A connection that was refused never had a thread.
-        if association.ident is not None:
-            association.join(limits.acse_s)
-        entity.close_socket()
 
 
 def _code(status: Dataset) -> int | None:

@@ -15,12 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from dicom_bridge.ledger import Batch, OutboxRefused, OutboxUnavailable, State
-from dicom_bridge.outbox import AGE_MAX, PAUSE_MAX, Outbox, is_stored, is_transient, pause
+from dicom_bridge import commitment_scu, delivery, query
+from dicom_bridge.delivery import PAUSE_MAX, Transport, pause
+from dicom_bridge.ledger import Batch, OutboxRefused, OutboxUnavailable, Proof, State
+from dicom_bridge.ledger_schema import open_ledger
+from dicom_bridge.outbox import KEEP_TRYING, Outbox
+from dicom_bridge.parcel import digest_of, head_of
 from dicom_bridge.peers import Peer
 from dicom_bridge.store_scu import SendResult, send
 from tests.simulators import findings as phantom
-from tests.simulators.pacs import FakePacs
+from tests.simulators.pacs import FakePacs, Reporting
 
 FRIDAY = datetime(2026, 11, 20, 18, 0, tzinfo=UTC)
 NOWHERE = Peer(name="pacs", ae_title="TESTPACS", host="127.0.0.1", port=9)
@@ -76,6 +80,11 @@ class Wire:
         return SendResult(tuple(result), "PEER_NO_ANSWER" if None in result else None)
 
 
+def store(transport: Callable[..., SendResult]) -> Transport:
+    """The network, but for how files are sent."""
+    return Transport(store=transport)
+
+
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two valid Part 10 files."""
@@ -116,6 +125,8 @@ def outbox_of(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Outbox]]:
     def make(listener: Callable[[Batch], None] | None = None, **options: object) -> Outbox:
         if made:
             made[-1].stop()
+        peer = options.pop("peer", NOWHERE)
+        options.setdefault("peers", {peer.name: peer})  # type: ignore[attr-defined]
         made.append(Outbox(tmp_path / "outbox", clock, listener or Listener(), **options))  # type: ignore[arg-type]
         return made[-1]
 
@@ -127,14 +138,14 @@ def outbox_of(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Outbox]]:
 def test_a_batch_is_delivered_and_then_told_once(outbox_of, pacs, files) -> None:
     """Both files reach the PACS over one association, the callback sees them once, and only then it is DELIVERED."""
     listener = Listener()
-    outbox = outbox_of(listener)
-    outbox.enqueue("call-1", pacs.peer(), files)
+    outbox = outbox_of(listener, peer=pacs.peer())
+    outbox.enqueue("call-1", "pacs", files)
     assert outbox.state("call-1") is State.PENDING
     assert outbox.run_due("pacs") == 2
     assert outbox.state("call-1") is State.DELIVERED
     assert (pacs.associations, len(pacs.received), len(pacs.stored)) == (1, 2, 2)
     (batch,) = listener.calls
-    assert (batch.id, batch.attempts, batch.peer) == ("call-1", 1, pacs.peer())
+    assert (batch.id, batch.attempts, batch.peer, batch.proof) == ("call-1", 1, "pacs", Proof.ANSWERED)
     assert [output.status for output in batch.outputs] == [0, 0]
     assert outbox.run_due("pacs") == 0
 
@@ -150,9 +161,9 @@ def test_a_weekend_without_a_pacs_ends_in_one_delivery(outbox_of, pacs, files, c
         return SendResult((None, None), "PEER_UNREACHABLE") if down and tries > 1 else send(paths, peer, calling_ae)
 
     listener = Listener()
-    outbox = outbox_of(listener, transport=transport)
+    outbox = outbox_of(listener, transport=store(transport), peer=pacs.peer())
     pacs.down()
-    outbox.enqueue("call-1", pacs.peer(), files)
+    outbox.enqueue("call-1", "pacs", files)
     while clock.time < FRIDAY + timedelta(hours=62):
         outbox.run_due("pacs")
         if tries == 1:
@@ -172,8 +183,8 @@ def test_a_weekend_without_a_pacs_ends_in_one_delivery(outbox_of, pacs, files, c
 def test_out_of_resources_is_retried(outbox_of, pacs, files, clock) -> None:
     """0xA700 for one file: that file alone is sent again later, the stored one is not."""
     pacs.answer(0x0000, 0xA700, 0xA7FF)
-    outbox = outbox_of()
-    outbox.enqueue("call-1", pacs.peer(), files)
+    outbox = outbox_of(peer=pacs.peer())
+    outbox.enqueue("call-1", "pacs", files)
     outbox.run_due("pacs")
     assert outbox.pending()[0].code == "STATUS_A700"
     assert len(pacs.received) == 2
@@ -191,8 +202,8 @@ def test_a_warning_means_stored(outbox_of, pacs, files) -> None:
     """0xB000 and its like are deliveries; the caller sees the status."""
     pacs.answer(0xB000, 0xB007)
     listener = Listener()
-    outbox = outbox_of(listener)
-    outbox.enqueue("call-1", pacs.peer(), files)
+    outbox = outbox_of(listener, peer=pacs.peer())
+    outbox.enqueue("call-1", "pacs", files)
     outbox.run_due("pacs")
     assert outbox.state("call-1") is State.DELIVERED
     assert [output.status for output in listener.calls[0].outputs] == [0xB000, 0xB007]
@@ -202,8 +213,8 @@ def test_a_refusal_is_a_visible_dead_letter_and_can_be_resent(outbox_of, pacs, f
     """0xC000 ends the tries; the batch is listed with its status, and `resend` sends the whole batch again."""
     pacs.answer(0x0000, 0xC000)
     listener = Listener()
-    outbox = outbox_of(listener)
-    outbox.enqueue("call-1", pacs.peer(), files)
+    outbox = outbox_of(listener, peer=pacs.peer())
+    outbox.enqueue("call-1", "pacs", files)
     outbox.run_due("pacs")
     (dead,) = outbox.dead_letters()
     assert (dead.id, dead.code, dead.outputs[1].status) == ("call-1", "STATUS_C000", 0xC000)
@@ -221,8 +232,8 @@ def test_a_refusal_is_a_visible_dead_letter_and_can_be_resent(outbox_of, pacs, f
 @pytest.mark.parametrize("status", [0xA900, 0xC001, 0x0122, 0x0124, 0x0110])
 def test_what_will_never_work_is_not_tried_again(outbox_of, files, status) -> None:
     """A mismatch, a refusal of class or of us: retrying for days would only hide it."""
-    outbox = outbox_of(transport=Wire([0, status]))
-    outbox.enqueue("call-1", NOWHERE, files)
+    outbox = outbox_of(transport=store(Wire([0, status])))
+    outbox.enqueue("call-1", "pacs", files)
     outbox.run_due("pacs")
     assert outbox.dead_letters()[0].code == f"STATUS_{status:04X}"
 
@@ -230,32 +241,62 @@ def test_what_will_never_work_is_not_tried_again(outbox_of, files, status) -> No
 def test_a_class_that_the_peer_does_not_take_is_a_dead_letter(outbox_of, files) -> None:
     """No presentation context for an MR: the letter is dead, and says so."""
     with FakePacs(classes=["1.2.840.10008.5.1.4.1.1.88.34"]) as narrow:
-        outbox = outbox_of()
-        outbox.enqueue("call-1", narrow.peer(), files)
+        outbox = outbox_of(peer=narrow.peer())
+        outbox.enqueue("call-1", "pacs", files)
         outbox.run_due("pacs")
         assert narrow.received == []
     assert outbox.dead_letters()[0].code == "PEER_NO_CONTEXT"
 
 
 def test_a_wrong_ae_title_is_retried_as_it_may_be_configured_any_minute(outbox_of, pacs, files, clock) -> None:
-    """A rejected association waits; after `readdress` it goes through."""
-    outbox = outbox_of()
-    outbox.enqueue("call-1", Peer("pacs", "WRONGTITLE", "127.0.0.1", pacs.port), files)
+    """A rejected association waits; started again with the right title, it goes through: the ledger has only a name."""
+    outbox = outbox_of(peer=Peer("pacs", "WRONGTITLE", "127.0.0.1", pacs.port))
+    outbox.enqueue("call-1", "pacs", files)
     outbox.run_due("pacs")
     assert outbox.pending()[0].code == "PEER_REJECTED"
-    outbox.readdress(pacs.peer())
+    again = outbox_of(peer=pacs.peer())
     clock.sleep(seconds=2)
+    again.run_due("pacs")
+    assert again.state("call-1") is State.DELIVERED
+
+
+def test_nothing_leaves_to_a_peer_that_is_not_named(outbox_of, files, clock) -> None:
+    """A batch whose peer the configuration no longer names is a dead letter; named again, it can be resent."""
+    outbox = outbox_of()
+    with pytest.raises(OutboxRefused, match="PEER_NOT_NAMED"):
+        outbox.enqueue("call-1", "other", files)
+    outbox.enqueue("call-1", "pacs", files)
+    wire = Wire()
+    again = outbox_of(transport=store(wire), peers={})
+    again.run_due("pacs")
+    assert [(batch.id, batch.code) for batch in again.dead_letters()] == [("call-1", "PEER_NOT_NAMED")]
+    assert wire.sent == []
+    named = outbox_of(transport=store(wire))
+    named.resend("call-1")
+    named.run_due("pacs")
+    assert named.state("call-1") is State.DELIVERED
+
+
+def test_what_was_delivered_is_told_though_the_peer_is_not_named_any_more(outbox_of, files, clock) -> None:
+    """The callback needs no network: the log learns of what the PACS has."""
+    outbox = outbox_of(Listener(failures=1), transport=store(Wire()))
+    outbox.enqueue("call-1", "pacs", files)
     outbox.run_due("pacs")
-    assert outbox.state("call-1") is State.DELIVERED
+    listener = Listener()
+    again = outbox_of(listener, peers={})
+    clock.sleep(seconds=2)
+    again.run_due("pacs")
+    assert again.state("call-1") is State.DELIVERED
+    assert len(listener.calls) == 1
 
 
 def test_too_old_is_a_dead_letter_and_resend_starts_its_age_anew(outbox_of, files, clock) -> None:
     """After seven days the batch is dead; resent, it has seven days again."""
     wire = Wire(*["PEER_UNREACHABLE"] * 3)
-    outbox = outbox_of(transport=wire)
-    outbox.enqueue("call-1", NOWHERE, files)
+    outbox = outbox_of(transport=store(wire))
+    outbox.enqueue("call-1", "pacs", files)
     outbox.run_due("pacs")
-    clock.time += AGE_MAX
+    clock.time += KEEP_TRYING
     outbox.run_due("pacs")
     assert outbox.state("call-1") is State.PENDING, "on its last day it is still tried"
     clock.sleep(hours=1)
@@ -273,8 +314,8 @@ def test_too_old_is_a_dead_letter_and_resend_starts_its_age_anew(outbox_of, file
 def test_a_failing_callback_repeats_without_sending_again(outbox_of, files, clock) -> None:
     """The audit disk is full: the objects are not sent twice, the callback comes until it returns."""
     listener, wire = Listener(failures=3), Wire()
-    outbox = outbox_of(listener, transport=wire)
-    outbox.enqueue("call-1", NOWHERE, files)
+    outbox = outbox_of(listener, transport=store(wire))
+    outbox.enqueue("call-1", "pacs", files)
     for seconds in (0, 2, 4, 8):
         clock.sleep(seconds=seconds)
         assert outbox.state("call-1") is State.PENDING
@@ -286,10 +327,10 @@ def test_a_failing_callback_repeats_without_sending_again(outbox_of, files, cloc
 def test_a_callback_waits_even_beyond_the_age_limit(outbox_of, files, clock) -> None:
     """What the PACS holds is never reported dead because our own log was unavailable for long."""
     listener = Listener(failures=1)
-    outbox = outbox_of(listener, transport=Wire())
-    outbox.enqueue("call-1", NOWHERE, files)
+    outbox = outbox_of(listener, transport=store(Wire()))
+    outbox.enqueue("call-1", "pacs", files)
     outbox.run_due("pacs")
-    clock.time += 2 * AGE_MAX
+    clock.time += 2 * KEEP_TRYING
     outbox.run_due("pacs")
     assert outbox.state("call-1") is State.DELIVERED
 
@@ -297,13 +338,13 @@ def test_a_callback_waits_even_beyond_the_age_limit(outbox_of, files, clock) -> 
 def test_enqueue_is_idempotent_and_refuses_other_content(outbox_of, files) -> None:
     """The same batch again is one delivery, before and after; other files or another peer under its id are refused."""
     wire, listener = Wire(), Listener()
-    outbox = outbox_of(listener, transport=wire)
+    other = Peer("other", "OTHER", "127.0.0.1", 9)
+    outbox = outbox_of(listener, transport=store(wire), peers={"pacs": NOWHERE, "other": other})
     for _ in range(3):
-        outbox.enqueue("call-1", NOWHERE, files)
+        outbox.enqueue("call-1", "pacs", files)
         outbox.run_due("pacs")
     assert (len(wire.sent), len(listener.calls)) == (1, 1)
-    other = Peer("other", "OTHER", "127.0.0.1", 9)
-    for peer, content in ((NOWHERE, files[:1]), (NOWHERE, files[::-1]), (other, files)):
+    for peer, content in (("pacs", files[:1]), ("pacs", files[::-1]), ("other", files)):
         with pytest.raises(OutboxRefused) as refused:
             outbox.enqueue("call-1", peer, content)
         assert refused.value.code == "BATCH_CONFLICT"
@@ -320,7 +361,7 @@ def test_what_cannot_be_a_batch_is_refused(outbox_of, tmp_path) -> None:
         ([tmp_path / "text.dcm"], "FILE_UNREADABLE"),
     ):
         with pytest.raises(OutboxRefused) as refused:
-            outbox.enqueue("call-1", NOWHERE, content)
+            outbox.enqueue("call-1", "pacs", content)
         assert refused.value.code == code
     assert outbox.state("call-1") is None
     with pytest.raises(OutboxRefused, match="BATCH_UNKNOWN"):
@@ -329,8 +370,8 @@ def test_what_cannot_be_a_batch_is_refused(outbox_of, tmp_path) -> None:
 
 def test_only_the_dead_are_resent(outbox_of, files) -> None:
     """A batch that is on its way or delivered cannot be revived."""
-    outbox = outbox_of(transport=Wire())
-    outbox.enqueue("call-1", NOWHERE, files)
+    outbox = outbox_of(transport=store(Wire()))
+    outbox.enqueue("call-1", "pacs", files)
     with pytest.raises(OutboxRefused, match="BATCH_NOT_DEAD"):
         outbox.resend("call-1")
     outbox.run_due("pacs")
@@ -342,8 +383,8 @@ def test_only_the_dead_are_resent(outbox_of, files) -> None:
 def test_bytes_that_are_not_those_enqueued_are_not_sent(outbox_of, files, damage) -> None:
     """What was validated and logged by digest is what goes out, or nothing does."""
     wire = Wire()
-    outbox = outbox_of(transport=wire)
-    outbox.enqueue("call-1", NOWHERE, files)
+    outbox = outbox_of(transport=store(wire))
+    outbox.enqueue("call-1", "pacs", files)
     if damage == "changed":
         data = bytearray(files[1].read_bytes())
         data[-1] ^= 1
@@ -358,8 +399,8 @@ def test_bytes_that_are_not_those_enqueued_are_not_sent(outbox_of, files, damage
 def test_a_broken_answer_keeps_what_was_answered(outbox_of, files, clock) -> None:
     """The association breaks after the first file: only the second is sent again."""
     wire = Wire([0, None])
-    outbox = outbox_of(transport=wire)
-    outbox.enqueue("call-1", NOWHERE, files)
+    outbox = outbox_of(transport=store(wire))
+    outbox.enqueue("call-1", "pacs", files)
     outbox.run_due("pacs")
     clock.sleep(seconds=2)
     outbox.run_due("pacs")
@@ -376,12 +417,12 @@ def test_one_poisonous_object_does_not_hold_up_the_others(outbox_of, files, cloc
             return SendResult((None,), "PEER_NO_ANSWER")
         return SendResult((0,), None)
 
-    outbox = outbox_of(transport=transport)
-    outbox.enqueue("poison", NOWHERE, [poison])
+    outbox = outbox_of(transport=store(transport))
+    outbox.enqueue("poison", "pacs", [poison])
     for _ in range(20):
         outbox.run_due("pacs")
         clock.sleep(minutes=1)
-    outbox.enqueue("good", NOWHERE, [good])
+    outbox.enqueue("good", "pacs", [good])
     clock.time += PAUSE_MAX
     outbox.run_due("pacs")
     clock.sleep(seconds=2)
@@ -392,8 +433,8 @@ def test_one_poisonous_object_does_not_hold_up_the_others(outbox_of, files, cloc
 
 def test_wake_ends_all_pauses(outbox_of, files, clock) -> None:
     """Somebody repaired the PACS and does not want to wait a quarter of an hour."""
-    outbox = outbox_of(transport=Wire("PEER_UNREACHABLE"))
-    outbox.enqueue("call-1", NOWHERE, files)
+    outbox = outbox_of(transport=store(Wire("PEER_UNREACHABLE")))
+    outbox.enqueue("call-1", "pacs", files)
     outbox.run_due("pacs")
     assert outbox.run_due("pacs") == 0
     outbox.wake()
@@ -403,9 +444,9 @@ def test_wake_ends_all_pauses(outbox_of, files, clock) -> None:
 
 def test_a_clock_that_was_set_back_does_not_stop_delivery(outbox_of, files, clock) -> None:
     """An appointment years ahead was made by a wrong clock: it is due."""
-    outbox = outbox_of(transport=Wire("PEER_UNREACHABLE"))
+    outbox = outbox_of(transport=store(Wire("PEER_UNREACHABLE")))
     clock.sleep(days=4000)
-    outbox.enqueue("call-1", NOWHERE, files)
+    outbox.enqueue("call-1", "pacs", files)
     outbox.run_due("pacs")
     clock.sleep(days=-4000)
     outbox.run_due("pacs")
@@ -414,13 +455,13 @@ def test_a_clock_that_was_set_back_does_not_stop_delivery(outbox_of, files, cloc
 
 def test_a_restart_continues_with_its_pauses(outbox_of, files, clock) -> None:
     """A new process finds what is pending, keeps the pause, and delivers."""
-    outbox = outbox_of(transport=Wire("PEER_UNREACHABLE", "PEER_UNREACHABLE"))
-    outbox.enqueue("call-1", NOWHERE, files)
+    outbox = outbox_of(transport=store(Wire("PEER_UNREACHABLE", "PEER_UNREACHABLE")))
+    outbox.enqueue("call-1", "pacs", files)
     outbox.run_due("pacs")
     clock.sleep(seconds=2)
     outbox.run_due("pacs")
     wire, listener = Wire(), Listener()
-    again = outbox_of(listener, transport=wire)
+    again = outbox_of(listener, transport=store(wire))
     clock.sleep(seconds=3)
     assert again.run_due("pacs") == 0, "the second pause is 4 s"
     clock.sleep(seconds=1)
@@ -433,11 +474,11 @@ def test_threads_deliver_to_two_peers_and_stop(outbox_of, files) -> None:
     """Started before or after enqueue, each peer has its sender; a peer that is down does not hold up the other."""
     listener = Listener()
     with FakePacs() as up:
-        outbox = outbox_of(listener)
-        outbox.enqueue("call-1", up.peer("one"), files[:1])
+        outbox = outbox_of(listener, peers={"one": up.peer("one"), "two": Peer("two", "TWO", "127.0.0.1", 9)})
+        outbox.enqueue("call-1", "one", files[:1])
         outbox.start()
-        outbox.enqueue("call-2", Peer("two", "TWO", "127.0.0.1", 9), files[:1])
-        outbox.enqueue("call-3", up.peer("one"), files[1:])
+        outbox.enqueue("call-2", "two", files[:1])
+        outbox.enqueue("call-3", "one", files[1:])
         until(lambda: outbox.state("call-3") is State.DELIVERED and outbox.batch("call-2").attempts > 0)
         assert outbox.healthy()
         assert outbox.state("call-1") is State.DELIVERED
@@ -458,19 +499,19 @@ def until(condition: Callable[[], bool], seconds: float = 15) -> None:
 
 def test_a_full_disk_promises_nothing_and_loses_nothing(outbox_of, files, tmp_path) -> None:
     """While the ledger is locked or closed, enqueue raises; afterwards the same call works."""
-    outbox = outbox_of(transport=Wire())
-    outbox.enqueue("call-1", NOWHERE, files)
+    outbox = outbox_of(transport=store(Wire()))
+    outbox.enqueue("call-1", "pacs", files)
     outbox.stop()
     with pytest.raises(OutboxUnavailable, match="LEDGER_UNAVAILABLE"):
-        outbox.enqueue("call-2", NOWHERE, files)
-    again = outbox_of(transport=Wire())
+        outbox.enqueue("call-2", "pacs", files)
+    again = outbox_of(transport=store(Wire()))
     assert again.state("call-2") is None
     again.run_due("pacs")
     assert again.state("call-1") is State.DELIVERED
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "outbox.sqlite3").write_bytes(b"not a database, not at all" * 100)
     with pytest.raises(OutboxUnavailable, match="LEDGER_UNAVAILABLE"):
-        Outbox(tmp_path / "bad", Clock(), Listener())
+        Outbox(tmp_path / "bad", Clock(), Listener(), peers={})
 
 
 def test_every_commit_is_synced(outbox_of, tmp_path) -> None:
@@ -485,11 +526,15 @@ _CHILD = textwrap.dedent(
     import os, signal, sys
     from datetime import UTC, datetime
     from pathlib import Path
+    from dicom_bridge.commitment_scu import request
+    from dicom_bridge.delivery import Transport
     from dicom_bridge.outbox import Outbox
     from dicom_bridge.peers import Peer
+    from dicom_bridge.query import find_held
     from dicom_bridge.store_scu import send
 
-    step, root, port, files = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), [Path(f) for f in sys.argv[4:]]
+    step, root, port, able = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "able"
+    files = [Path(f) for f in sys.argv[5:]]
 
     def die(at):
         if step == at:
@@ -498,32 +543,59 @@ _CHILD = textwrap.dedent(
     def told(batch):
         die("before the callback")
         with open(root / "told", "a") as file:
-            file.write(batch.id + "\\n")
+            file.write(batch.id + " " + batch.proof + "\\n")
         die("after the callback")
 
-    def transport(paths, peer, calling_ae):
+    def store(paths, peer, calling_ae):
         die("before sending")
         result = send(paths, peer, calling_ae)
         die("after sending")
         return result
 
-    outbox = Outbox(root, lambda: datetime(2026, 11, 20, tzinfo=UTC), told, transport=transport)
-    outbox.enqueue("call-1", Peer("pacs", "TESTPACS", "127.0.0.1", port), files)
+    def ask(wanted, peer, calling_ae, heard, wait):
+        def hear(report):
+            die("before the report is noted")
+            status = heard(report)
+            die("after the report is noted")
+            return status
+
+        die("before asking")
+        status = request(wanted, peer, calling_ae, hear, lambda: (die("while waiting"), wait()))
+        die("after asking")
+        return status
+
+    def find(peer, series, calling_ae):
+        die("before finding")
+        found = find_held(peer, series, calling_ae)
+        die("after finding")
+        return found
+
+    peers = {"pacs": Peer("pacs", "TESTPACS", "127.0.0.1", port, counts=able, commitment=able)}
+    now = datetime(2026, 11, 20, tzinfo=UTC)
+    outbox = Outbox(root, lambda: now, told, peers=peers, transport=Transport(store, ask, find))
+    outbox.enqueue("call-1", "pacs", files)
     die("after enqueue")
     outbox.run_due("pacs")
     print(outbox.state("call-1"))
     """
 )
 
+STEPS = ["after enqueue", "before sending", "after sending", "before the callback", "after the callback"]
+STEPS_ABLE = [
+    *("before asking", "while waiting", "before the report is noted", "after the report is noted", "after asking"),
+    *("before finding", "after finding", "after the callback"),
+]
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "step", ["after enqueue", "before sending", "after sending", "before the callback", "after the callback"]
+    ("step", "able"), [*((step, "unable") for step in STEPS), *((step, "able") for step in STEPS_ABLE)]
 )
-def test_kill_9_at_any_step_ends_in_one_object_and_one_story(step, pacs, files, tmp_path) -> None:
-    """Killed at each step and started again: delivered, each object once in the PACS, told at most twice."""
+def test_kill_9_at_any_step_ends_in_one_object_and_one_story(step, able, pacs, files, tmp_path) -> None:
+    """Killed at each step and started again: delivered, each object once in the PACS, told at most twice, one proof."""
     root = tmp_path / "outbox"
-    arguments = [str(root), str(pacs.port), *map(str, files)]
+    pacs.reporting = Reporting.SAME
+    arguments = [str(root), str(pacs.port), able, *map(str, files)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     killed = subprocess.run([sys.executable, "-c", _CHILD, step, *arguments], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -531,10 +603,12 @@ def test_kill_9_at_any_step_ends_in_one_object_and_one_story(step, pacs, files, 
         [sys.executable, "-c", _CHILD, "never", *arguments], env=environment, check=False, capture_output=True
     )
     assert again.stdout.decode().split() == ["DELIVERED"], again.stderr.decode()
-    told = (root / "told").read_text().split()
-    assert told == ["call-1"] * (2 if step == "after the callback" else 1)
+    told = (root / "told").read_text().splitlines()
+    proof = "COMMITMENT" if able == "able" else "ANSWERED"
+    assert told == [f"call-1 {proof}"] * (2 if step == "after the callback" else 1)
     assert len(pacs.stored) == 2
     assert len(pacs.received) == (4 if step == "after sending" else 2)
+    assert len({str(asked.TransactionUID) for asked in pacs.requests}) == (1 if able == "able" else 0)
 
 
 def test_pauses_double_to_a_quarter_of_an_hour() -> None:
@@ -543,13 +617,77 @@ def test_pauses_double_to_a_quarter_of_an_hour() -> None:
     assert pause(9) == PAUSE_MAX == pause(100_000)
 
 
-def test_statuses_fall_into_three_kinds() -> None:
-    """PS3.4 Table B.2-1: stored, perhaps later, never."""
-    assert all(is_stored(s) for s in (0x0000, 0xB000, 0xB006, 0xB007))
-    assert all(is_transient(s) for s in (0xA700, 0xA701, 0xA7FF))
-    assert not any(is_stored(s) or is_transient(s) for s in (0xA900, 0xC000, 0xCFFF, 0x0122, 0x0124, 0x0001))
-
-
 def test_the_default_transport_is_the_network() -> None:
-    """Nobody forgets to wire it."""
-    assert Outbox.__init__.__kwdefaults__["transport"] is send
+    """Nobody forgets to wire it: files, requests for commitment and questions go over the network by default."""
+    given = Transport()
+    assert (given.store, given.ask, given.find) == (delivery.store, commitment_scu.request, query.find_held)
+
+
+# ---- ledgers of before -----------------------------------------------------------------------------------------------
+
+_SCHEMA_1 = """
+CREATE TABLE IF NOT EXISTS peer (
+    name TEXT PRIMARY KEY, ae_title TEXT NOT NULL, host TEXT NOT NULL, port INTEGER NOT NULL,
+    failures INTEGER NOT NULL DEFAULT 0, next_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS batch (
+    id TEXT PRIMARY KEY, peer TEXT NOT NULL REFERENCES peer(name), state TEXT NOT NULL,
+    created_at TEXT NOT NULL, next_at TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0, code TEXT
+) STRICT;
+CREATE TABLE IF NOT EXISTS file (
+    batch TEXT NOT NULL REFERENCES batch(id), place INTEGER NOT NULL, path TEXT NOT NULL, digest TEXT NOT NULL,
+    uid TEXT NOT NULL, status INTEGER, stored INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (batch, place)
+) STRICT;
+CREATE INDEX IF NOT EXISTS batch_due ON batch(peer, state, next_at);
+"""
+
+
+def old_ledger(root: Path, files: Sequence[Path], states: Sequence[str]) -> None:
+    """A ledger as version 1 left it, with one batch in each of the states, of one file each."""
+    root.mkdir()
+    db = sqlite3.connect(root / "outbox.sqlite3")
+    db.executescript(_SCHEMA_1)
+    stamp = FRIDAY.isoformat(timespec="microseconds")
+    db.execute("INSERT INTO peer VALUES ('pacs', 'OLDTITLE', '192.0.2.1', 104, 3, ?)", (stamp,))
+    for state, path in zip(states, files, strict=True):
+        db.execute("INSERT INTO batch VALUES (?, 'pacs', ?, ?, ?, 2, 1, 'PEER_REJECTED')", (state, state, stamp, stamp))
+        digest = digest_of(path) or "sha256:gone"
+        head = head_of(path)
+        uid = "1.2.3" if head is None else head.sop_uid
+        db.execute("INSERT INTO file VALUES (?, 0, ?, ?, ?, NULL, 0)", (state, str(path), digest, uid))
+    db.commit()
+    db.close()
+
+
+def test_an_old_ledger_goes_on_where_it_was(outbox_of, pacs, files, tmp_path) -> None:
+    """What version 1 had waiting goes to today's address, is confirmed, and told with its proof."""
+    old_ledger(tmp_path / "outbox", (*files, files[0], files[1]), ("PENDING", "SENT", "DELIVERED", "DEAD"))
+    listener = Listener()
+    outbox = outbox_of(listener, peer=pacs.peer(counts=True))
+    outbox.run_due("pacs")
+    assert [outbox.state(one) for one in ("PENDING", "SENT", "DELIVERED")] == [State.DELIVERED] * 3
+    assert {batch.id: batch.proof for batch in listener.calls} == {"PENDING": Proof.FOUND, "SENT": Proof.ANSWERED}
+    assert [batch.code for batch in outbox.dead_letters()] == ["PEER_REJECTED"]
+    outbox.resend("DEAD")
+    outbox.run_due("pacs")
+    assert outbox.batch("DEAD").proof is Proof.FOUND
+    assert outbox.batch("PENDING").attempts == 3
+
+
+def test_a_file_of_an_old_ledger_that_is_gone_is_a_dead_letter(outbox_of, files, tmp_path) -> None:
+    """It could not be read when the ledger was brought up, so nothing could be asked of it; it is seen, not sent."""
+    old_ledger(tmp_path / "outbox", (tmp_path / "gone.dcm", files[0]), ("PENDING", "DEAD"))
+    outbox = outbox_of(transport=store(Wire()))
+    outbox.run_due("pacs")
+    assert outbox.batch("PENDING").code == "FILE_CHANGED"
+
+
+def test_a_ledger_of_a_later_version_is_left_alone(outbox_of, tmp_path) -> None:
+    """An older program must not write into what it does not understand."""
+    outbox_of().stop()
+    db = open_ledger(tmp_path / "outbox" / "outbox.sqlite3")
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(OutboxUnavailable, match="LEDGER_UNAVAILABLE"):
+        outbox_of()

@@ -16,7 +16,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Ver
 from dicom_bridge.assembly import SeriesCount
 from dicom_bridge.errors import PeerFailed
 from dicom_bridge.peers import Peer
-from dicom_bridge.query import QueryLimits, echo, find_series, series_counts
+from dicom_bridge.query import QueryLimits, echo, find_held, find_instances, find_series, series_counts
 
 LIMITS = QueryLimits(connect_s=1, acse_s=1, dimse_s=1)
 STUDY = "1.2.3.4"
@@ -173,4 +173,63 @@ def test_a_wildcard_is_no_study(peer: Peer, pacs: Pacs, uid: str) -> None:
     """A query can never ask for more than one study."""
     with pytest.raises(ValueError, match="study"):
         series_counts(peer, uid, "ZHIYING", LIMITS)
+    assert pacs.asked == []
+
+
+# ---- at IMAGE level --------------------------------------------------------------------------------------------------
+
+SERIES = "1.2.3.4.1"
+
+
+def image(uid: str, of: str = SERIES) -> Dataset:
+    """Return one C-FIND answer at IMAGE level."""
+    ds = Dataset()
+    ds.QueryRetrieveLevel, ds.StudyInstanceUID, ds.SeriesInstanceUID = "IMAGE", STUDY, of
+    ds.SOPInstanceUID = uid
+    return ds
+
+
+def test_the_instances_of_a_series_are_listed(pacs: Pacs, peer: Peer) -> None:
+    """One query for exactly this series, with the unique keys of the levels above; no patient is asked for."""
+    pacs.answers = [image("1.9.1"), image("1.9.2"), image("1.9.1")]
+    assert find_instances(peer, STUDY, SERIES, "ZHIYING", LIMITS) == {"1.9.1", "1.9.2"}
+    (question,) = pacs.asked
+    assert (question.QueryRetrieveLevel, question.StudyInstanceUID, question.SeriesInstanceUID) == (
+        "IMAGE",
+        STUDY,
+        SERIES,
+    )
+    assert question.SOPInstanceUID in ("", None)
+    assert "PatientName" not in question
+    assert "PatientID" not in question
+
+
+def test_several_series_are_several_questions_in_one_association(pacs: Pacs, peer: Peer) -> None:
+    """SR and SEG of a result are in two series: both are looked for, and what either has counts."""
+    pacs.answers = [image("1.9.1"), image("1.9.2", "1.2.3.4.2")]
+    found = find_held(peer, [(STUDY, SERIES), (STUDY, "1.2.3.4.2")], "ZHIYING", LIMITS)
+    assert found == {"1.9.1", "1.9.2"}
+    assert [question.SeriesInstanceUID for question in pacs.asked] == [SERIES, "1.2.3.4.2"]
+
+
+def test_an_answer_for_another_series_proves_nothing(pacs: Pacs, peer: Peer) -> None:
+    """A peer that ignores the key lists whatever it has; only answers for what was asked count."""
+    pacs.answers = [image("1.9.1", of="1.7.7"), image(""), image("not a UID"), image("1.9.2", of="")]
+    assert find_instances(peer, STUDY, SERIES, "ZHIYING", LIMITS) == {"1.9.2"}
+
+
+def test_a_query_that_fails_at_its_end_found_nothing(pacs: Pacs, peer: Peer) -> None:
+    """Half a list would make a resend of what is there."""
+    pacs.answers, pacs.final = [image("1.9.1")], 0xC000
+    with pytest.raises(PeerFailed, match="0xC000"):
+        find_instances(peer, STUDY, SERIES, "ZHIYING", LIMITS)
+
+
+@pytest.mark.parametrize("uid", ["", "*", "1.2.*", "1.2\\1.3", "1.2?"])
+def test_a_wildcard_is_no_series(peer: Peer, pacs: Pacs, uid: str) -> None:
+    """A query can never ask for more than the series of our results."""
+    with pytest.raises(ValueError, match="series"):
+        find_instances(peer, STUDY, uid, "ZHIYING", LIMITS)
+    with pytest.raises(ValueError, match="study"):
+        find_instances(peer, uid, SERIES, "ZHIYING", LIMITS)
     assert pacs.asked == []

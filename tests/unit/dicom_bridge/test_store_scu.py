@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import socket
 import subprocess
@@ -48,7 +49,7 @@ def pacs() -> Iterator[FakePacs]:
 
 def test_a_real_pacs_stores_our_bytes(results, tmp_path) -> None:
     """DCMTK's storescp takes SEG and SR in one association, and its files hold our data sets bit for bit."""
-    program = shutil.which("storescp")
+    program = shutil.which("storescp", path=os.defpath)  # DCMTK's own, not pynetdicom's of the same name
     assert program is not None, "dcmtk is not installed"
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
