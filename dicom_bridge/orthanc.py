@@ -1,19 +1,35 @@
-"""Reads back from an Orthanc what it stores of a study, through the Orthanc team's own client.
+"""An Orthanc by its REST API, through the Orthanc team's own client.
 
-For the demo and for tests, where Orthanc is the PACS: what a hospital sees is what the PACS gives back, not what we
-meant to send. The product itself speaks DIMSE to its PACS (store_scu.py, query.py).
+`OrthancSource` fetches studies from one that is a peer. `OrthancReader` reads back what one stores: for the demo and
+for tests, where what a hospital sees is what the PACS gives back, not what we meant to send.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import orthanc_api_client
 from orthanc_api_client import exceptions
 
-from dicom_bridge.errors import BridgeError, Fault
+from dicom_bridge.catalogue import (
+    Catalogue,
+    SeriesEntry,
+    StudyFound,
+    Wanted,
+    Window,
+    study_time,
+)
+from dicom_bridge.errors import BridgeError, Fault, PeerFailed
+from dicom_bridge.keeping import Keeper
+from dicom_bridge.patience import Patience, RetrieveFailed
+from dicom_bridge.peers import Peer
+from dicom_bridge.uids import storable
+from dicom_bridge.web_session import confine, timeouts
 
+_CHUNK: Final = 1 << 18
+_ORTHANC_ID: Final = re.compile(r"[0-9a-f-]{1,64}")
 REQUEST_LIMIT_S = 30.0  # a SEG of hundreds of frames is read in well under a second on one machine
 
 
@@ -109,3 +125,119 @@ class OrthancReader:
             return OrthancFailed("ORTHANC_UNREACHABLE", f"no answer from {self._url}")
         status = getattr(fault, "http_status_code", None)
         return OrthancFailed("ORTHANC_ERROR", f"{self._url} answered with HTTP status {status}")
+
+
+class OrthancSource:
+    """An Orthanc that is asked, and sends, by its REST API; close it. For sites that open no DICOM port to us."""
+
+    def __init__(self, peer: Peer, patience: Patience, file_bytes_max: int) -> None:
+        if peer.orthanc is None:
+            raise ValueError("the peer has no Orthanc")
+        # The client joins addresses as a browser does: without the slash a path would lose its last part.
+        root = f"{peer.orthanc.rstrip('/')}/"
+        self._patience = patience
+        self._client = orthanc_api_client.OrthancApiClient(root)
+        confine(self._client._http_session, peer, root, patience, file_bytes_max)
+
+    def close(self) -> None:
+        """End its connections."""
+        self._client.close()
+
+    def catalogue(self, study_uid: str) -> Catalogue:
+        """Everything that Orthanc has of the study. Raises PeerFailed, RetrieveFailed; ValueError for no UID."""
+        return {uid: entry for uid, (entry, _) in self._series(study_uid).items()}
+
+    def series(self, study_uid: str) -> Catalogue:
+        """The same: it costs no more."""
+        return self.catalogue(study_uid)
+
+    def studies(self, window: Window) -> tuple[StudyFound, ...]:
+        """The studies in a window. Raises PeerFailed, RetrieveFailed."""
+        query = {"StudyDate": window.dates}
+        asked = {"Level": "Study", "Expand": True, "Query": query}
+        found: dict[str, StudyFound] = {}
+        for study in self._things(self._ask("tools/find", asked)):
+            uid, at = _tag(study, "StudyInstanceUID"), study_time(_tag(study, "StudyDate"), _tag(study, "StudyTime"))
+            if not storable(uid):
+                raise RetrieveFailed("PULL_ANSWER_INVALID", "Orthanc's answer has no UID where it must")
+            if not window.holds(StudyFound(uid, at, frozenset(), None)):
+                continue
+            series = self._things(self._ask(f"studies/{_id(study)}/series"))
+            modalities = frozenset(_tag(one, "Modality").upper() for one in series) - {""}
+            entry = StudyFound(uid, at, modalities, None)
+            if window.holds(entry):
+                found[uid] = entry
+        return tuple(found.values())
+
+    def fetch(self, wanted: Wanted, keeper: Keeper) -> None:
+        """Each missing instance as Orthanc stored it; one that it cannot give is counted, the rest goes on.
+
+        Raises PeerFailed when Orthanc is gone, RetrieveFailed, InboxUnavailable.
+        """
+        identifiers = {sop: name for _, names in self._series(wanted.study_uid).values() for sop, name in names.items()}
+        for part in wanted.parts.values():
+            for sop_uid in part.uids:
+                try:
+                    if sop_uid not in identifiers:
+                        raise PeerFailed("PEER_FAILURE_STATUS", "Orthanc does not list the instance any more")
+                    self._file(identifiers[sop_uid], keeper)
+                except PeerFailed as failed:
+                    if failed.code != "PEER_FAILURE_STATUS":
+                        raise
+                    keeper.count_failed(failed.code)
+
+    def _file(self, orthanc_id: str, keeper: Keeper) -> None:
+        path = f"instances/{orthanc_id}/file"
+        with self._client.get(path, stream=True, timeout=timeouts(self._patience)) as response:
+            keeper.keep_file(response.iter_content(_CHUNK))
+
+    def _series(self, study_uid: str) -> dict[str, tuple[SeriesEntry, dict[str, str]]]:
+        """By Series Instance UID: what it holds, and Orthanc's identifier of each SOP Instance UID."""
+        if not storable(study_uid):
+            raise ValueError("not a study's UID")
+        asked = {"Level": "Series", "Expand": True, "Query": {"StudyInstanceUID": study_uid}}
+        found: dict[str, tuple[SeriesEntry, dict[str, str]]] = {}
+        for series in self._things(self._ask("tools/find", asked)):
+            names = {}
+            for one in self._things(self._ask(f"series/{_id(series)}/instances")):
+                sop_uid = _tag(one, "SOPInstanceUID")
+                if not storable(sop_uid):
+                    raise RetrieveFailed("PULL_ANSWER_INVALID", "Orthanc's answer has no UID where it must")
+                names[sop_uid] = _id(one)
+            entry = SeriesEntry(_tag(series, "Modality").upper(), len(names), dict.fromkeys(names, ""))
+            found[_tag(series, "SeriesInstanceUID")] = (entry, names)
+        return found
+
+    def _ask(self, path: str, body: Any = None) -> Any:
+        limits = timeouts(self._patience)
+        try:
+            if body is None:
+                answer = self._client.get_json(path, timeout=limits)
+            else:
+                answer = self._client.post(path, json=body, timeout=limits).json()
+        except (ValueError, exceptions.OrthancApiException):
+            raise RetrieveFailed("PULL_ANSWER_INVALID", "Orthanc's answer is no JSON") from None
+        self._patience.alive()
+        return answer
+
+    def _things(self, answer: Any) -> list[Mapping[str, Any]]:
+        """Orthanc's list of resources, each with its identifier and its tags."""
+        if not isinstance(answer, list) or not all(isinstance(one, dict) for one in answer):
+            raise RetrieveFailed("PULL_ANSWER_INVALID", "Orthanc's answer is no list")
+        if len(answer) > self._patience.limits.answers_max:
+            raise RetrieveFailed("PULL_ENDLESS", "far more answers than any study or window has")
+        return answer
+
+
+def _id(thing: Mapping[str, Any]) -> str:
+    """Orthanc's identifier, which becomes part of an address: hexadecimal digits in groups."""
+    name = thing.get("ID")
+    if not isinstance(name, str) or _ORTHANC_ID.fullmatch(name) is None:
+        raise RetrieveFailed("PULL_ANSWER_INVALID", "Orthanc's answer has no identifier where it must")
+    return name
+
+
+def _tag(thing: Mapping[str, Any], name: str) -> str:
+    tags = thing.get("MainDicomTags")
+    value = tags.get(name, "") if isinstance(tags, dict) else ""
+    return value.strip(" \0") if isinstance(value, str) else ""
