@@ -82,23 +82,29 @@ def replace(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
     sync_dir(path.parent)
 
 
-def adopt(temporary: Path, final: Path) -> bool:
+def adopt(temporary: str | Path, final: str | Path, handle: int | None = None) -> bool:
     """Give a finished file its name for good: sync it, name it, sync the directory. True if the name was new.
 
-    For streams: the caller has written and closed ``temporary``, on the same file system. If ``final`` holds the same
-    bytes already, ``temporary`` goes and False is returned; if it holds others, ContentDiffers is raised and both stay.
+    For streams: the caller has written ``temporary``, on the same file system; ``handle`` is its descriptor where it
+    is still open, which spares opening it again. If ``final`` holds the same bytes already, ``temporary`` goes and
+    False is returned; if it holds others, ContentDiffers is raised and both stay.
     A crash between naming and unlinking leaves both names on one file, so sweep temporaries at start.
     """
-    sync_file(temporary)
+    if handle is None:
+        sync_file(Path(temporary))
+    else:
+        # Data and size; what fsync writes beyond that (times) nobody asks for, and the name's sync commits it anyway.
+        os.fdatasync(handle)
     try:
         os.link(temporary, final)
         new = True
     except FileExistsError:
-        if not same_bytes(temporary, final):
+        if not same_bytes(Path(temporary), Path(final)):
             raise ContentDiffers from None
         new = False
-    temporary.unlink()
-    sync_dir(final.parent)
+    # After the sync and the name: a crash in between leaves a whole file, under one name or under both.
+    os.unlink(temporary)  # noqa: PTH108 - this runs for every image; making a Path costs more than the call
+    sync_dir(os.path.dirname(final))  # noqa: PTH120 - likewise
     return new
 
 
@@ -138,7 +144,7 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
-def sync_dir(path: Path) -> None:
+def sync_dir(path: str | Path) -> None:
     """Return when the names in the directory are on the disk."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

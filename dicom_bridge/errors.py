@@ -51,7 +51,12 @@ class BridgeError(Exception):
 class InstanceRefused(BridgeError):
     """An instance that cannot be taken (PS3.4 Table B.2-1); `tag` is the offending element, if it is one."""
 
-    CODES = frozenset({"DATASET_GARBLED", "UID_MISSING", "UID_INVALID", "CLASS_MISMATCH", "INSTANCE_TOO_LARGE"})
+    CODES = frozenset(
+        {
+            *("DATASET_GARBLED", "UID_MISSING", "UID_INVALID", "CLASS_MISMATCH", "CLASS_UNSUPPORTED"),
+            *("WRONG_STUDY", "INSTANCE_TOO_LARGE", "NOT_AUTHORISED"),
+        }
+    )
     fault = Fault.INPUT
 
     def __init__(self, code: str, detail: str = "", tag: int | None = None) -> None:
@@ -64,6 +69,7 @@ class VolumeRefused(BridgeError):
 
     CODES = frozenset(
         {
+            "AMBIGUOUS_VOLUMES",
             "DUPLICATE_INSTANCE",
             "DUPLICATE_POSITION",
             "GANTRY_TILT",
@@ -74,6 +80,7 @@ class VolumeRefused(BridgeError):
             "MIXED_MATRIX",
             "MIXED_ORIENTATION",
             "MIXED_SERIES",
+            "MULTIFRAME_INVALID",
             "MULTIFRAME_UNSUPPORTED",
             "NON_UNIFORM_SPACING",
             "NOT_AN_IMAGE",
@@ -82,6 +89,7 @@ class VolumeRefused(BridgeError):
             "RESCALE_MISSING",
             "SINGLE_SLICE",
             "SLICE_MISSING",
+            "VOLUMES_INCOMPLETE",
             "VOLUME_TOO_LARGE",
         }
     )

@@ -15,72 +15,43 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Final
 
-from audit.errors import ContentDiffers
+from dicom_bridge import tombstone
 from dicom_bridge.activity import Activity
 from dicom_bridge.assembly import RESULT_MODALITIES, SeriesCount
-from dicom_bridge.errors import InboxUnavailable, InstanceRefused
-from dicom_bridge.identify import Identity, identify
-from dicom_bridge.peers import valid_ae_title
+from dicom_bridge.errors import InboxUnavailable
+from dicom_bridge.incoming import Announced, Incoming, Spool
+from dicom_bridge.incoming import InboxLimits as InboxLimits
+from dicom_bridge.incoming import Outcome as Outcome
+from dicom_bridge.incoming import Stored as Stored
+from dicom_bridge.incoming_file import IncomingFile
 from dicom_bridge.quarantine import CONFLICT, Quarantine, Quarantined
-from dicom_bridge.same_content import same_content
 from dicom_bridge.spool_disk import Disk, DurableDisk
-from dicom_bridge.spool_index import Instance, SpoolIndex
-from dicom_bridge.spool_recovery import MARK, Recovery, content_digest, held_instance, read_held
-from dicom_bridge.stream import part10_header, read_part10
-
-_MIB: Final = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class InboxLimits:
-    """Sizes in bytes.
-
-    `instance_bytes_max`: above it an instance is refused; the largest real ones, enhanced multi-frame, have 1 GiB.
-    `free_bytes_min`: below it nothing is taken, so that the index, the audit log and results still fit.
-    `quarantine_bytes_max`: so that a sender of rubbish cannot fill the disk.
-    """
-
-    instance_bytes_max: int = 2048 * _MIB
-    free_bytes_min: int = 1024 * _MIB
-    quarantine_bytes_max: int = 2048 * _MIB
+from dicom_bridge.spool_index import Instance, SpoolIndex, StudyRow
+from dicom_bridge.spool_recovery import MARK, Recovery
+from dicom_bridge.tombstone import Gone
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One instance as it came: the encoded data set, and what the C-STORE request said of it."""
+    """One instance as it came: the encoded data set, and what the C-STORE request said of it.
+
+    `urgent`: the request's Priority (0000,0700) is HIGH.
+    """
 
     dataset: bytes
     transfer_syntax: str
     sop_class: str
     sop_uid: str
-
-
-class Outcome(StrEnum):
-    """What a store did. All three are acknowledged with 0x0000; of a CONFLICT the first comer stays."""
-
-    NEW = "NEW"
-    IDENTICAL = "IDENTICAL"
-    CONFLICT = "CONFLICT"
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """The answer of `store`; `held` is the instance that is held now under this SOP Instance UID."""
-
-    outcome: Outcome
-    held: Instance
-    quarantined: Quarantined | None = None
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +92,7 @@ class Inbox:
             self._sweep()
             self._quarantine = Quarantine(root / "quarantine", self._disk, self._limits.quarantine_bytes_max)
             self._index = self._open_index()
+            self._spool = Spool(root, self._disk, self._index, self._quarantine, self._limits, now)
             recovery = Recovery(self._index, self._studies, self._quarantine, self._disk, self.input_digest)
             self.recovered = recovery.run()
         except (OSError, sqlite3.Error) as error:
@@ -132,105 +104,35 @@ class Inbox:
 
     # -- storing ------------------------------------------------------------------------------------------------
 
+    def incoming(self, announced: Announced, sender: str, association: str | None = None) -> Incoming:
+        """Begin to take one instance in pieces, as a C-STORE request announces it; whatever its size."""
+        return Incoming(self._spool, announced, sender, partial(self._stored, association))
+
+    def incoming_file(self, sender: str, association: str | None = None) -> IncomingFile:
+        """Begin to take one Part 10 file in pieces; whatever it turns out to be."""
+        return IncomingFile(self._spool, sender, partial(self._stored, association))
+
     def store(self, received: Received, sender: str, association: str | None = None) -> Stored:
         """Take one instance; durable when this returns.
 
-        Raises InstanceRefused (a copy is in quarantine then) and InboxUnavailable (nothing is held; try again).
+        Raises InstanceRefused (a copy is in quarantine then, but of one that is too large) and InboxUnavailable
+        (nothing is held; try again).
         """
-        if len(received.dataset) > self._limits.instance_bytes_max:
-            raise InstanceRefused("INSTANCE_TOO_LARGE", "larger than this service takes")
-        header = part10_header("", "", received.transfer_syntax, "")
-        try:
-            identity = identify(received.dataset, received.transfer_syntax)
-            _check_request(identity, received)
-        except InstanceRefused as refused:
-            self.quarantine(header + received.dataset, refused.code, sender)
-            raise
-        source = sender if valid_ae_title(sender) else ""
-        header = part10_header(identity.sop_class, identity.sop_uid, received.transfer_syntax, source)
-        digest = content_digest(received.transfer_syntax, received.dataset)
-        try:
-            stored = self._keep(header, received.dataset, identity, digest, sender)
-        except (OSError, sqlite3.Error) as error:
-            raise InboxUnavailable("SPOOL_FAILED", f"nothing was kept ({type(error).__name__})") from error
-        if association is not None:
-            self.activity.carried(association, stored.held.study_uid)
-        self._changed.set()
-        return stored
+        announced = Announced(received.transfer_syntax, received.sop_class, received.sop_uid, received.urgent)
+        return _whole(self.incoming(announced, sender, association), received.dataset)
 
     def store_file(self, data: bytes, sender: str) -> Stored:
         """Take one Part 10 file; as `store`."""
-        try:
-            meta = read_part10(data)
-        except InstanceRefused as refused:
-            self.quarantine(data, refused.code, sender)
-            raise
-        received = Received(data[meta.dataset_at :], meta.transfer_syntax, meta.sop_class, meta.sop_instance)
-        return self.store(received, sender)
+        return _whole(self.incoming_file(sender), data)
 
-    def _keep(self, header: bytes, dataset: bytes, identity: Identity, digest: str, sender: str) -> Stored:
-        if self._disk.free_bytes(self._root) < self._limits.free_bytes_min + len(dataset):
-            raise InboxUnavailable("SPOOL_FULL", "the disk has less free space than the configured reserve")
-        held = self._index.instance(identity.sop_uid)
-        if held is not None and not held.path.is_file():
-            # Somebody removed the file; what is not there cannot be called held.
-            self._index.forget(held.sop_uid)
-            held = None
-        at = self._now()
-        new = held_instance(identity, digest, sender, at, self._studies)
-        if held is None:
-            quicker = self._write(header, dataset, new)
-            if quicker is None:
-                return Stored(Outcome.NEW, new)
-            held = quicker
-        if held.digest == digest or same_content(held.path.read_bytes(), header + dataset):
-            self._index.touch(held.study_uid, at)
-            return Stored(Outcome.IDENTICAL, held)
-        return Stored(Outcome.CONFLICT, held, self.quarantine(header + dataset, CONFLICT, sender))
-
-    def _write(self, header: bytes, dataset: bytes, new: Instance) -> Instance | None:
-        """Put the instance under its name and index it; another one that was quicker is returned instead."""
-        self._disk.make_dirs(new.path.parent)
-        part = self._incoming / f"{os.getpid()}-{secrets.token_hex(8)}.part"
-        try:
-            self._disk.write(part, (header, dataset))
-            self._disk.adopt(part, new.path)
-        except ContentDiffers:
-            # Not indexed, but there: another thread was quicker.
-            return self._index_held(new)
-        finally:
-            # Gone already after a success; after a failure the next start would sweep it anyway.
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-        # A crash here leaves a durable file without a row: nothing was acknowledged, the next start indexes it.
-        if self._index.add(new):
-            return None
-        first = self._index.instance(new.sop_uid)
-        if first is None:
-            raise InboxUnavailable("SPOOL_FAILED", "the index changed under the store")
-        if first.path != new.path:
-            # The same SOP Instance UID in another study at the same moment: the first one counts.
-            self._disk.remove(new.path)
-        return first
-
-    def _index_held(self, new: Instance) -> Instance | None:
-        try:
-            first = read_held(new.path, self._studies)
-        except InstanceRefused as damaged:
-            # The next start sets the damaged file aside; until then nothing can be kept under its name.
-            raise InboxUnavailable("SPOOL_FAILED", "a held file is damaged; restart to set it aside") from damaged
-        self._index.add(first)
-        return self._index.instance(new.sop_uid)
+    def _stored(self, association: str | None, stored: Stored) -> None:
+        if association is not None:
+            self.activity.carried(association, stored.held.study_uid)
+        self._changed.set()
 
     def quarantine(self, data: bytes, code: str, sender: str) -> Quarantined:
         """Keep a copy of what cannot be used. Raises InboxUnavailable when it cannot be kept."""
-        try:
-            kept = self._quarantine.keep(data, code, sender, self._now())
-        except (OSError, ContentDiffers) as error:
-            raise InboxUnavailable("SPOOL_FAILED", f"quarantine failed ({type(error).__name__})") from error
-        if kept is None:
-            raise InboxUnavailable("QUARANTINE_FULL", "quarantine holds as much as it may; a person must look at it")
-        return kept
+        return self._spool.set_aside(data, code, sender)
 
     def quarantined(self) -> tuple[Quarantined, ...]:
         """Return everything in quarantine, oldest first."""
@@ -244,6 +146,7 @@ class Inbox:
 
     def instances(self, study_uid: str) -> tuple[Instance, ...]:
         """Return what is held of a study, ordered by SOP Instance UID; () for an unknown one."""
+        self._spool.wait_settled()
         return self._index.instances(study_uid)
 
     def held(self, study_uid: str) -> Mapping[str, SeriesCount]:
@@ -261,12 +164,7 @@ class Inbox:
         Results (SR, SEG and the like, `assembly.RESULT_MODALITIES`) do not count: a PACS that sends our own results
         back to us must not make the study a new one.
         """
-        lines = [
-            f"{instance.sop_uid} {instance.digest}\n"
-            for instance in self.instances(study_uid)
-            if series_uid in (None, instance.series_uid) and instance.modality not in RESULT_MODALITIES
-        ]
-        return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
+        return digest_of(one for one in self.instances(study_uid) if series_uid in (None, one.series_uid))
 
     def identities(self, study_uid: str) -> int:
         """Return how many different patients the study's images name; more than one must be refused."""
@@ -275,6 +173,7 @@ class Inbox:
 
     def open_associations(self, study_uid: str, active_within_s: float | None = None) -> int:
         """Return how many open associations have carried this study; see `Activity.count`."""
+        self._spool.wait_settled()
         return self.activity.count(study_uid, active_within_s)
 
     def wait(self, timeout_s: float) -> bool:
@@ -291,6 +190,7 @@ class Inbox:
 
     def open_studies(self) -> tuple[OpenStudy, ...]:
         """Return the studies that were touched since their last run, the longest waiting first."""
+        self._spool.wait_settled()
         return tuple(
             OpenStudy(row.study_uid, row.last_received_at, row.touches, row.assembled_digest)
             for row in self._index.open_studies()
@@ -316,6 +216,38 @@ class Inbox:
         except (OSError, sqlite3.Error) as error:
             raise InboxUnavailable("SPOOL_FAILED", f"the mark was not kept ({type(error).__name__})") from error
 
+    # -- letting go ---------------------------------------------------------------------------------------------
+
+    def studies(self) -> tuple[StudyRow, ...]:
+        """Return the studies of which something is held, the longest quiet first."""
+        return self._index.held_studies()
+
+    def class_of(self, sop_uid: str) -> str | None:
+        """Return the SOP class under which an instance is held, None when it is not."""
+        held = self._index.instance(sop_uid)
+        return held.sop_class if held is not None and held.path.is_file() else None
+
+    def let_go(self, study_uid: str) -> int:
+        """Remove the study's instances, remembering each; gives how many. Raises InboxUnavailable: try again."""
+        try:
+            return tombstone.let_go(self._disk, self._index, self._studies / study_uid, self._now())
+        except (OSError, sqlite3.Error) as error:
+            raise InboxUnavailable("SPOOL_FAILED", f"letting go failed ({type(error).__name__})") from error
+
+    def gone(self, study_uid: str) -> Mapping[str, Gone]:
+        """Return what was let go of a study and has not come again, by SOP Instance UID. Raises InboxUnavailable."""
+        try:
+            left = tombstone.read(self._studies / study_uid)
+        except (OSError, ValueError) as error:
+            raise InboxUnavailable("SPOOL_FAILED", f"a tombstone cannot be read ({type(error).__name__})") from error
+        held = {one.sop_uid for one in self.instances(study_uid)} if left else frozenset()
+        return {uid: one for uid, one in left.items() if uid not in held}
+
+    def known(self, study_uid: str) -> Mapping[str, int]:
+        """Return how many instances of each series are held or were let go: what need not be fetched (again)."""
+        gone = (one.series_uid for one in self.gone(study_uid).values())
+        return Counter([*(one.series_uid for one in self.instances(study_uid)), *gone])
+
     # -- opening ------------------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
@@ -337,6 +269,12 @@ class Inbox:
             return SpoolIndex(file, self._studies)
 
 
+def digest_of(instances: Iterable[Instance]) -> str:
+    """Return the input digest of these instances, ordered by SOP Instance UID; see `Inbox.input_digest`."""
+    lines = (f"{one.sop_uid} {one.digest}\n" for one in instances if one.modality not in RESULT_MODALITIES)
+    return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
+
+
 def _alive(pid: str) -> bool:
     if not pid.isdecimal() or int(pid) == os.getpid():
         return False
@@ -349,9 +287,10 @@ def _alive(pid: str) -> bool:
     return True
 
 
-def _check_request(identity: Identity, received: Received) -> None:
-    """The data set must be what the request announced (PS3.4 Table B.2-1, PS3.7 section 9.1.1.1)."""
-    if identity.sop_class != received.sop_class:
-        raise InstanceRefused("CLASS_MISMATCH", "the data set is of another SOP class than announced", 0x00080016)
-    if identity.sop_uid != received.sop_uid:
-        raise InstanceRefused("UID_INVALID", "the data set is another instance than announced", 0x00080018)
+def _whole(incoming: Incoming | IncomingFile, data: bytes) -> Stored:
+    try:
+        if data:
+            incoming.write(data)
+        return incoming.finish()
+    finally:
+        incoming.abandon()

@@ -1,69 +1,62 @@
 """The storage SCP: answers C-ECHO and C-STORE, and says 0x0000 only for what the inbox holds durably.
 
-The handler is one of the three walls of the house: whatever an instance makes our code raise, the peer gets a failure
-status, the fault is reported upward, and the rest of the association and every other one go on.
+One thread listens, one serves each connection: handshake, negotiation, then the fast lane; or stock pynetdicom where
+the peer wants more than that. The guard is one of the three walls of the house: whatever an instance makes our code
+raise, the peer gets a failure status, the fault is reported upward, and every other instance and association goes on.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
+import struct
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pydicom.dataset import Dataset
-from pynetdicom import evt
-from pynetdicom.presentation import AllStoragePresentationContexts
-from pynetdicom.sop_class import Verification
 
 from dicom_bridge import status
-from dicom_bridge.errors import BridgeError, InboxUnavailable, InstanceRefused, ListenerFailed
+from dicom_bridge.connection import TICK_MAX_S, AssociationEnded, Connection
+from dicom_bridge.errors import InboxUnavailable, InstanceRefused, ListenerFailed
+from dicom_bridge.fastlane import FastLane
+from dicom_bridge.fastlane import ListenerLimits as ListenerLimits
 from dicom_bridge.inbox import Inbox, Received
-from dicom_bridge.network import new_entity, no_delay
+from dicom_bridge.negotiation import (
+    ABORT,
+    ASSOCIATE_RQ,
+    INVALID_PARAMETER,
+    REQUEST_BYTES_MAX,
+    Acceptor,
+    Proposal,
+    Rejection,
+    abort_pdu,
+    read_request,
+)
+from dicom_bridge.offers import STORAGE_CLASSES as STORAGE_CLASSES
+from dicom_bridge.offers import TRANSFER_SYNTAXES as TRANSFER_SYNTAXES
 from dicom_bridge.peers import valid_ae_title
 from dicom_bridge.status import Answer
-
-# Every standard storage class: a PACS that forwards whole studies stops at the first class that is refused. Those
-# that no model can use are kept like the others. Private classes are not accepted (PS3.4 table B.5-1).
-STORAGE_CLASSES: Final = tuple(sorted(str(context.abstract_syntax) for context in AllStoragePresentationContexts))
-
-# Exactly those that the installed decoders read, the plain ones first: what is accepted can be used. Left out, as
-# nothing here decodes them: JPEG extended 12 bit and lossless (.4.51 .4.57 .4.70), HTJ2K, JPEG 2000 part 2, JPIP,
-# JPEG XL, MPEG, private ones. The peer then sends another syntax that it proposed.
-TRANSFER_SYNTAXES: Final = (
-    "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
-    "1.2.840.10008.1.2",  # Implicit VR Little Endian
-    "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
-    "1.2.840.10008.1.2.2",  # Explicit VR Big Endian
-    "1.2.840.10008.1.2.5",  # RLE Lossless
-    "1.2.840.10008.1.2.4.80",  # JPEG-LS Lossless
-    "1.2.840.10008.1.2.4.81",  # JPEG-LS Near-lossless
-    "1.2.840.10008.1.2.4.90",  # JPEG 2000 Lossless
-    "1.2.840.10008.1.2.4.91",  # JPEG 2000
-    "1.2.840.10008.1.2.4.50",  # JPEG Baseline
-)
-
+from dicom_bridge.stocklane import Extra as Extra
+from dicom_bridge.stocklane import StockLane, end
 
 STOP_S: Final = 10.0
 """Seconds that `stop` waits for instances being stored; a disk that takes longer is not going to finish."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListenerLimits:
-    """associations_max: at once; more are rejected as "local limit exceeded", which peers retry.
-
-    pdu_bytes_max: 128 KiB; fewer and larger PDUs cost less. acse_s, dimse_s, network_s: seconds without a word from
-    the peer in negotiation, inside an operation, and between operations, before the association is aborted; they end
-    half-open connections.
-    """
-
-    associations_max: int = 64
-    pdu_bytes_max: int = 131_072
-    acse_s: float = 30.0
-    dimse_s: float = 30.0
-    network_s: float = 60.0
+WAITING_MAX: Final = 32
+"""Connections beyond `associations_max` that may be open at once: those not accepted yet, and those being rejected."""
+BACKLOG: Final = 128
+"""Connections that the kernel keeps for us while we take one."""
+_OUT_OF_DESCRIPTORS_S: Final = 0.1
+_HIGH: Final = 1
+_HEADER: Final = struct.Struct(">BxL")
+# Result, source and reason of A-ASSOCIATE-RJ (PS3.8 table 9-21).
+_CALLED_AE_UNKNOWN: Final = (1, 1, 7)
+_CALLING_AE_UNKNOWN: Final = (1, 1, 3)
+_LOCAL_LIMIT: Final = (2, 3, 2)
 
 
 class AssociationEvent(StrEnum):
@@ -81,10 +74,36 @@ class Fault:
     kind: str
 
 
+class Gatekeeper(Protocol):
+    """Who may call; access.Access is one."""
+
+    def check(self, called_ae: str, calling_ae: str, address: str, certificate_der: bytes | None) -> str | None:
+        """Return why not, "CALLED_AE" or another word; None lets in."""
+
+
+@dataclass(slots=True, eq=False)
+class _Caller:
+    """A connection and what serves it; `stock` is pynetdicom's association if it has taken over."""
+
+    connected: socket.socket
+    address: Any
+    thread: threading.Thread | None = None
+    connection: Connection | None = None
+    stock: Any = None
+    accepted: bool = False
+    sender: str = ""
+
+    @property
+    def key(self) -> str:
+        """Unique among those that are open."""
+        return f"{id(self):x}"
+
+
 class Listener:
     """One storage SCP on `host`:`port`; port 0 takes a free one, see `port`.
 
-    `calling_ae_titles`: who may call; () means anybody (an AE title is no authentication).
+    `access`: who may call; None lets in whoever names our AE title (an AE title is no authentication). `tls`: a
+    server context; with it nothing is spoken without. `extra`: services beside storage.
     `on_association(sender, event)` and `on_fault(fault)` are called from association threads and must be quick.
     """
 
@@ -96,20 +115,22 @@ class Listener:
         inbox: Inbox,
         *,
         limits: ListenerLimits | None = None,
-        calling_ae_titles: tuple[str, ...] = (),
+        access: Gatekeeper | None = None,
+        tls: ssl.SSLContext | None = None,
+        extra: Extra | None = None,
         on_association: Callable[[str, AssociationEvent], None] | None = None,
         on_fault: Callable[[Fault], None] | None = None,
     ) -> None:
         self._ae_title, self._address, self._inbox = ae_title, (host, port), inbox
         self._limits = limits or ListenerLimits()
-        self._calling = calling_ae_titles
+        self._access, self._tls, self._extra = access, tls, extra or Extra()
         self._on_association, self._on_fault = on_association, on_fault
-        self._server: Any = None
+        self._acceptor = Acceptor(self._limits.pdu_bytes_max)
+        self._server: socket.socket | None = None
+        self._accepting: threading.Thread | None = None
         self._stopping = threading.Event()
-        # Of the connections that are open; each key is touched by its own association's thread only.
-        self._sockets: dict[str, socket.socket] = {}
-        self._idle = threading.Condition()
-        self._storing = 0
+        self._lock = threading.Lock()
+        self._callers: set[_Caller] = set()
 
     def start(self) -> None:
         """Listen, in threads of our own; returns once the port is bound. Raises ListenerFailed."""
@@ -117,18 +138,15 @@ class Listener:
             raise ListenerFailed("ALREADY_STARTED", "this listener runs already")
         if not valid_ae_title(self._ae_title):
             raise ListenerFailed("PORT_UNAVAILABLE", "the AE title is not one")
-        handlers: list[tuple[Any, Callable[[Any], Any]]] = [
-            (evt.EVT_CONN_OPEN, self._connected),
-            (evt.EVT_ACCEPTED, self._accepted),
-            (evt.EVT_CONN_CLOSE, self._closed),
-            (evt.EVT_C_STORE, self._handle_store),
-        ]
-        self._stopping.clear()
+        host, port = self._address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._server = self._entity().start_server(self._address, block=False, evt_handlers=handlers)
+            self._server = socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
-            host, port = self._address
             raise ListenerFailed("PORT_UNAVAILABLE", f"{host}:{port} cannot be bound ({error.strerror})") from error
+        self._stopping.clear()
+        self._accepting = threading.Thread(target=self._accept, args=(self._server,), name="dicom", daemon=True)
+        self._accepting.start()
 
     def stop(self) -> None:
         """Abort what is open, free the port, and return when no instance is being stored. Harmless when not started.
@@ -137,72 +155,194 @@ class Listener:
         """
         self._stopping.set()
         if self._server is not None:
-            # The entity's shutdown, unlike the server's, ends the associations too.
-            self._server.ae.shutdown()
+            with suppress(OSError):
+                # Wakes the thread that waits in accept(); closing alone would not.
+                self._server.shutdown(socket.SHUT_RDWR)
+            self._server.close()
             self._server = None
-        with self._idle:
-            self._idle.wait_for(lambda: self._storing == 0, timeout=STOP_S)
+        end = time.monotonic() + STOP_S
+        if self._accepting is not None:
+            self._accepting.join(STOP_S)
+        for caller in self._open():
+            if caller.stock is not None:
+                caller.stock.abort(block=False)
+            elif caller.connection is not None:
+                caller.connection.stop_reading()
+            else:
+                with suppress(OSError):
+                    socket.socket.shutdown(caller.connected, socket.SHUT_RD)
+        for caller in self._open():
+            if caller.thread is not None:
+                caller.thread.join(max(0.0, end - time.monotonic()))
 
     @property
     def port(self) -> int:
         """The port that is listened on; 0 before `start` if a free one was asked for."""
-        return int(self._server.server_address[1]) if self._server is not None else self._address[1]
+        return int(self._server.getsockname()[1]) if self._server is not None else self._address[1]
 
-    def _entity(self) -> Any:
-        entity = new_entity(self._ae_title)
-        entity.require_called_aet = True
-        entity.require_calling_aet = list(self._calling)
-        entity.maximum_associations = self._limits.associations_max
-        entity.maximum_pdu_size = self._limits.pdu_bytes_max
-        entity.acse_timeout = self._limits.acse_s
-        entity.dimse_timeout = self._limits.dimse_s
-        entity.network_timeout = self._limits.network_s
-        entity.add_supported_context(Verification)
-        for sop_class in STORAGE_CLASSES:
-            entity.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
-        return entity
+    # -- connections --------------------------------------------------------------------------------------------
 
-    def _accepted(self, event: Any) -> None:
-        sender = _sender(event)
-        self._inbox.activity.opened(_association(event), sender)
+    def _open(self) -> tuple[_Caller, ...]:
+        with self._lock:
+            return tuple(self._callers)
+
+    def _accept(self, server: socket.socket) -> None:
+        while not self._stopping.is_set():
+            try:
+                connected, address = server.accept()
+            except OSError:
+                # Closed by `stop`; gone before we took it; or no descriptors left, which passes.
+                self._stopping.wait(_OUT_OF_DESCRIPTORS_S)
+                continue
+            caller = _Caller(connected, address)
+            with self._lock:
+                full = len(self._callers) >= self._limits.associations_max + WAITING_MAX
+                if not full:
+                    self._callers.add(caller)
+            caller.thread = threading.Thread(target=self._serve, args=(caller,), name="association", daemon=True)
+            try:
+                if full:
+                    raise RuntimeError("too many connections")
+                caller.thread.start()
+            except RuntimeError:
+                # Python's word for a system that gives no more threads; the peer tries again.
+                with self._lock:
+                    self._callers.discard(caller)
+                connected.close()
+
+    def _serve(self, caller: _Caller) -> None:
+        """Serve one connection until it is over."""
+        try:
+            self._guard(caller, lambda: self._welcome(caller))
+        except AssociationEnded as ended:
+            if caller.connection is not None:
+                last = ended.pdu if isinstance(ended, Rejection) else abort_pdu(ended.abort) if ended.abort else b""
+                caller.connection.farewell(last)
+        finally:
+            with self._lock:
+                self._callers.discard(caller)
+            with suppress(OSError):
+                (caller.connection or caller.connected).close()
+            self._closed(caller)
+
+    def _welcome(self, caller: _Caller) -> Answer:
+        """From the handshake to the end of the association. Raises AssociationEnded."""
+        limits = self._limits
+        connection = caller.connection = self._secured(caller)
+        header = bytearray(_HEADER.size)
+        end = time.monotonic() + limits.acse_s
+        connection.fill(memoryview(header), limits.acse_s, end)
+        kind, length = _HEADER.unpack(header)
+        if kind == ABORT:
+            raise AssociationEnded("PEER_ABORTED", "the peer aborted the association")
+        if kind != ASSOCIATE_RQ:
+            raise AssociationEnded("PROTOCOL", "the first PDU is no A-ASSOCIATE-RQ", (0, 0))
+        if length > REQUEST_BYTES_MAX:
+            raise AssociationEnded("PROTOCOL", "the A-ASSOCIATE-RQ is too long", INVALID_PARAMETER)
+        body = bytearray(length)
+        connection.fill(memoryview(body), limits.acse_s, end)
+        proposal = read_request(bytes(body))
+        self._admit(caller, proposal)
+        if proposal.ordinary(self._extra.classes):
+            self._fast(caller, connection, proposal)
+        else:
+            self._stock(caller, connection, bytes(header + body))
+        return status.SUCCESS
+
+    def _secured(self, caller: _Caller) -> Connection:
+        limits, connected = self._limits, caller.connected
+        try:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                # For the whole handshake, not for each of its steps.
+                connected.settimeout(limits.acse_s)
+                connected = self._tls.wrap_socket(connected, server_side=True, do_handshake_on_connect=False)
+                caller.connected = connected
+                connected.do_handshake()
+            tick = min(TICK_MAX_S, limits.acse_s / 2, limits.dimse_s / 2, limits.network_s / 2)
+            return Connection(connected, tick, limits.dimse_s)
+        except (OSError, ValueError) as error:
+            raise AssociationEnded("PEER_CLOSED", f"no connection ({type(error).__name__})") from error
+
+    def _admit(self, caller: _Caller, proposal: Proposal) -> None:
+        """Raise Rejection for whom we do not know, and for one too many."""
+        denied: str | None = None
+        if self._access is not None:
+            connected = caller.connected
+            shown = connected.getpeercert(binary_form=True) if isinstance(connected, ssl.SSLSocket) else None
+            denied = self._access.check(proposal.called, proposal.calling, str(caller.address[0]), shown)
+        elif proposal.called != self._ae_title:
+            denied = "CALLED_AE"
+        if denied is not None:
+            raise Rejection(*(_CALLED_AE_UNKNOWN if denied == "CALLED_AE" else _CALLING_AE_UNKNOWN))
+        with self._lock:
+            if sum(other.accepted for other in self._callers) >= self._limits.associations_max:
+                raise Rejection(*_LOCAL_LIMIT)
+            caller.accepted = True
+
+    def _fast(self, caller: _Caller, connection: Connection, proposal: Proposal) -> None:
+        encoded, contexts = self._acceptor.accept(proposal)
+        connection.send(encoded)
+        self._opened(caller, proposal.calling)
+        FastLane(
+            connection,
+            contexts,
+            proposal.pdu_bytes_max,
+            self._limits,
+            lambda announced: self._inbox.incoming(announced, caller.sender, caller.key),
+            lambda work: self._guard(caller, work),
+            self._stopping,
+        ).run()
+
+    def _stock(self, caller: _Caller, connection: Connection, request: bytes) -> None:
+        lane = StockLane(self._ae_title, self._limits, self._extra, lambda event: self._stock_store(caller, event))
+        addresses = (caller.connected.getsockname(), caller.address)
+        caller.stock = lane.prepare(connection, request, addresses, lambda sender: self._opened(caller, sender))
+        caller.stock.start()
+        if self._stopping.is_set():
+            caller.stock.abort(block=False)
+        caller.stock.join()
+        end(caller.stock)
+
+    def _opened(self, caller: _Caller, sender: str) -> None:
+        caller.sender = sender
+        self._inbox.activity.opened(caller.key, sender)
         if self._on_association is not None:
             self._on_association(sender, AssociationEvent.OPENED)
 
-    def _connected(self, event: Any) -> None:
-        no_delay(event)
-        connection = event.assoc.dul.socket.socket
-        if connection is not None:
-            self._sockets[_association(event)] = connection
-
-    def _closed(self, event: Any) -> None:
-        # pynetdicom leaves the descriptor open when the peer was the first to go.
-        connection = self._sockets.pop(_association(event), None)
-        if connection is not None:
-            connection.close()
-        if not self._inbox.activity.closed(_association(event)):
+    def _closed(self, caller: _Caller) -> None:
+        if not self._inbox.activity.closed(caller.key):
             return
         self._inbox.wake()
         if self._on_association is not None:
-            self._on_association(_sender(event), AssociationEvent.CLOSED)
+            self._on_association(caller.sender, AssociationEvent.CLOSED)
 
-    def _handle_store(self, event: Any) -> Dataset:
-        with self._idle:
-            self._storing += 1
+    # -- storing ------------------------------------------------------------------------------------------------
+
+    def _guard(self, caller: _Caller, work: Callable[[], Answer]) -> tuple[Answer, int | None]:
         try:
-            return _response(self._store(event))
+            return work(), None
+        except AssociationEnded:
+            raise
         except (InstanceRefused, InboxUnavailable) as refused:
-            return _response(status.answer(refused), refused)
+            return status.answer(refused), status.offending(refused)
         # A wall: one instance must not end the association, let alone the service; and a failure must not be silent.
         except Exception as fault:  # noqa: BLE001
             if self._on_fault is not None:
-                self._on_fault(Fault(_sender(event), type(fault).__name__))
-            return _response(status.FAULT)
-        finally:
-            with self._idle:
-                self._storing -= 1
-                self._idle.notify_all()
+                self._on_fault(Fault(caller.sender, type(fault).__name__))
+            return status.FAULT, None
 
-    def _store(self, event: Any) -> Answer:
+    def _stock_store(self, caller: _Caller, event: Any) -> Dataset:
+        answer, tag = self._guard(caller, lambda: self._store(caller, event))
+        response = Dataset()
+        response.Status = answer.status
+        if answer.comment:
+            response.ErrorComment = answer.comment
+        if tag is not None:
+            response.OffendingElement = tag
+        return response
+
+    def _store(self, caller: _Caller, event: Any) -> Answer:
         if self._stopping.is_set():
             raise InboxUnavailable("STOPPING", "the listener is being stopped")
         request = event.request
@@ -213,31 +353,11 @@ class Listener:
             transfer_syntax=str(event.context.transfer_syntax),
             sop_class=str(request.AffectedSOPClassUID),
             sop_uid=str(request.AffectedSOPInstanceUID),
+            urgent=request.Priority == _HIGH,
         )
         if received.sop_class != str(event.context.abstract_syntax):
-            self._inbox.quarantine(received.dataset, "CLASS_MISMATCH", _sender(event))
+            self._inbox.quarantine(received.dataset, "CLASS_MISMATCH", caller.sender)
             raise InstanceRefused("CLASS_MISMATCH", "the request is of another class than the context", 0x00080016)
         # The commit point: when this returns, the instance survives a power cut.
-        self._inbox.store(received, _sender(event), _association(event))
+        self._inbox.store(received, caller.sender, caller.key)
         return status.SUCCESS
-
-
-def _response(answer: Answer, error: BridgeError | None = None) -> Dataset:
-    response = Dataset()
-    response.Status = answer.status
-    if answer.comment:
-        response.ErrorComment = answer.comment
-    tag = None if error is None else status.offending(error)
-    if tag is not None:
-        response.OffendingElement = tag
-    return response
-
-
-def _sender(event: Any) -> str:
-    title = event.assoc.requestor.ae_title
-    return str(title).strip() if title else ""
-
-
-def _association(event: Any) -> str:
-    # Unique among those that are open; names of pynetdicom's threads are times, which may repeat.
-    return f"{id(event.assoc):x}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +21,12 @@ class Writes(Protocol):
 
     def create_same(self, path: Path, data: bytes) -> bool:
         """Create, or find the same bytes. Raises OSError, ContentDiffers."""
+
+    def adopt(self, temporary: str | Path, final: str | Path) -> bool:
+        """Give a file its name for good, and take its old one away; False if the name held the same bytes already."""
+
+    def remove(self, path: Path) -> None:
+        """Take the name away, durably."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +56,38 @@ class Quarantine:
 
     def keep(self, data: bytes, code: str, sender: str, at: datetime) -> Quarantined | None:
         """Keep a copy, durably. None when the folder holds as much as it may. Raises OSError."""
-        digest = hashlib.sha256(data).hexdigest()
+        entry = self._entry(hashlib.sha256(data).hexdigest(), code, sender, at)
+        return self._record(entry, len(data), lambda: self._disk.create_same(entry.path, data))
+
+    def keep_file(self, file: Path, code: str, sender: str, at: datetime) -> Quarantined | None:
+        """Keep a file of any size: it moves here, durably. None, and it stays, when the folder holds as much as it may.
+
+        The file must lie in the same file system. Raises OSError.
+        """
+        with file.open("rb") as opened:
+            digest, size = hashlib.file_digest(opened, "sha256").hexdigest(), os.fstat(opened.fileno()).st_size
+        entry = self._entry(digest, code, sender, at)
+        kept = self._record(entry, size, lambda: self._disk.adopt(file, entry.path))
+        if kept is not None:
+            self._disk.remove(file)
+        return kept
+
+    def _entry(self, digest: str, code: str, sender: str, at: datetime) -> Quarantined:
         name = hashlib.sha256(f"{code}\n{digest}".encode()).hexdigest()[:32]
-        copy, record = self._root / f"{name}.bin", self._root / f"{name}.json"
-        entry = Quarantined(name, code, sender, at, f"sha256:{digest}", copy)
+        return Quarantined(name, code, sender, at, f"sha256:{digest}", self._root / f"{name}.bin")
+
+    def _record(self, entry: Quarantined, size: int, copy: Callable[[], bool]) -> Quarantined | None:
+        record = self._root / f"{entry.id}.json"
         # One at a time: quarantine is rare, and the limit must hold for a crowd of bad senders too.
         with self._lock:
             if record.exists():
                 return self._read(record)
-            if self._used + len(data) > self._bytes_max:
+            if self._used + size > self._bytes_max:
                 return None
             # A crash between the two leaves a copy without a record: its next arrival writes the record.
-            if self._disk.create_same(copy, data):
-                self._used += len(data)
-            body = {"code": code, "sender": sender, "at": at.isoformat(), "digest": entry.digest}
+            if copy():
+                self._used += size
+            body = {"code": entry.code, "sender": entry.sender, "at": entry.at.isoformat(), "digest": entry.digest}
             self._disk.create_same(record, json.dumps(body, sort_keys=True).encode())
         return entry
 

@@ -6,9 +6,9 @@ resend, not a conflict. Only what can be compared for certain counts as the same
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Final
 
 import pydicom
@@ -26,15 +26,22 @@ _UNREADABLE: Final = (
 _PIXEL_DATA: Final = 0x7FE00010
 
 
-def same_content(one: bytes, other: bytes) -> bool:
+COMPARED_BYTES_MAX: Final = 64 << 20
+"""Bytes of a file that is compared element by element, 64 MiB: it must be in memory. Larger ones count as different."""
+
+
+def same_content(one: Path, other: Path) -> bool:
     """Compare two files element by element; file meta information, group lengths and padding do not count.
 
     Values are compared as bytes, never as decoded text, in which two unreadable names look alike. Compressed pixels
-    are compared as they are, so two encodings of one picture differ; so do two byte orders.
+    are compared as they are, so two encodings of one picture differ; so do two byte orders. What cannot be read
+    cannot be called the same.
     """
     try:
-        return _same(pydicom.dcmread(io.BytesIO(one)), pydicom.dcmread(io.BytesIO(other)))
-    # pydicom's readers raise whatever the bytes make them do. What cannot be read cannot be called the same.
+        if max(one.stat().st_size, other.stat().st_size) > COMPARED_BYTES_MAX:
+            return False
+        return _same(pydicom.dcmread(one), pydicom.dcmread(other))
+    # pydicom's readers raise whatever the bytes make them do.
     except _UNREADABLE:
         return False
 

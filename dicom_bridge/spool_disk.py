@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 from audit import durable
+
+Chunk = bytes | bytearray | memoryview
+"""Bytes to write, as they came from the network; never kept, as the buffer is used again."""
 
 
 class Disk(Protocol):
@@ -16,10 +18,13 @@ class Disk(Protocol):
     def make_dirs(self, path: Path) -> None:
         """Durable `mkdir -p`."""
 
-    def write(self, path: Path, chunks: Iterable[bytes]) -> None:
-        """Write a new temporary file, readable by us alone; no promise of durability."""
+    def create(self, path: str) -> int:
+        """Open a new temporary file, readable by us alone, for writing and reading; the caller closes it."""
 
-    def adopt(self, temporary: Path, final: Path) -> bool:
+    def write(self, handle: int, chunk: Chunk) -> None:
+        """Write all of the chunk at the end; no promise of durability."""
+
+    def adopt(self, temporary: str | Path, final: str | Path, handle: int | None = None) -> bool:
         """Give it its name for good. ContentDiffers when the name holds other bytes."""
 
     def create_same(self, path: Path, data: bytes) -> bool:
@@ -42,18 +47,19 @@ class DurableDisk:
         """See Disk."""
         durable.make_dirs(path)
 
-    def write(self, path: Path, chunks: Iterable[bytes]) -> None:
+    def create(self, path: str) -> int:
         """See Disk."""
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb", buffering=0) as file:
-            for chunk in chunks:
-                rest = memoryview(chunk)
-                while rest:
-                    rest = rest[file.write(rest) or 0 :]
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
-    def adopt(self, temporary: Path, final: Path) -> bool:
+    def write(self, handle: int, chunk: Chunk) -> None:
         """See Disk."""
-        return durable.adopt(temporary, final)
+        written, length = os.write(handle, chunk), len(chunk)
+        while written < length:
+            written += os.write(handle, memoryview(chunk)[written:])
+
+    def adopt(self, temporary: str | Path, final: str | Path, handle: int | None = None) -> bool:
+        """See Disk."""
+        return durable.adopt(temporary, final, handle)
 
     def create_same(self, path: Path, data: bytes) -> bool:
         """See Disk."""

@@ -1,7 +1,7 @@
 """The inbox's index: which instances are held, by study, in one SQLite file. A cache; the files are the truth.
 
-Commits are not synced one by one (WAL, synchronous=NORMAL): a power cut may take the last of them, and `Inbox` finds
-what is missing when it opens. A process that is killed loses nothing.
+Rows are gathered for some moments and written together, without a sync of their own (WAL, synchronous=NORMAL): a
+crash may take the last of them, and `Inbox` finds what is missing when it opens.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 # A different number makes an old index one that is rebuilt from the files.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+FLUSH_S: Final = 0.1
+"""Seconds for which rows are gathered before they are written: how far another process may lag behind."""
+PENDING_MAX: Final = 1000
+"""Rows that may wait; more means that the index cannot be written, or that the disk is far behind."""
 _BUSY_MS: Final = 10_000
 """Milliseconds to wait for another process (the command line) that holds the index."""
 
@@ -25,7 +29,11 @@ CREATE TABLE instance (
     sop_uid TEXT PRIMARY KEY, series_uid TEXT NOT NULL, study_uid TEXT NOT NULL, sop_class TEXT NOT NULL,
     modality TEXT NOT NULL, digest TEXT NOT NULL, received_at TEXT NOT NULL, sender TEXT NOT NULL,
     body_part TEXT NOT NULL, description TEXT NOT NULL, image_type TEXT NOT NULL, series_number INTEGER,
-    identity TEXT NOT NULL, pixels INTEGER NOT NULL
+    identity TEXT NOT NULL, pixels INTEGER NOT NULL, urgent INTEGER NOT NULL, frames INTEGER NOT NULL,
+    acquisition_images INTEGER, instance_number INTEGER, acquisition_number INTEGER, temporal_position INTEGER,
+    position TEXT NOT NULL, orientation TEXT NOT NULL, image_rows INTEGER, image_columns INTEGER,
+    pixel_spacing TEXT NOT NULL, protocol TEXT NOT NULL, contrast TEXT NOT NULL, station TEXT NOT NULL,
+    manufacturer TEXT NOT NULL, study_description TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX instance_study ON instance (study_uid);
 CREATE TABLE study (
@@ -41,7 +49,9 @@ class Instance:
 
     `body_part`, `description` (series) and `modality` are "" when the sender gave none; `image_type` likewise ().
     `identity` is a digest of the patient's identifiers, equal for instances of one patient. `pixels` tells whether
-    there is a Pixel Data element.
+    there is a Pixel Data element. `urgent`: by Requested Procedure Priority (0040,1003), or by the Priority of the
+    C-STORE request that brought it. `position` (3 values, mm), `orientation` (6) and `pixel_spacing` (2, row then
+    column, mm) are as received, () when absent or unreadable; `contrast` names the agent (0018,0010), "" for none.
     """
 
     sop_uid: str
@@ -59,6 +69,33 @@ class Instance:
     series_number: int | None
     identity: str
     pixels: bool
+    urgent: bool = False
+    frames: int = 1
+    acquisition_images: int | None = None
+    instance_number: int | None = None
+    acquisition_number: int | None = None
+    temporal_position: int | None = None
+    position: tuple[float, ...] = ()
+    orientation: tuple[float, ...] = ()
+    rows: int | None = None
+    columns: int | None = None
+    pixel_spacing: tuple[float, ...] = ()
+    protocol: str = ""
+    contrast: str = ""
+    station: str = ""
+    manufacturer: str = ""
+    study_description: str = ""
+
+
+# A column for each field; the path follows from the UIDs.
+_TOUCH: Final = (
+    "INSERT INTO study (touches, last_received_at, study_uid, assembled_touches) VALUES (?2, ?3, ?1, 0) "
+    "ON CONFLICT (study_uid) DO UPDATE SET touches = touches + excluded.touches, "
+    "last_received_at = max(last_received_at, excluded.last_received_at)"
+)
+_MARK: Final = "UPDATE study SET touches=max(touches, ?), assembled_touches=?, assembled_digest=? WHERE study_uid=?"
+_MARKS: Final = ",".join("?" * (len(fields(Instance)) - 1))
+_INSERT: Final = f"INSERT OR IGNORE INTO instance VALUES ({_MARKS})"  # noqa: S608 - only question marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +110,20 @@ class StudyRow:
 
 
 class SpoolIndex:
-    """One connection, shared by the threads of this process. Raises sqlite3.Error as SQLite gives it."""
+    """One connection, shared by the threads of this process. Raises sqlite3.Error as SQLite gives it.
+
+    What is added is written together with what comes in the next moments, or before the next question: whoever asks
+    in this process sees it at once, another process soon. A process that is killed loses those moments' rows, as a
+    power cut would; their files are found at the next start.
+    """
 
     def __init__(self, file: Path, studies: Path) -> None:
         self._studies = studies
         self._lock = threading.RLock()
+        self._pending: dict[str, Instance] = {}
+        self._touches: dict[str, tuple[int, str]] = {}
+        self._dirty, self._closed = threading.Event(), threading.Event()
+        self._writer: threading.Thread | None = None
         self._db = sqlite3.connect(file, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -111,20 +157,57 @@ class SpoolIndex:
                 raise
             self._db.execute("COMMIT")
 
-    def close(self) -> None:
-        """Close the file; further calls raise sqlite3.ProgrammingError."""
+    def flush(self) -> None:
+        """Write what is pending; it stays pending when this fails."""
         with self._lock:
-            self._db.close()
+            if not self._touches:
+                return
+            with self.transaction():
+                self._db.executemany(_INSERT, map(_row, self._pending.values()))
+                self._db.executemany(_TOUCH, [(study, *touched) for study, touched in self._touches.items()])
+            self._pending.clear()
+            self._touches.clear()
+
+    def keep_up(self) -> None:
+        """Write now if more is pending than should be: before anything more is acknowledged."""
+        if len(self._pending) >= PENDING_MAX:
+            self.flush()
+
+    def close(self) -> None:
+        """Write what is pending and close the file; further calls raise sqlite3.ProgrammingError."""
+        self._closed.set()
+        self._dirty.set()
+        if self._writer is not None:
+            self._writer.join()
+        # What cannot be written now is found from its files at the next start.
+        with self._lock, closing(self._db), suppress(sqlite3.Error):
+            self.flush()
+
+    def _write_soon(self) -> None:
+        while not self._closed.is_set():
+            self._dirty.wait()
+            self._closed.wait(FLUSH_S)
+            self._dirty.clear()
+            try:
+                self.flush()
+            except sqlite3.Error:
+                # It stays pending; `keep_up` tells whoever wants to add more.
+                self._closed.wait(FLUSH_S)
+                self._dirty.set()
 
     def instance(self, sop_uid: str) -> Instance | None:
         """Return the held instance of this SOP Instance UID."""
         with self._lock:
+            pending = self._pending.get(sop_uid)
+            if pending is not None:
+                return pending
             row = self._db.execute("SELECT * FROM instance WHERE sop_uid=?", (sop_uid,)).fetchone()
         return None if row is None else self._instance(row)
 
     def instances(self, study_uid: str) -> tuple[Instance, ...]:
         """Return the study's instances, ordered by SOP Instance UID."""
         with self._lock:
+            self.flush()
             rows = self._db.execute(
                 "SELECT * FROM instance WHERE study_uid=? ORDER BY sop_uid", (study_uid,)
             ).fetchall()
@@ -133,42 +216,47 @@ class SpoolIndex:
     def names(self) -> Iterator[tuple[str, str]]:
         """Return (study UID, SOP Instance UID) of everything held."""
         with self._lock:
+            self.flush()
             return iter(self._db.execute("SELECT study_uid, sop_uid FROM instance").fetchall())
 
     def add(self, new: Instance) -> bool:
         """Add an instance and touch its study; False, and nothing done, if its SOP Instance UID is there already."""
-        values = (
-            *(new.sop_uid, new.series_uid, new.study_uid, new.sop_class, new.modality, new.digest),
-            *(_time(new.received_at), new.sender, new.body_part, new.description, "\\".join(new.image_type)),
-            *(new.series_number, new.identity, int(new.pixels)),
-        )
-        with self.transaction():
-            marks = ",".join("?" * len(values))
-            added = self._db.execute(f"INSERT OR IGNORE INTO instance VALUES ({marks})", values).rowcount == 1  # noqa: S608 - only question marks
-            if added:
-                self._touch(new.study_uid, new.received_at)
-        return added
+        with self._lock:
+            if self.instance(new.sop_uid) is not None:
+                return False
+            self._pending[new.sop_uid] = new
+            self._touch(new.study_uid, new.received_at)
+        return True
 
-    def touch(self, study_uid: str, at: datetime) -> None:
-        """Count one more store of something already held."""
-        with self.transaction():
-            self._touch(study_uid, at)
+    def touch(self, held: Instance, at: datetime, *, urgent: bool = False) -> None:
+        """Count one more store of something already held; an urgent one makes what is held urgent."""
+        with self._lock:
+            if urgent:
+                self.flush()
+                with self.transaction():
+                    self._db.execute("UPDATE instance SET urgent=1 WHERE sop_uid=?", (held.sop_uid,))
+            self._touch(held.study_uid, at)
 
     def _touch(self, study_uid: str, at: datetime) -> None:
-        self._db.execute(
-            "INSERT INTO study VALUES (?, 1, ?, 0, NULL) ON CONFLICT (study_uid) DO UPDATE SET "
-            "touches = touches + 1, last_received_at = max(last_received_at, excluded.last_received_at)",
-            (study_uid, _time(at)),
-        )
+        count, last = self._touches.get(study_uid, (0, ""))
+        self._touches[study_uid] = count + 1, max(last, _time(at))
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write_soon, name="spool-index", daemon=True)
+            self._writer.start()
+        if not self._dirty.is_set():
+            self._dirty.set()
 
     def forget(self, sop_uid: str) -> None:
         """Drop an instance whose file is gone."""
-        with self.transaction():
-            self._db.execute("DELETE FROM instance WHERE sop_uid=?", (sop_uid,))
+        with self._lock:
+            self.flush()
+            with self.transaction():
+                self._db.execute("DELETE FROM instance WHERE sop_uid=?", (sop_uid,))
 
     def study(self, study_uid: str) -> StudyRow | None:
         """Return what is known of one study."""
         with self._lock:
+            self.flush()
             row = self._db.execute("SELECT * FROM study WHERE study_uid=?", (study_uid,)).fetchone()
         return None if row is None else _study(row)
 
@@ -176,18 +264,30 @@ class SpoolIndex:
         """Return the studies that were touched since they were last assembled, the longest waiting first."""
         query = "SELECT * FROM study WHERE touches > assembled_touches ORDER BY last_received_at, study_uid"
         with self._lock:
+            self.flush()
+            return tuple(_study(row) for row in self._db.execute(query).fetchall())
+
+    def held_studies(self) -> tuple[StudyRow, ...]:
+        """Return the studies that have instances, the longest quiet first."""
+        query = (
+            "SELECT * FROM study WHERE EXISTS (SELECT 1 FROM instance WHERE instance.study_uid = study.study_uid)"
+            " ORDER BY last_received_at, study_uid"
+        )
+        with self._lock:
+            self.flush()
             return tuple(_study(row) for row in self._db.execute(query).fetchall())
 
     def set_marks(self, study_uid: str, *, touches: int, assembled_touches: int, assembled_digest: str) -> None:
         """Write what a run has seen; `touches` never falls."""
-        with self.transaction():
-            self._db.execute(
-                "UPDATE study SET touches=max(touches, ?), assembled_touches=?, assembled_digest=? WHERE study_uid=?",
-                (touches, assembled_touches, assembled_digest, study_uid),
-            )
+        with self._lock:
+            self.flush()
+            with self.transaction():
+                self._db.execute(_MARK, (touches, assembled_touches, assembled_digest, study_uid))
 
     def _instance(self, row: tuple[object, ...]) -> Instance:
-        sop, series, study, sop_class, modality, digest, received, sender, body, text, kind, number, who, pixels = row
+        sop, series, study, sop_class, modality, digest, received, sender, body, text, kind, *more = row
+        number, who, pixels, urgent, frames, in_acquisition, instance, acquisition, temporal, *more = more
+        position, orientation, rows, columns, spacing, protocol, contrast, station, manufacturer, described = more
         return Instance(
             sop_uid=str(sop),
             series_uid=str(series),
@@ -201,9 +301,25 @@ class SpoolIndex:
             body_part=str(body),
             description=str(text),
             image_type=tuple(str(kind).split("\\")) if kind else (),
-            series_number=number if isinstance(number, int) else None,
+            series_number=_whole(number),
             identity=str(who),
             pixels=bool(pixels),
+            urgent=bool(urgent),
+            frames=_whole(frames) or 1,
+            acquisition_images=_whole(in_acquisition),
+            instance_number=_whole(instance),
+            acquisition_number=_whole(acquisition),
+            temporal_position=_whole(temporal),
+            position=_floats(position),
+            orientation=_floats(orientation),
+            rows=_whole(rows),
+            columns=_whole(columns),
+            pixel_spacing=_floats(spacing),
+            protocol=str(protocol),
+            contrast=str(contrast),
+            station=str(station),
+            manufacturer=str(manufacturer),
+            study_description=str(described),
         )
 
 
@@ -215,6 +331,30 @@ def instance_path(studies: Path, study_uid: str, sop_uid: str) -> Path:
 def _time(at: datetime) -> str:
     # One fixed width, so that the text sorts as the time does.
     return at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _row(new: Instance) -> tuple[object, ...]:
+    return (
+        *(new.sop_uid, new.series_uid, new.study_uid, new.sop_class, new.modality, new.digest),
+        *(_time(new.received_at), new.sender, new.body_part, new.description, "\\".join(new.image_type)),
+        *(new.series_number, new.identity, int(new.pixels), int(new.urgent), new.frames),
+        *(new.acquisition_images, new.instance_number, new.acquisition_number, new.temporal_position),
+        *(_numbers(new.position), _numbers(new.orientation), new.rows, new.columns, _numbers(new.pixel_spacing)),
+        *(new.protocol, new.contrast, new.station, new.manufacturer, new.study_description),
+    )
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    # repr of a float gives the same float back.
+    return "\\".join(map(repr, values))
+
+
+def _floats(text: object) -> tuple[float, ...]:
+    return tuple(map(float, str(text).split("\\"))) if text else ()
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _study(row: tuple[object, ...]) -> StudyRow:

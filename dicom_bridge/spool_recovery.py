@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from dicom_bridge.errors import InstanceRefused
-from dicom_bridge.identify import Identity, identify
+from dicom_bridge.identify import Identity, describe, identify
 from dicom_bridge.quarantine import CONFLICT, Quarantine
 from dicom_bridge.spool_disk import Disk
 from dicom_bridge.spool_index import Instance, SpoolIndex, instance_path
-from dicom_bridge.stream import read_part10
+from dicom_bridge.stream import Buffer, read_part10
 
 MARK: Final = "assembled.json"
 CORRUPT: Final = "SPOOL_CORRUPT"
 """Code of a held file that is no whole instance any more: the disk changed it after it was acknowledged."""
+READ_BYTES: Final = 1 << 20
+"""Read at a time, 1 MiB, so that the size of an instance is not the size of our memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,42 +35,80 @@ class Recovered:
     quarantined: int = 0
 
 
-def content_digest(transfer_syntax: str, dataset: bytes) -> str:
+def content_digest(transfer_syntax: str, pieces: Iterable[Buffer]) -> str:
     """Return the digest by which resends are recognised: of the transfer syntax and the data set as received."""
     hasher = hashlib.sha256(f"{transfer_syntax}\n".encode("ascii", "replace"))
-    hasher.update(dataset)
+    for piece in pieces:
+        hasher.update(piece)
     return f"sha256:{hasher.hexdigest()}"
 
 
-def held_instance(identity: Identity, digest: str, sender: str, at: datetime, studies: Path) -> Instance:
-    """Return the index row of an instance that lies, or will lie, under its name in `studies`."""
+def pieces(handle: int, start: int) -> Iterator[Buffer]:
+    """Give the open file from `start` on, READ_BYTES at a time; each piece is gone with the next. Raises OSError."""
+    buffer = memoryview(bytearray(READ_BYTES))
+    while count := os.preadv(handle, [buffer], start):
+        yield buffer[:count]
+        start += count
+
+
+def held_instance(
+    identity: Identity, digest: str, sender: str, at: datetime, studies: Path, *, urgent: bool = False
+) -> Instance:
+    """Return the index row of an instance that lies, or will lie, under its name in `studies`.
+
+    `urgent`: whoever sent it said so, whatever the data set says.
+    """
+    described = describe(identity)
     return Instance(
         sop_uid=identity.sop_uid,
         series_uid=identity.series_uid,
         study_uid=identity.study_uid,
         sop_class=identity.sop_class,
-        modality=identity.modality,
+        modality=described.modality,
         path=instance_path(studies, identity.study_uid, identity.sop_uid),
         digest=digest,
         received_at=at,
         sender=sender,
-        body_part=identity.body_part,
-        description=identity.description,
-        image_type=identity.image_type,
-        series_number=identity.series_number,
-        identity=identity.patient,
+        body_part=described.body_part,
+        description=described.description,
+        image_type=described.image_type,
+        series_number=described.series_number,
+        identity=described.patient,
         pixels=identity.pixels,
+        urgent=urgent or described.urgent,
+        frames=described.frames,
+        acquisition_images=described.acquisition_images,
+        instance_number=described.instance_number,
+        acquisition_number=described.acquisition_number,
+        temporal_position=described.temporal_position,
+        position=described.position,
+        orientation=described.orientation,
+        rows=described.rows,
+        columns=described.columns,
+        pixel_spacing=described.pixel_spacing,
+        protocol=described.protocol,
+        contrast=described.contrast,
+        station=described.station,
+        manufacturer=described.manufacturer,
+        study_description=described.study_description,
     )
 
 
 def read_held(path: Path, studies: Path) -> Instance:
     """Return the index row of a held file. Raises InstanceRefused when it is not what its name says, OSError."""
-    data = path.read_bytes()
-    meta = read_part10(data)
-    dataset = data[meta.dataset_at :]
-    identity = identify(dataset, meta.transfer_syntax)
-    at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    held = held_instance(identity, content_digest(meta.transfer_syntax, dataset), meta.source_ae, at, studies)
+    with path.open("rb") as file:
+        handle = file.fileno()
+        if os.fstat(handle).st_size == 0:
+            raise InstanceRefused("DATASET_GARBLED", "not a Part 10 file")
+        # Read before it is mapped: a bad sector is an error here, there it would kill the process.
+        for _ in pieces(handle, 0):
+            pass
+        with mmap.mmap(handle, 0, access=mmap.ACCESS_READ) as data:
+            meta = read_part10(data)
+            identity = identify(data, meta.transfer_syntax, meta.dataset_at)
+        digest = content_digest(meta.transfer_syntax, pieces(handle, meta.dataset_at))
+        at = datetime.fromtimestamp(os.fstat(handle).st_mtime, UTC)
+    held = held_instance(identity, digest, meta.source_ae, at, studies, urgent=meta.urgent)
     if held.path != path:
         raise InstanceRefused("UID_INVALID", "the file's name is not the instance's")
     return held
@@ -112,8 +154,7 @@ class Recovery:
     def _set_aside(self, path: Path, code: str) -> None:
         at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
         # Full quarantine: the file stays where it is, unindexed, for the next start.
-        if self._quarantine.keep(path.read_bytes(), code, "", at) is not None:
-            self._disk.remove(path)
+        if self._quarantine.keep_file(path, code, "", at) is not None:
             self._counts["quarantined"] += 1
 
     def _restore_mark(self, folder: Path) -> None:

@@ -26,6 +26,8 @@ class Answer:
 
 SUCCESS: Final = Answer(0x0000, "", "PS3.4 Table B.2-1")
 FAULT: Final = Answer(0xC211, "Internal error; recorded, please report", "PS3.4 Table B.2-1, Cxxx")
+CLASS_UNSUPPORTED: Final = Answer(0x0122, "SOP class is not supported in this context", "PS3.7 section 9.1.1.1.9")
+UNRECOGNIZED_OPERATION: Final = Answer(0x0211, "This operation is not served here", "PS3.7 annex C.5")
 
 _ANSWERS: Final = {
     "SPOOL_FULL": Answer(0xA700, "Out of resources: disk, send again later", "PS3.4 Table B.2-1, A7xx"),
@@ -33,6 +35,9 @@ _ANSWERS: Final = {
     "QUARANTINE_FULL": Answer(0xA700, "Out of resources: quarantine, send again later", "PS3.4 Table B.2-1, A7xx"),
     "STOPPING": Answer(0xA700, "Shutting down, send again later", "PS3.4 Table B.2-1, A7xx"),
     "CLASS_MISMATCH": Answer(0xA900, "Data set does not match SOP class", "PS3.4 Table B.2-1, A9xx"),
+    "WRONG_STUDY": Answer(0xA900, "Not of the study that was asked for", "PS3.4 Table B.2-1, A9xx"),
+    "CLASS_UNSUPPORTED": CLASS_UNSUPPORTED,
+    "NOT_AUTHORISED": Answer(0x0124, "Not authorised for this", "PS3.7 section 9.1.1.1.9"),
     "DATASET_GARBLED": Answer(0xC000, "Cannot understand: data set is not well formed", "PS3.4 Table B.2-1, Cxxx"),
     "UID_MISSING": Answer(0xC000, "Cannot understand: a required UID is missing", "PS3.4 Table B.2-1, Cxxx"),
     "UID_INVALID": Answer(0xC000, "Cannot understand: a UID is invalid", "PS3.4 Table B.2-1, Cxxx"),

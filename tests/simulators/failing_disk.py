@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+import os
 from pathlib import Path
 
-from dicom_bridge.spool_disk import DurableDisk
+from dicom_bridge.spool_disk import Chunk, DurableDisk
 
 
 class FailingDisk(DurableDisk):
@@ -34,18 +34,28 @@ class FailingDisk(DurableDisk):
         super().make_dirs(path)
         self._do("make_dirs", after=True)
 
-    def write(self, path: Path, chunks: Iterable[bytes]) -> None:
-        """See Disk; a failure after leaves half of the file."""
+    def create(self, path: str) -> int:
+        """See Disk; a failure after leaves an empty file, as one that fails to close does."""
+        self._do("create", after=False)
+        handle = super().create(path)
+        try:
+            self._do("create", after=True)
+        except OSError:
+            os.close(handle)
+            raise
+        return handle
+
+    def write(self, handle: int, chunk: Chunk) -> None:
+        """See Disk; a failure after leaves half of the chunk."""
         self._do("write", after=False)
-        data = b"".join(chunks)
         broken = self.fail.get("write") == "after"
-        super().write(path, (data[: len(data) // 2] if broken else data,))
+        super().write(handle, chunk[: len(chunk) // 2] if broken else chunk)
         self._do("write", after=True)
 
-    def adopt(self, temporary: Path, final: Path) -> bool:
+    def adopt(self, temporary: str | Path, final: str | Path, handle: int | None = None) -> bool:
         """See Disk."""
         self._do("adopt", after=False)
-        new = super().adopt(temporary, final)
+        new = super().adopt(temporary, final, handle)
         self._do("adopt", after=True)
         return new
 

@@ -87,6 +87,16 @@ def test_adopt_names_a_stream(tmp_path: Path) -> None:
     assert not durable.same_bytes(final, tmp_path / "t")
 
 
+def test_adopt_takes_an_open_file_as_well(tmp_path: Path) -> None:
+    """By its descriptor, which stays open; paths may be text."""
+    with (tmp_path / "t").open("wb", buffering=0) as file:
+        file.write(b"x")
+        assert durable.adopt(str(tmp_path / "t"), str(tmp_path / "final"), file.fileno())
+        file.write(b"y")
+    assert (tmp_path / "final").read_bytes() == b"xy"
+    assert names(tmp_path) == {"final"}
+
+
 def test_remove_and_discard_are_idempotent(tmp_path: Path) -> None:
     """A retry finds the name gone, and that is fine."""
     for verb in (durable.remove, durable.discard):

@@ -225,7 +225,7 @@ def test_a_sender_that_is_no_title_does_not_spoil_the_file(inbox: Inbox, sender:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("call", ["make_dirs", "write", "adopt"])
+@pytest.mark.parametrize("call", ["make_dirs", "create", "write", "adopt"])
 def test_what_the_disk_refused_is_not_acknowledged_and_a_resend_succeeds(
     tmp_path: Path, call: str, when: str, code: int
 ) -> None:
@@ -249,7 +249,7 @@ def test_nothing_is_acknowledged_before_it_is_durable(tmp_path: Path) -> None:
     with opened(tmp_path / "inbox", disk) as inbox:
         disk.calls.clear()
         inbox.store(received(0), "A")
-    assert disk.calls == ["make_dirs", "write", "adopt"]
+    assert disk.calls == ["create", "write", "write", "make_dirs", "adopt"]
 
 
 def test_a_nearly_full_disk_takes_nothing(tmp_path: Path) -> None:

@@ -66,3 +66,24 @@ def test_the_list_is_oldest_first(tmp_path: Path) -> None:
     for hour in (3, 1, 2):
         quarantine.keep(bytes([hour]), "CONFLICT", "A", AT.replace(hour=hour))
     assert [entry.at.hour for entry in quarantine.list()] == [1, 2, 3]
+
+
+def test_a_file_moves_here(tmp_path: Path) -> None:
+    """The same as its bytes would: one copy, one record, and nothing where it was; a second one of them goes, too."""
+    quarantine, file = Quarantine(tmp_path / "q", FailingDisk(), 1000), tmp_path / "part"
+    (tmp_path / "q").mkdir()
+    for _ in range(2):
+        file.write_bytes(b"data")
+        kept = quarantine.keep_file(file, "CONFLICT", "A", AT)
+        assert kept is not None
+        assert (kept.path.read_bytes(), file.exists()) == (b"data", False)
+    assert quarantine.list() == (kept,)
+    assert quarantine.keep(b"data", "CONFLICT", "A", AT) == kept
+
+
+def test_a_file_that_finds_no_room_stays(tmp_path: Path) -> None:
+    """Above the limit: None, and the file is where it was."""
+    file = tmp_path / "part"
+    file.write_bytes(b"x" * 11)
+    assert Quarantine(tmp_path, FailingDisk(), 10).keep_file(file, "CONFLICT", "A", AT) is None
+    assert file.exists()

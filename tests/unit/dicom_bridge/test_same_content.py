@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +16,17 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from dicom_bridge.same_content import same_content
+from dicom_bridge import same_content as module
 from tests.simulators.series import make_slice, part10, set_pixels
+
+
+def same_content(one: bytes, other: bytes) -> bool:
+    """Compare two files of these bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = Path(folder, "one"), Path(folder, "other")
+        for path, content in zip(paths, (one, other), strict=True):
+            path.write_bytes(content)
+        return module.same_content(*paths)
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
@@ -85,3 +96,15 @@ def test_what_cannot_be_compared_for_certain_is_not_the_same() -> None:
     whole = part10(make_slice(0))
     for other in (b"", b"rubbish" * 100, whole[:200], part10(make_slice(0), ExplicitVRBigEndian)):
         assert not same_content(whole, other)
+
+
+def test_files_that_do_not_fit_into_memory_are_not_compared(tmp_path: Path) -> None:
+    """Above the limit two encodings count as different, rather than being held in memory both."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    for path in (one, other):
+        path.write_bytes(part10(make_slice(0)))
+    assert module.same_content(one, other)
+    with one.open("r+b") as file:
+        file.truncate(module.COMPARED_BYTES_MAX + 1)
+    assert not module.same_content(one, other)
+    assert not module.same_content(one, tmp_path / "gone")

@@ -14,6 +14,8 @@ from dicom_bridge.status import Fate
     [
         *((InboxUnavailable(code), 0xA700) for code in sorted(InboxUnavailable.CODES)),
         (InstanceRefused("CLASS_MISMATCH"), 0xA900),
+        (InstanceRefused("CLASS_UNSUPPORTED"), 0x0122),
+        (InstanceRefused("NOT_AUTHORISED"), 0x0124),
         (InstanceRefused("DATASET_GARBLED"), 0xC000),
         (InstanceRefused("UID_MISSING"), 0xC000),
         (InstanceRefused("UID_INVALID"), 0xC000),
