@@ -10,9 +10,26 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Column, DateTime, Engine, Integer, MetaData, String, Table, create_engine, event, select
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    DateTime,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    false,
+    inspect,
+    select,
+)
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.schema import CreateColumn
 
 CONNECT_LIMIT_S = 10  # a server in the same house answers at once; without a limit TCP tries for minutes
 MAKING_TABLES = 0x5A59  # the name of a lock in PostgreSQL; any number that nobody else takes
@@ -61,6 +78,7 @@ class Run:
     measurements: list[dict[str, str]] = field(default_factory=list)
     timing_ms: Mapping[str, int] = field(default_factory=dict)
     steps_ms: Mapping[str, int] = field(default_factory=dict)
+    urgent: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form that the API and the command line give."""
@@ -94,6 +112,7 @@ _TABLE = Table(
     Column("measurements", JSON, nullable=False),
     Column("timing_ms", JSON, nullable=False),  # inside the model, as it reported them
     Column("steps_ms", JSON, nullable=False),  # of the story, as far as one process saw them
+    Column("urgent", Boolean, nullable=False, server_default=false()),  # taken before the others; see service.queue
 )
 
 
@@ -126,6 +145,7 @@ class Store:
             waiting = f"SELECT pg_advisory_xact_lock({MAKING_TABLES})"
             connection.exec_driver_sql("BEGIN IMMEDIATE" if engine.dialect.name == "sqlite" else waiting)
             _TABLE.metadata.create_all(connection)
+            _add_what_is_new(connection)
 
     def add(self, run: Run) -> None:
         """Remember a new run; one with the same id is left as it is."""
@@ -155,6 +175,10 @@ class Store:
         """All attempts of a call, oldest first."""
         return self._select(_TABLE.c.call == call)
 
+    def waiting(self) -> tuple[Run, ...]:
+        """All runs that no step has changed yet, oldest first."""
+        return self._select(_TABLE.c.state == State.ASSEMBLED)
+
     def latest(self, limit: int = 200) -> tuple[Run, ...]:
         """The most recently changed runs, newest first."""
         query = select(_TABLE).order_by(_TABLE.c.updated_at.desc(), _TABLE.c.run_id).limit(limit)
@@ -169,6 +193,15 @@ class Store:
         query = select(_TABLE).where(where).order_by(_TABLE.c.created_at, _TABLE.c.attempt)
         with self._engine.connect() as connection:
             return tuple(_run(row) for row in connection.execute(query))
+
+
+def _add_what_is_new(connection: Connection) -> None:
+    """Give a table that an earlier version made the columns it lacks; each new column has a default for old rows."""
+    there = {column["name"] for column in inspect(connection).get_columns(_TABLE.name)}
+    for column in _TABLE.columns:
+        if column.name not in there:
+            form = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {_TABLE.name} ADD COLUMN {form}")
 
 
 def _run(row: Any) -> Run:

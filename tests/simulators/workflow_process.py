@@ -1,6 +1,6 @@
 """A process that runs the workflow engine with a story of notes: workflow_process.py FOLDER submit|resume RUN...
 
-Each step writes what it was given into FOLDER/notes.jsonl. A run called kill-at-STEP kills the process inside that
+Each step writes what it was given into FOLDER/notes.jsonl; what the engine says of runs goes into FOLDER/told.txt. A run called kill-at-STEP kills the process inside that
 step, the first time; one called end-at-STEP ends there.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTES = "notes.jsonl"
+TOLD = "told.txt"
 LIMIT_S = 30.0
 
 
@@ -48,13 +49,21 @@ def main(folder: Path, verb: str, runs: list[str]) -> None:
     from service.workflow import Workflows
 
     teller = NotedStory(folder)
-    workflows = Workflows(teller, f"sqlite:///{folder / 'workflows.sqlite'}")  # type: ignore[arg-type]
+
+    def tell(*words: object) -> None:
+        with (folder / TOLD).open("a", encoding="utf-8") as told:
+            told.write(" ".join(map(str, words)) + "\n")
+
+    url = f"sqlite:///{folder / 'workflows.sqlite'}"
+    workflows = Workflows(teller, url, lambda run: tell("ended", run))  # type: ignore[arg-type]
     workflows.start()
+    for run in workflows.unfinished():
+        tell("left", run)
     before = (folder / NOTES).read_text() if (folder / NOTES).exists() else ""
     done_before = {run for run in runs if f'"run": "{run}", "step": "RELEASED"' in before}
     if verb == "submit":
         for run in runs:
-            workflows.submit(run)
+            tell("began", run, workflows.submit(run))
     ends_s = time.monotonic() + LIMIT_S
     while not set(runs) <= teller.over | done_before and time.monotonic() < ends_s:
         time.sleep(0.02)

@@ -4,8 +4,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,13 +14,16 @@ from sqlalchemy import create_engine
 from dicom_bridge.assembly import Policy, SeriesCount
 from dicom_bridge.errors import InboxUnavailable, PeerFailed
 from dicom_bridge.inbox import OpenStudy
+from dicom_bridge.pace import STUDIES_MIN
 from dicom_bridge.peers import Peer
-from service.assembler import ASK_AGAIN_S, Assembler
+from service.assembler import Assembler
+from service.counting import ASK_AGAIN_S
 from service.store import Run, State, Store
 from tests.simulators.received import Clock
+from tests.unit.service.test_counting import AtOnce
 
 STUDY = "1.2.840.99999.7.1"
-POLICY = Policy(quiet_s=30.0, count_confirm_s=0.0)
+POLICY = Policy(quiet_s=30.0, count_confirm_s=0.3, quiet_min_s=3.0, early_quiet_s=2.0)
 PACS = Peer(name="pacs", ae_title="TESTPACS", host="127.0.0.1", port=104, counts=True)
 OTHER = Peer(name="other", ae_title="OTHERPACS", host="127.0.0.1", port=105, counts=True)
 
@@ -29,12 +32,29 @@ class Died(BaseException):
     """The process is gone; not an Exception, as SIGKILL is none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One instance as the index gives it; what assembly asks of it."""
+
+    sop_uid: str
+    received_at: datetime
+    sender: str
+    position: tuple[float, ...] = ()
+    acquisition_images: int | None = None
+    urgent: bool = False
+    series_uid: str = STUDY + ".1"
+    modality: str = "MR"
+    frames: int = 1
+    acquisition_number: int | None = None
+    orientation: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
 class FakeInbox:
     """What is held, in memory. Refuses a mark for a study whose run was never handed on, as I2 wants."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.images: dict[str, list[str]] = {}
+        self.images: dict[str, list[Held]] = {}
         self.touches: dict[str, int] = {}
         self.seen: dict[str, int] = {}
         self.digests: dict[str, str] = {}
@@ -44,11 +64,14 @@ class FakeInbox:
         self.handed_on: Callable[[], bool] = lambda: True
         self.broken: Exception | None = None
         self.woken = threading.Event()
+        self.reads = 0
+        self.reading_takes_s = 0.0
 
-    def store(self, *images: str, study: str = STUDY) -> None:
+    def store(self, *images: str, study: str = STUDY, **facts: Any) -> None:
         """Instances arrive; one that is held already only touches the study."""
         held = self.images.setdefault(study, [])
-        held += [image for image in images if image not in held]
+        known = {one.sop_uid for one in held}
+        held += [Held(image, self._clock(), self.sender, **facts) for image in images if image not in known]
         self.touches[study] = self.touches.get(study, 0) + len(images)
         self.last[study] = self._clock()
 
@@ -62,19 +85,17 @@ class FakeInbox:
             if touches > self.seen.get(study, 0)
         )
 
-    def held(self, study_uid: str) -> Mapping[str, SeriesCount]:
+    def instances(self, study_uid: str) -> tuple[Held, ...]:
         """See Inbox."""
-        return {study_uid + ".1": SeriesCount("MR", len(self.images[study_uid]))}
-
-    def instances(self, study_uid: str) -> tuple[Any, ...]:
-        """See Inbox; only the sender is looked at."""
-        return tuple(type("Held", (), {"sender": self.sender})() for _ in self.images[study_uid])
+        self.reads += 1
+        self._clock.tick(self.reading_takes_s)
+        return tuple(self.images[study_uid])
 
     def input_digest(self, study_uid: str) -> str:
         """See Inbox."""
-        return "sha256:" + "".join(sorted(self.images[study_uid])).ljust(64, "0")
+        return "sha256:" + "".join(sorted(one.sop_uid for one in self.images[study_uid])).ljust(64, "0")
 
-    def open_associations(self, _study_uid: str, _active_within_s: float | None = None) -> int:
+    def open_associations(self, _study_uid: str) -> int:
         """See Inbox."""
         return self.busy
 
@@ -108,7 +129,7 @@ class FakePacs:
         self.asked.append(peer.name)
         if self.away:
             raise PeerFailed("PEER_UNREACHABLE", "nobody there")
-        return None if self.silent else {study_uid + ".1": SeriesCount("MR", self.counts.get(study_uid, 0))}
+        return None if self.silent else {STUDY + ".1": SeriesCount("MR", self.counts.get(study_uid, 0))}
 
 
 class Ward:
@@ -122,20 +143,41 @@ class Ward:
         self.submitted: list[str] = []
         self.peers: list[Peer] = []
         self.die_at_submit = False
+        self.rule_says_urgent = False
         self.inbox.handed_on = lambda: bool(self.submitted)
         self.assembler = self.restart()
 
     def restart(self) -> Assembler:
         """A new process: nothing in memory but what inbox and table keep."""
         parts: dict[str, Any] = {"inbox": self.inbox, "count": self.pacs, "peers": self.peers, "store": self.store}
-        self.assembler = Assembler(**parts, submit=self._submit, policy=POLICY, now=self.clock)
+        self.assembler = Assembler(
+            **parts,
+            submit=self._submit,
+            policy=POLICY,
+            now=self.clock,
+            rule_says_urgent=lambda _instances: self.rule_says_urgent,
+            executor=lambda _peer: AtOnce(),
+            clock=lambda: self.clock().timestamp(),
+        )
         return self.assembler
 
-    def _submit(self, run_id: str) -> None:
-        assert self.store.get(run_id).run_id == run_id  # the run is in the table first
+    def _submit(self, run: Run) -> None:
+        assert self.store.get(run.run_id) == run  # the run is in the table first
         if self.die_at_submit:
             raise Died
-        self.submitted.append(run_id)
+        self.submitted.append(run.run_id)
+
+    def restart_with(self, count: Any) -> None:
+        """The same with another PACS."""
+        self.pacs = count
+        self.restart()
+
+    def teach_pace(self, quiet_s: float = POLICY.quiet_s) -> None:
+        """The sender has sent some studies in one go each."""
+        for number in range(STUDIES_MIN):
+            self.inbox.store("x", "y", study=f"{STUDY}.9.{number}")
+        self.quiet(quiet_s)
+        self.submitted.clear()
 
     def quiet(self, seconds: float = POLICY.quiet_s) -> None:
         """Nothing happens for so long; then one look."""
@@ -153,7 +195,7 @@ class Ward:
     def look_twice(self) -> None:
         """Two looks, so far apart that the PACS is asked at both."""
         self.assembler.look()
-        time.sleep(ASK_AGAIN_S + 0.02)
+        self.clock.tick(ASK_AGAIN_S + 0.02)
         self.assembler.look()
 
 
@@ -191,20 +233,38 @@ def test_a_study_that_still_arrives_waits(ward: Ward) -> None:
 
 
 def test_an_open_association_holds_a_study_back(ward: Ward) -> None:
-    """While a sender that carried the study is connected, neither quiet nor equal counts complete it."""
-    ward.peers.append(PACS)
-    ward.restart()
+    """While a sender that carried the study is connected, the quiet timer does not complete it."""
     ward.inbox.store("a")
-    ward.pacs.counts[STUDY] = 1
     ward.inbox.busy = 1
-
-    ward.look_twice()
     ward.quiet()
     assert ward.runs() == ()
 
     ward.inbox.busy = 0
     ward.quiet(0.0)
     assert len(ward.runs()) == 1
+
+
+def test_an_association_that_is_only_kept_open_lets_go(ward: Ward) -> None:
+    """Some PACS hold theirs open for minutes: after so much silence it does not count."""
+    ward.inbox.store("a")
+    ward.inbox.busy = 1
+    ward.quiet(POLICY.association_quiet_s)
+
+    assert [run.trigger for run in ward.runs()] == ["QUIET_TIMER"]
+
+
+def test_counts_overrule_an_association_that_is_kept_open(ward: Ward) -> None:
+    """The PACS has exactly what we have and nothing has come for a moment: its open association does not matter."""
+    ward.peers.append(PACS)
+    ward.restart()
+    ward.inbox.store("a")
+    ward.pacs.counts[STUDY] = 1
+    ward.inbox.busy = 1
+    ward.look_twice()
+    assert ward.runs() == ()
+
+    ward.quiet(2.0)
+    assert [run.trigger for run in ward.runs()] == ["COUNT_MATCHED"]
 
 
 def test_two_equal_counts_complete_a_study(ward: Ward) -> None:
@@ -251,23 +311,174 @@ def test_a_pacs_that_does_not_answer_is_not_waited_for(ward: Ward, how: str) -> 
     assert [run.trigger for run in ward.runs()] == ["QUIET_TIMER"]
 
 
-def test_a_pacs_is_not_asked_at_every_look(ward: Ward) -> None:
-    """Between two questions for one study lies a pause, which grows while nobody answers."""
+def test_a_filtered_study_is_whole_when_each_of_its_series_is(ward: Ward) -> None:
+    """The PACS has a series that is not routed to us: those that are need only a short silence."""
     ward.peers.append(PACS)
     ward.restart()
-    ward.pacs.away = True
     ward.inbox.store("a")
+    ward.pacs.counts[STUDY] = 1
+    real = ward.pacs.__call__
+    ward.restart_with(lambda peer, study: {**(real(peer, study) or {}), "9.9": SeriesCount("MR", 200)})
+    ward.look_twice()
+    assert ward.runs() == ()
 
-    for _ in range(5):
-        ward.assembler.look()
-    assert len(ward.pacs.asked) == 1
-    time.sleep(ASK_AGAIN_S + 0.02)
+    ward.quiet(POLICY.early_quiet_s)
+    assert [run.trigger for run in ward.runs()] == ["SERIES_MATCHED"]
+
+
+def test_images_that_say_that_they_are_all_there_need_a_short_silence(ward: Ward) -> None:
+    """No PACS to ask: as many as expected, evenly spaced, and the sender has hung up."""
+    for place in range(4):
+        ward.inbox.store(f"i{place}", position=(0.0, 0.0, 2.0 * place), acquisition_images=4)
+    ward.quiet(POLICY.early_quiet_s - 0.1)
+    assert ward.runs() == ()
+
+    ward.quiet(0.1)
+    assert [run.trigger for run in ward.runs()] == ["EXPECTED_MET"]
+
+
+def test_images_of_before_our_restart_may_lack_some(ward: Ward) -> None:
+    """Our own restart cut the sender off: that it is not connected says nothing, and the quiet timer decides."""
+    for place in range(4):
+        ward.inbox.store(f"i{place}", position=(0.0, 0.0, 2.0 * place), acquisition_images=4)
+    ward.clock.tick(0.1)
+    ward.restart()
+    ward.quiet(POLICY.early_quiet_s)
+    assert ward.runs() == ()
+
+    ward.quiet()
+    assert [run.trigger for run in ward.runs()] == ["QUIET_TIMER"]
+
+
+def test_a_hole_waits_for_the_whole_quiet_time(ward: Ward) -> None:
+    """Whatever the sender is known for: an image is missing, so all the time there is is given to it."""
+    ward.teach_pace()
+    for place in (0, 1, 3, 4):
+        ward.inbox.store(f"i{place}", position=(0.0, 0.0, 2.0 * place))
+    ward.quiet(POLICY.quiet_s - 1)
+    assert ward.runs() == ()
+
+    ward.quiet(1)
+    assert len(ward.runs()) == 1
+
+
+def test_a_quick_sender_is_waited_for_less(ward: Ward) -> None:
+    """After some studies without a pause the quiet time of that sender is short; of others it is not."""
+    ward.teach_pace()
+    ward.inbox.store("a")
+    ward.quiet(POLICY.quiet_min_s)
+    assert len(ward.runs()) == 1
+
+    ward.inbox.sender = "STRANGER"
+    ward.inbox.store("b", study=STUDY + ".2")
+    ward.quiet(POLICY.quiet_min_s)
+    assert ward.runs(STUDY + ".2") == ()
+
+
+def test_a_study_in_two_halves_is_two_runs_and_the_sender_stays_quick(ward: Ward) -> None:
+    """Minutes lie between: the second half reads all of it anew, and nobody waits minutes for the next study."""
+    ward.teach_pace()
+    ward.inbox.store("a")
+    ward.quiet(POLICY.quiet_min_s)
+    ward.clock.tick(240)
+    ward.inbox.store("b")
+    ward.quiet(POLICY.quiet_min_s)
+
+    assert len(ward.runs()) == 2
+    assert len({run.input_digest for run in ward.runs()}) == 2
+
+
+def test_the_sites_own_word_for_a_sender_holds(ward: Ward) -> None:
+    """Peer.quiet_s is waited for, neither shortened by its pace nor by the general timer."""
+    ward.peers.append(replace(PACS, counts=False, quiet_s=180.0))
+    ward.restart()
+    ward.teach_pace(quiet_s=180.0)
+    ward.inbox.store("a")
+    ward.quiet(179)
+    assert ward.runs() == ()
+
+    ward.quiet(1)
+    assert len(ward.runs()) == 1
+
+
+def test_one_association_for_each_image_is_one_run(ward: Ward) -> None:
+    """A slow sender that the PACS counts along with: each image agrees with the count, and none is a study."""
+    ward.peers.append(PACS)
+    ward.restart()
+    for number in range(4):
+        ward.inbox.store(f"i{number}")
+        ward.pacs.counts[STUDY] = number + 1
+        ward.look_twice()
+        if number == 0:
+            # The very first image of a stranger cannot be told from a study of one image.
+            ward.end(State.REFUSED)
+        ward.quiet(0.7)
+    assert len(ward.runs()) == 1
+
+    ward.look_twice()
+    ward.quiet(2.0)
+    assert [run.trigger for run in ward.runs()] == ["COUNT_MATCHED", "COUNT_MATCHED"]
+
+
+def test_images_that_stream_in_are_not_counted_again_at_each(ward: Ward) -> None:
+    """Reading a study costs milliseconds for each hundred images: while it grows it is not read at every look."""
+    ward.inbox.busy = 1
+    for number in range(50):
+        ward.inbox.store(f"i{number}")
+        ward.quiet(0.06)
+
+    assert ward.inbox.reads == 1
+
+
+def test_the_pacs_is_asked_anew_when_the_sender_lets_go(ward: Ward) -> None:
+    """While images came it was asked ever more rarely; now its answer decides, and is asked for at once, but once."""
+    ward.peers.append(PACS)
+    ward.restart()
+    ward.inbox.busy, ward.pacs.counts[STUDY] = 1, 9
+    for number in range(60):
+        ward.inbox.store(f"i{number}")
+        ward.quiet(0.3)
+    asked = len(ward.pacs.asked)
+    assert asked < 12  # of 60 looks
+    while len(ward.pacs.asked) == asked:
+        ward.quiet(0.3)
+    ward.inbox.busy = 0
+    ward.quiet(1.1)
+    assert len(ward.pacs.asked) == asked + 2
+
+    for _ in range(8):
+        ward.quiet(1.01)
+    assert len(ward.pacs.asked) <= asked + 4
+
+
+def test_an_answer_that_agrees_is_asked_for_again_when_it_is_old(ward: Ward) -> None:
+    """The association stays open and the question was long ago: a fresh answer is all that is wanting."""
+    ward.peers.append(PACS)
+    ward.restart()
+    ward.inbox.store("a")
+    ward.inbox.busy, ward.pacs.counts[STUDY] = 1, 1
+    for _ in range(30):  # until the pause between two questions is 10 s
+        ward.inbox.store("a")
+        ward.quiet(1.01)
+    assert ward.runs() == ()
+
+    for _ in range(2):
+        ward.quiet(1.01)
+    assert [run.trigger for run in ward.runs()] == ["COUNT_MATCHED"]
+
+
+def test_a_study_of_thousands_does_not_keep_the_watch_busy(ward: Ward) -> None:
+    """The longer a reading takes, the longer it is until the next one: a tenth of the time is spent on it."""
+    ward.inbox.reading_takes_s = 0.03
+    ward.inbox.store("a")
     ward.assembler.look()
+    for number in range(20):
+        ward.inbox.store(f"i{number}")
+        ward.quiet(0.02)
 
-    assert len(ward.pacs.asked) == 1
+    assert ward.inbox.reads == 2
 
 
-@pytest.mark.slow
 def test_an_old_answer_completes_nothing(ward: Ward) -> None:
     """What the PACS said seconds ago, while images came, is asked again when the sender lets go."""
     ward.peers.append(PACS)
@@ -275,7 +486,7 @@ def test_an_old_answer_completes_nothing(ward: Ward) -> None:
     ward.inbox.store("a", "b")
     ward.inbox.busy, ward.pacs.counts[STUDY] = 1, 2
     ward.look_twice()
-    time.sleep(1.1)
+    ward.clock.tick(1.1)
     ward.inbox.busy, ward.pacs.counts[STUDY] = 0, 3
 
     ward.assembler.look()
@@ -294,6 +505,20 @@ def test_the_sender_is_asked_if_it_counts(ward: Ward, sender: str, asked: str) -
     ward.assembler.look()
 
     assert ward.pacs.asked == [asked]
+
+
+# ---- how urgent ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sent", "rule", "urgent"), [(False, False, False), (True, False, True), (False, True, True)])
+def test_a_run_is_urgent_where_its_sender_or_a_rule_says_so(ward: Ward, sent: bool, rule: bool, urgent: bool) -> None:
+    """One image of high priority is enough, and so is a rule of the site."""
+    ward.rule_says_urgent = rule
+    ward.inbox.store("a")
+    ward.inbox.store("b", urgent=sent)
+    ward.quiet()
+
+    assert [run.urgent for run in ward.runs()] == [urgent]
 
 
 # ---- which run -------------------------------------------------------------------------------------------------------

@@ -3,11 +3,12 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine, text
 
 from service.store import Run, State, Store, connect
 
@@ -98,6 +99,43 @@ def test_structured_fields_survive(store: Store) -> None:
     assert found.outputs == outputs
     assert found.as_dict()["timing_ms"] == {"forward": 12}
     assert found.as_dict()["created_at"].startswith("2026-11-23T08:00:01+00:00")
+
+
+def test_what_waits_is_listed_oldest_first(store: Store) -> None:
+    """Runs that no step has changed are what a start queues again; those that have gone on or ended are not."""
+    for attempt, name in enumerate(("c", "b", "a")):
+        store.add(_run(name, attempt=attempt))
+    store.update("b", THEN, state=State.SELECTED)
+
+    assert [run.run_id for run in store.waiting()] == ["c", "a"]
+
+
+def test_urgency_is_kept(store: Store) -> None:
+    """It survives the process, so that what waited goes in the same order after a crash."""
+    store.add(replace(_run("a"), urgent=True))
+    store.add(_run("b"))
+
+    assert [store.get(name).urgent for name in ("a", "b")] == [True, False]
+    assert store.get("a").as_dict()["urgent"] is True
+
+
+def test_a_table_of_an_earlier_version_is_opened(url: str) -> None:
+    """What was kept before there was a column is there with its default, and what is new can be written."""
+    old = Store(connect(url))
+    old.add(_run("a"))
+    old.close()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE run DROP COLUMN urgent"))
+    engine.dispose()
+
+    store = Store(connect(url))
+    store.add(replace(_run("b"), urgent=True))
+    again = Store(connect(url))
+
+    assert [(run.run_id, run.urgent) for run in again.of_study("1.2.3")] == [("a", False), ("b", True)]
+    store.close()
+    again.close()
 
 
 def test_two_processes_see_each_other(store: Store, url: str) -> None:

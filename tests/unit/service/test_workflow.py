@@ -1,16 +1,19 @@
 """The workflow engine: plain JSON in, plain JSON out; each run once; what was cut off goes on in the next process."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.workflow import JsonSerializer
-from tests.simulators.workflow_process import NOTES
+from service.workflow import JsonSerializer, _write_ahead
+from tests.simulators.workflow_process import NOTES, TOLD
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROCESS = REPOSITORY / "tests" / "simulators" / "workflow_process.py"
@@ -58,6 +61,15 @@ def _process(folder: Path, *arguments: str) -> int:
     return done.returncode
 
 
+def test_a_log_is_written_ahead(tmp_path: Path) -> None:
+    """One sync for each step that is recorded: DBOS's database keeps a write-ahead log, made by us before it opens."""
+    _write_ahead(f"sqlite:///{tmp_path / 'workflows.sqlite'}")
+    _write_ahead("postgresql+psycopg://nobody@127.0.0.1/none")  # has its own
+
+    with closing(sqlite3.connect(tmp_path / "workflows.sqlite")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 def _notes(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / NOTES).read_text().splitlines()]
 
@@ -75,6 +87,9 @@ def test_submitted_twice_it_runs_once(tmp_path: Path) -> None:
         assert [note["step"] for note in mine] == STEPS
         assert mine[-1]["facts"] == dict.fromkeys(STEPS[:-1], run)
     assert [note["step"] for note in notes if note["run"] == "end-at-PERMITTED"] == STEPS[:3]
+    told = Counter((tmp_path / TOLD).read_text().splitlines())
+    began = {"began run-1 True": 1, "began run-1 False": 2, "began run-2 True": 1, "began end-at-PERMITTED True": 1}
+    assert told == began | {f"ended {run}": 1 for run in ("run-1", "run-2", "end-at-PERMITTED")}
 
 
 @pytest.mark.slow
@@ -88,3 +103,6 @@ def test_a_killed_run_goes_on_in_the_next_process(tmp_path: Path) -> None:
     notes = _notes(tmp_path)
     assert [note["step"] for note in notes] == [*STEPS[:4], *STEPS[3:]]
     assert notes[4]["facts"] == dict.fromkeys(STEPS[:3], "kill-at-INFERRED")
+    told = (tmp_path / TOLD).read_text().splitlines()
+    # Listed as unfinished when the next process starts, told to the queue when it is over: no place is lost.
+    assert told[-2:] == ["left kill-at-INFERRED", "ended kill-at-INFERRED"]
