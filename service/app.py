@@ -1,12 +1,13 @@
-"""The HTTP API: health, studies, models, the log's head, metrics. Read-only.
+"""The HTTP API: health, studies, models, the log's head, metrics; and the routers that others bring.
 
 One error shape for all of it: {"error": {"code", "message"}}.
 """
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -29,11 +30,20 @@ class Health(Protocol):
 
 
 def build_app(
-    *, health: Health, store: Store, inbox: views.Held, library: Library, log: AuditLog, metrics: CollectorRegistry
+    *,
+    health: Health,
+    store: Store,
+    inbox: views.Held,
+    library: Library,
+    log: AuditLog,
+    metrics: CollectorRegistry,
+    routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The application; every dependency is handed in."""
+    """The application; every dependency is handed in. `routers`: what else is served, beside looking."""
     app = FastAPI(title="Zhiying", openapi_url=None, docs_url=None, redoc_url=None)
     _errors(app)
+    for router in routers:
+        app.include_router(router)
 
     @app.get("/health")
     def get_health() -> JSONResponse:

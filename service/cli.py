@@ -10,7 +10,7 @@ import typer
 
 from dicom_bridge.peers import parse_peer
 from service import wire
-from service.commands import audit, models, review, studies
+from service.commands import audit, models, outbox, pull, review, route, spool, studies
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
 
@@ -21,6 +21,10 @@ app.add_typer(studies.app, name="studies")
 app.add_typer(models.app, name="models")
 app.add_typer(review.app, name="review")
 app.add_typer(audit.app, name="audit")
+app.add_typer(route.app, name="route")
+app.add_typer(outbox.app, name="outbox")
+app.add_typer(spool.app, name="spool")
+app.command("pull")(pull.pull)
 
 
 @app.command()
@@ -67,11 +71,11 @@ def send(
         files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
         if not files:
             raise CommandRefused(f"no files in {folder}")
-        from dicom_bridge.outbox import is_stored  # deferred: pulls in the DICOM network stack
-        from dicom_bridge.store_scu import send as send_files
+        from dicom_bridge.status import Fate, fate
+        from dicom_bridge.store_scu import send as send_files  # deferred: pulls in the DICOM network stack
 
         result = send_files(files, peer, calling)
-        stored = sum(1 for status in result.statuses if status is not None and is_stored(status))
+        stored = sum(1 for status in result.statuses if status is not None and fate(status) is Fate.STORED)
         row = {"peer": to, "files": len(files), "stored": stored, "error": result.error}
         show(row, as_json=as_json, title="sent", rows=[row])
         if stored != len(files):

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from dicom_bridge.errors import PeerInvalid
 from dicom_bridge.peers import Peer, Retrieve, Send
+from dicom_bridge.rules import Rule, RuleInvalid
 from dicom_bridge.tls import TlsFiles
 from service.errors import ConfigInvalid
 
@@ -71,6 +72,32 @@ class Dicom(Section):
         if not self.plain and self.tls is None:
             raise ValueError("plain = false needs [dicom.tls]: nothing would listen")
         return self
+
+
+class RuleSection(Section):
+    """Which series go to which model, besides what the model's own manifest asks; the first rule that fits wins."""
+
+    name: str
+    model: str  # a name, or name/version
+    urgent: bool = False  # such a study overtakes the queue
+    modality: tuple[str, ...] = ()
+    sop_class: tuple[str, ...] = ()
+    image_type_includes: tuple[str, ...] = ()
+    image_type_excludes: tuple[str, ...] = ()
+    description_any: tuple[str, ...] = ()  # words of the series description
+    description_none: tuple[str, ...] = ()
+    body_part: tuple[str, ...] = ()
+    protocol_any: tuple[str, ...] = ()
+    sender: tuple[str, ...] = ()  # AE titles
+    contrast: bool | None = None
+    lossy: bool | None = None  # false refuses pixels that were compressed with loss
+    slices: tuple[float, float] | None = None
+    orientation: tuple[str, ...] = ()  # AXIAL, SAGITTAL, CORONAL, OBLIQUE
+    rows: tuple[float, float] | None = None
+    columns: tuple[float, float] | None = None
+    pixel_spacing_mm: tuple[float, float] | None = None
+    slice_spacing_mm: tuple[float, float] | None = None
+    part: str | None = None  # of a series with several volumes: first, last or KEY=VALUE
 
 
 class Http(Section):
@@ -177,6 +204,7 @@ class Config(BaseSettings):
     results: Results = Results()
     retention: Retention = Retention()
     standing_queries: tuple[StandingQuery, ...] = ()
+    rules: tuple[RuleSection, ...] = ()
     assembly: AssemblySection = AssemblySection()
     engine: EngineSection = EngineSection()
     review: Review = Review()
@@ -193,6 +221,18 @@ class Config(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file; no .env file is looked for."""
         return env_settings, init_settings
+
+    @field_validator("peers")
+    @classmethod
+    def _character_sets_can_be_read(cls, peers: tuple[PeerSection, ...]) -> tuple[PeerSection, ...]:
+        assumed = {one.assumed_charset for one in peers if one.assumed_charset is not None}
+        if assumed:
+            from dicom_bridge.charset import known  # deferred: pulls in pydicom, which most commands need not
+
+            for term in sorted(assumed):
+                if not known(term):
+                    raise ValueError(f"assumed_charset '{term}' is no character set (0008,0005) that is read here")
+        return peers
 
     @field_validator("peers")
     @classmethod
@@ -221,6 +261,18 @@ class Config(BaseSettings):
             except PeerInvalid as wrong:
                 raise ValueError(f"peer '{section.name}': {wrong.detail}") from None
         return self
+
+    @field_validator("rules")
+    @classmethod
+    def _rules_can_be_asked(cls, rules: tuple[RuleSection, ...]) -> tuple[RuleSection, ...]:
+        if len({section.name for section in rules}) != len(rules):
+            raise ValueError("two rules have the same name")
+        for section in rules:
+            try:
+                Rule.of(section.model_dump())
+            except RuleInvalid as wrong:
+                raise ValueError(wrong.detail) from None
+        return rules
 
     def peer(self, section: PeerSection) -> Peer:
         """One of `peers`, as the bridge knows it."""

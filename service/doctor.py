@@ -4,12 +4,13 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 from audit import fsck
 from audit.errors import AuditError
 from dicom_bridge import query
 from dicom_bridge.errors import BridgeError
-from dicom_bridge.peers import Peer
+from dicom_bridge.tls import TlsFiles, check, expires_at
 from ethics_review.errors import ReviewError
 from models.errors import ModelError
 from models.library import Broken, Library
@@ -17,6 +18,7 @@ from service import wire
 from service.config import Config
 
 OK, WARN, FAIL = "ok", "WARN", "FAIL"
+TLS_WARNING = timedelta(days=30)  # a hospital's authority needs weeks to sign another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Finding:
 
 def examine(settings: Config) -> list[Finding]:
     """All checks, in the order in which one would repair them. Does not change anything but its own folder."""
-    checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (_disk, _log, _models, _approvals, _ports, _peers)
+    checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (_disk, _log, _models, _approvals, _tls, _ports, _peers)
     return [finding for check in checks for finding in check(settings)]
 
 
@@ -99,11 +101,28 @@ def _approvals(settings: Config) -> Iterator[Finding]:
         yield Finding(f"approval {approval.id}", OK if inside else WARN, what)
 
 
+def _tls(settings: Config) -> Iterator[Finding]:
+    if settings.dicom.tls is None:
+        return
+    files = TlsFiles(settings.dicom.tls.certificate, settings.dicom.tls.key, settings.dicom.tls.authority)
+    try:
+        check(files, wire.now())
+        ends = expires_at(files)
+    except BridgeError as error:
+        yield Finding("DICOM TLS", FAIL, str(error))
+        return
+    soon = ends - wire.now() < TLS_WARNING
+    yield Finding("DICOM TLS", WARN if soon else OK, f"certificates are good until {ends:%Y-%m-%d}")
+
+
 def _ports(settings: Config) -> Iterator[Finding]:
-    for name, host, port in (
-        ("DICOM port", settings.dicom.host, settings.dicom.port),
-        ("HTTP port", settings.http.host, settings.http.port),
-    ):
+    dicom = settings.dicom
+    ports = [("HTTP port", settings.http.host, settings.http.port)]
+    if dicom.tls is not None:
+        ports.insert(0, ("DICOM TLS port", dicom.host, dicom.tls.port))
+    if dicom.plain:
+        ports.insert(0, ("DICOM port", dicom.host, dicom.port))
+    for name, host, port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -119,7 +138,7 @@ def _peers(settings: Config) -> Iterator[Finding]:
         yield Finding("results", WARN, "results.to is not set: nobody will see a result")
     for section in settings.peers:
         try:
-            query.echo(Peer(**section.model_dump()), settings.dicom.ae_title)
+            query.echo(settings.peer(section), settings.dicom.ae_title)
         except BridgeError as error:
             address = f"{section.ae_title}@{section.host}:{section.port}"
             yield Finding(f"peer {section.name}", FAIL, f"{address}: {error}")

@@ -6,8 +6,10 @@ ServiceError
     NothingSuch        NOT_FOUND           a study, model or file that is not here
     CommandRefused     COMMAND_REFUSED     what was asked for is not so
     KeyMissing         KEY_MISSING         the log is there, its signing key is not
+    ImagesGone         IMAGES_GONE         some of the study's images have left the spool already
     InputSuperseded    INPUT_SUPERSEDED    more images arrived; another run reads them
     NothingFits        NO_MODEL_FITS       no series of the study is for any installed model
+                       NO_RULE_MATCHES     none meets a rule of the site and its model's manifest
 """
 
 
@@ -55,6 +57,12 @@ class NothingFits(ServiceError):
     def __init__(self, condition: str) -> None:
         super().__init__(f"no series fits any model; decided by {condition}")
         self.condition = condition
+
+
+class ImagesGone(ServiceError):
+    """Late images of a study whose others have left the spool: half a study must not be read as a whole one."""
+
+    code = "IMAGES_GONE"
 
 
 class KeyMissing(ServiceError):

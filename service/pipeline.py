@@ -22,7 +22,6 @@ from audit.entry import Draft, Entry
 from audit.errors import AuditUnavailable
 from audit.log import AuditLog
 from dicom_bridge.outbox import Outbox
-from dicom_bridge.peers import Peer
 from dicom_bridge.volume import LoadedSeries
 from ethics_review import gate
 from ethics_review.permit import Permit
@@ -92,7 +91,7 @@ class Parts:
     engine: Device
     results: ResultWriter
     outbox: Outbox
-    peer: Peer | None
+    peer: str | None  # its name in the configuration; the outbox knows the rest
     store: Store
     pseudonyms: Pseudonyms
     now: Callable[[], datetime]
@@ -176,19 +175,21 @@ class Pipeline:
         """One series fits one model's manifest, or nothing does and the reason is kept."""
         choice = self._p.reading.choose(run, self._p.library)
         ref = choice.ref
-        call = self._p.pseudonyms.of("call", run.study_uid, run.input_digest, ref.digest)
+        # Another volume of the series is another call: after a rule was changed, the first one's result is no answer.
+        part = [choice.part] if choice.part else []
+        call = self._p.pseudonyms.of("call", run.study_uid, run.input_digest, ref.digest, *part)
         series = self._p.pseudonyms.of("series", choice.series_uid)
         self._record(
             records.selected(run.run_id, study=facts["study"], series=series, ref=ref, modality=choice.modality)
         )
         model = records.model_body(ref)
         self._show(run, State.SELECTED, series_uid=choice.series_uid, model=model, call=call)
-        return {"series": choice.series_uid, "model": model, "call": call}
+        return {"series": choice.series_uid, "part": choice.part, "model": model, "call": call}
 
     def permitted(self, run: Run, facts: Facts) -> Facts:
         """The input is fit, and a third party's approval covers this call; the intent is in the log."""
         model = self._p.library.open(records.model_ref(facts["model"]))
-        loaded = self._p.reading.series(run, facts["series"])
+        loaded = self._p.reading.series(run, facts["series"], facts["part"])
         fit(loaded.volume, model.manifest)
         permit, intent = self._permit(facts, model, loaded)
         self._permits[run.run_id] = permit
@@ -202,7 +203,7 @@ class Pipeline:
             # The files are hashed again: nobody may change a weight between the permit and the run.
             model = self._p.library.open(records.model_ref(facts["model"]))
             self._models[run.run_id] = model
-            loaded = self._p.reading.series(run, facts["series"])
+            loaded = self._p.reading.series(run, facts["series"], facts["part"])
             # After a crash there is no permit in memory: the gate is asked again, with the clock of now.
             permit = self._permits.get(run.run_id) or self._permit(facts, model, loaded)[0]
             try:
@@ -217,7 +218,7 @@ class Pipeline:
         """SR and SEG exist, are valid and hashed; what they say is in the log."""
         # Only the manifest is needed now, and it is the one that ran.
         model = self._models.get(run.run_id) or self._p.library.open(records.model_ref(facts["model"]))
-        loaded = self._p.reading.series(run, facts["series"])
+        loaded = self._p.reading.series(run, facts["series"], facts["part"])
         supersedes = self._superseded(run, facts["call"])
         written = self._p.results.write(facts["call"], model, loaded, facts["intended_at"], supersedes)
         self._record(

@@ -3,21 +3,25 @@
 import fcntl
 import gc
 import threading
+from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import structlog
 import uvicorn
+from fastapi import APIRouter
 from sqlalchemy.exc import SQLAlchemyError
 
 from audit import durable
 from audit.errors import AuditError
-from dicom_bridge import query
+from dicom_bridge import query, selection
 from dicom_bridge.assembly import Policy
+from dicom_bridge.commitment import CommitmentDesk
 from dicom_bridge.inbox import Inbox, InboxLimits
-from dicom_bridge.listener import Fault, Listener, ListenerLimits
+from dicom_bridge.ledger import Batch, Proof
+from dicom_bridge.listener import Fault
 from dicom_bridge.outbox import Outbox
 from dicom_bridge.peers import Peer
 from inference.engine import Engine
@@ -25,29 +29,39 @@ from inference.errors import InferenceError
 from models.errors import ModelError
 from models.library import Installed, Library
 from models.ref import ModelRef
-from service import wire
+from service import bridging, pull_api, wire
 from service.app import build_app
 from service.assembler import Assembler
 from service.caretaker import Caretaker
 from service.config import Config
 from service.errors import AlreadyRunning
 from service.keys import Pseudonyms
-from service.pipeline import Observer, Parts, Pipeline
+from service.pipeline import Device, Observer, Parts, Pipeline
+from service.queue import RunQueue
 from service.reading import Reading
 from service.results import ResultStyle, ResultWriter
+from service.retention import Keep, Retention
 from service.store import Store, connect
+from service.stow_api import known_senders, stow_router
 from service.telemetry import Metrics, set_up_logging
-from service.workflow import Workflows
+from service.workflow import AT_ONCE, Workflows
 
 HTTP_STOP_S = 5  # for requests under way
 
 _log = structlog.get_logger()
 
 
+class ClosingDevice(Device, Protocol):
+    """What runs models, and ends with the service."""
+
+    def close(self) -> None:
+        """Now; may be repeated."""
+
+
 class Service:
     """Everything that runs, and the order in which it starts and stops."""
 
-    def __init__(self, config: Config, observer: Observer | None = None) -> None:
+    def __init__(self, config: Config, observer: Observer | None = None, engine: ClosingDevice | None = None) -> None:
         self._config = config
         data = config.data.folder
         durable.make_dirs(data)
@@ -56,48 +70,41 @@ class Service:
         self.log = wire.open_log(config)
         self.library = Library(data / "models")
         self.register = wire.open_register(config, self.log)
-        limits = InboxLimits(free_bytes_min=config.data.free_bytes_min)
+        limits = InboxLimits(
+            free_bytes_min=config.data.free_bytes_min, instance_bytes_max=config.dicom.instance_bytes_max
+        )
         self.inbox = Inbox(wire.spool(config), wire.now, limits=limits)
         self.store = Store(connect(wire.database_url(config, "runs")))
-        self.engine = Engine(device=config.engine.device, log=_engine_event)
-        peers = {p.name: Peer(**p.model_dump()) for p in config.peers}
-        self.outbox = Outbox(
-            data / "outbox",
-            wire.now,
-            lambda batch: self.pipeline.delivered(batch.id, batch.peer.name, batch.attempts, "ANSWERED"),
-            calling_ae=config.dicom.ae_title,
-            callback_errors=(OSError, AuditError, SQLAlchemyError),
-        )
-        for peer in peers.values():
-            self.outbox.readdress(peer)  # an address that changed in the file holds for what waits, too
-        self.pipeline = self._pipeline(peers, observer)
-        self.workflows = Workflows(self.pipeline, wire.database_url(config, "workflows"))
-        self.listener = Listener(
-            config.dicom.ae_title,
-            config.dicom.host,
-            config.dicom.port,
-            self.inbox,
-            limits=ListenerLimits(associations_max=config.dicom.associations_max),
-            on_fault=_listener_fault,
-        )
+        self.engine = engine or Engine(device=config.engine.device, log=_engine_event)
+        peers = wire.peers(config)
+        self.outbox, self.desk = self._sending(peers)
+        self.pipeline = self._pipeline(observer)
+        self.workflows = Workflows(self.pipeline, wire.database_url(config, "workflows"), on_end=self._run_ended)
+        self.queue = RunQueue(self.workflows, self.store.waiting, AT_ONCE)
+        self._access = bridging.access(config, peers)
+        self.listeners = bridging.listeners(config, self.inbox, self._access, self.desk.extra(), _listener_fault)
+        self.puller = bridging.puller(config, self.inbox, peers)
         self.assembler = Assembler(
             inbox=self.inbox,
             count=partial(query.series_counts, calling_ae=config.dicom.ae_title),
-            peers=[p for p in peers.values() if p.counts],
+            peers=list(peers.values()),
             store=self.store,
-            submit=self.workflows.submit,
+            submit=self.queue.add,
             policy=Policy(quiet_s=config.assembly.quiet_s, count_confirm_s=config.assembly.count_confirm_s),
             now=wire.now,
+            rule_says_urgent=partial(selection.urgent, rules=wire.rules(config)),
         )
         self._warmed: frozenset[ModelRef] = frozenset()
-        self.caretaker = Caretaker(self._warm, self._undelivered)
+        keep = Keep(done=timedelta(hours=config.retention.pixels_h))
+        self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))
+        self._stopping = False
         self._http = _Http(self, config)
 
     @property
     def dicom_address(self) -> str:
         """AET@host:port."""
         dicom = self._config.dicom
-        return f"{dicom.ae_title}@{dicom.host}:{self.listener.port}"
+        return f"{dicom.ae_title}@{dicom.host}:{bridging.ports(self.listeners)}"
 
     @property
     def http_address(self) -> str:
@@ -108,8 +115,12 @@ class Service:
         """Results that wait go out first, then what was interrupted resumes, then new images are taken."""
         self.outbox.start()
         self.workflows.start()
-        self.listener.start()
+        self.queue.start()
+        self.desk.start()
+        for listener in self.listeners:
+            listener.start()
         self.assembler.start()
+        self.puller.start()
         self.caretaker.start()
         self._http.start()
         # What lives as long as the process need not be looked through at each collection: 50 ms of a study's time.
@@ -118,10 +129,15 @@ class Service:
 
     def stop(self) -> None:
         """Take nothing new, let steps finish for a while, then close; the rest resumes at the next start."""
+        self._stopping = True  # what is being stored by STOW-RS ends, and nothing new begins
         self._http.stop()
+        self.puller.stop()
         self.caretaker.stop()
         self.assembler.stop()
-        self.listener.stop()
+        for listener in self.listeners:
+            listener.stop()
+        self.desk.stop()
+        self.queue.stop()
         self.workflows.stop()
         self.outbox.stop()
         self.engine.close()
@@ -134,12 +150,51 @@ class Service:
         """For /health: each answer is looked up now."""
         return {
             "audit": "ok" if self.log.head().size > 0 else "empty",
-            "dicom": "ok" if self.listener.port else "not listening",
+            "dicom": "ok" if all(one.port for one in self.listeners) else "not listening",
             "assembler": "ok" if self.assembler.running else "stopped",
+            "queue": "ok" if self.queue.healthy else "stopped",
             "caretaker": "ok" if self.caretaker.running else "stopped",
             "database": _answers(self.store),
             "outbox": "ok" if self.outbox.healthy() else "stopped",
+            "commitment": "ok" if self.desk.healthy() else "stopped",
+            "puller": "ok" if self.puller.running else "stopped",
         }
+
+    def routers(self) -> tuple[APIRouter, ...]:
+        """What the HTTP port serves besides looking."""
+        door = stow_router(self.inbox, sender=known_senders(self._access), stopping=lambda: self._stopping)
+        return (door, pull_api.build_router(self.puller))
+
+    def _sending(self, peers: dict[str, Peer]) -> tuple[Outbox, CommitmentDesk]:
+        """What takes results to peers, and what hears and says who holds what."""
+        config, data = self._config, self._config.data.folder
+        keep_trying = timedelta(days=config.results.keep_trying_days)
+        outbox = Outbox(
+            data / "outbox",
+            wire.now,
+            self._delivered,
+            peers=peers,
+            calling_ae=config.dicom.ae_title,
+            keep_trying=keep_trying,
+            commitment_wait=timedelta(hours=config.results.commitment_wait_h),
+            callback_errors=(OSError, AuditError, SQLAlchemyError),
+        )
+        desk = CommitmentDesk(
+            data / "commitment",
+            wire.now,
+            peers=peers,
+            calling_ae=config.dicom.ae_title,
+            held=self.inbox.class_of,
+            reports=outbox.report,
+            keep_trying=keep_trying,
+        )
+        return outbox, desk
+
+    def _delivered(self, batch: Batch) -> None:
+        self.pipeline.delivered(batch.id, batch.peer, batch.attempts, batch.proof or Proof.ANSWERED)
+
+    def _run_ended(self, run_id: str) -> None:
+        self.queue.ended(run_id)
 
     def _undelivered(self) -> None:
         """Dead letters become a state that a person sees."""
@@ -160,7 +215,7 @@ class Service:
                 _log.error("model_not_warm", code=error.code)
         self._warmed = approved & installed
 
-    def _pipeline(self, peers: dict[str, Peer], observer: Observer | None) -> Pipeline:
+    def _pipeline(self, observer: Observer | None) -> Pipeline:
         config = self._config
         style = ResultStyle(
             device_serial=config.site.id,
@@ -178,14 +233,14 @@ class Service:
             Parts(
                 site=config.site.id,
                 autonomy=config.review.autonomy,
-                reading=Reading(self.inbox),
+                reading=Reading(self.inbox, rules=wire.rules(config), charsets=wire.charsets(config)),
                 log=self.log,
                 library=self.library,
                 register=self.register,
                 engine=self.engine,
                 results=ResultWriter(config.data.folder / "results", style),
                 outbox=self.outbox,
-                peer=peers.get(config.results.to) if config.results.to else None,
+                peer=config.results.to,
                 store=self.store,
                 pseudonyms=Pseudonyms.load(config.data.folder / "keys" / "pseudonym.key"),
                 now=wire.now,
@@ -221,9 +276,17 @@ class _Http:
             library=service.library,
             log=service.log,
             metrics=service._metrics.registry,
+            routers=service.routers(),
         )
         self._server = uvicorn.Server(
-            uvicorn.Config(app, host=config.http.host, port=config.http.port, log_level="warning", access_log=False)
+            uvicorn.Config(
+                app,
+                host=config.http.host,
+                port=config.http.port,
+                log_level="warning",
+                access_log=False,
+                proxy_headers=False,
+            )
         )
         self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.run, name="http", daemon=True)
@@ -236,10 +299,13 @@ class _Http:
         self._thread.join(HTTP_STOP_S)
 
 
-def build(config: Config, observer: Observer | None = None) -> Service:
-    """The whole service for one configuration. Raises AlreadyRunning, AuditCorrupt and what the parts raise."""
+def build(config: Config, observer: Observer | None = None, engine: ClosingDevice | None = None) -> Service:
+    """The whole service for one configuration. Raises AlreadyRunning, AuditCorrupt and what the parts raise.
+
+    `engine`: runs the models in place of the device's own; for measurements of everything else.
+    """
     set_up_logging()
-    return Service(config, observer)
+    return Service(config, observer, engine)
 
 
 def _only_one(folder: Path) -> IO[str]:

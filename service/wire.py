@@ -13,11 +13,16 @@ from pathlib import Path
 from audit import durable
 from audit.log import AuditLog
 from audit.note import Signer, Verifier
+from dicom_bridge.inbox import digest_of
+from dicom_bridge.ledger import LEDGER_FILE, Ledger
+from dicom_bridge.peers import Peer
+from dicom_bridge.rules import Rule
 from dicom_bridge.spool_index import SpoolIndex
 from ethics_review.register import Register
 from service import config as configuration
 from service.config import Config
 from service.errors import KeyMissing, NothingSuch
+from service.reconcile import Places
 from service.store import Store, connect
 
 SOFTWARE = f"zhiying {version('zhiying')}"
@@ -77,6 +82,21 @@ def database_url(config: Config, name: str) -> str:
     return f"sqlite:///{folder.absolute() / name}.sqlite"
 
 
+def peers(config: Config) -> dict[str, Peer]:
+    """The systems that the configuration names, by name."""
+    return {section.name: config.peer(section) for section in config.peers}
+
+
+def rules(config: Config) -> tuple[Rule, ...]:
+    """The site's rules, in order."""
+    return tuple(Rule.of(section.model_dump()) for section in config.rules)
+
+
+def charsets(config: Config) -> dict[str, str]:
+    """AE title -> the character set that it writes under a false name, or under none."""
+    return {one.ae_title: one.assumed_charset for one in config.peers if one.assumed_charset is not None}
+
+
 # ---- for commands beside a running service ---------------------------------------------------------------------------
 
 
@@ -124,6 +144,31 @@ def ledger(path: Path | None) -> Iterator[tuple[Store, SpoolIndex]]:
     try:
         yield store, index
     finally:
+        index.close()
+        store.close()
+
+
+@contextmanager
+def places(config: Config) -> Iterator[Places]:
+    """Everything that accounts for an instance, for looking: beside a running service, or without one."""
+    outbox_file = config.data.folder / "outbox" / LEDGER_FILE
+    store = Store(connect(database_url(config, "runs")))
+    index = SpoolIndex(spool(config) / "index.sqlite", spool(config) / "studies")
+    # Opening a ledger makes one: where there is none, nothing was ever to be sent.
+    sent = Ledger(outbox_file) if outbox_file.exists() else None
+    try:
+        yield Places(
+            studies=spool(config) / "studies",
+            index=index,
+            runs_of=store.of_study,
+            sending=lambda call: sent is not None and sent.get(call) is not None,
+            input_digest=lambda study_uid: digest_of(index.instances(study_uid)),
+            delivers=config.results.to is not None,
+            quarantined=sum(1 for _ in (spool(config) / "quarantine").glob("*.json")),
+        )
+    finally:
+        if sent is not None:
+            sent.close()
         index.close()
         store.close()
 

@@ -94,10 +94,12 @@ def as_page(path: Path) -> str:
 
 
 def _run(command: list[str]) -> str:
-    if shutil.which(command[0]) is None:
+    # Not the programs of the same names that pynetdicom puts beside the interpreter.
+    tool = shutil.which(command[0], path=os.defpath)
+    if tool is None:
         raise ToolFailed(f"{command[0]} is not installed")
     done = subprocess.run(
-        command, capture_output=True, timeout=_SECONDS_MAX, check=False, env=quick_network(os.environ)
+        [tool, *command[1:]], capture_output=True, timeout=_SECONDS_MAX, check=False, env=quick_network(os.environ)
     )
     said = (done.stdout + done.stderr).decode("utf-8")
     if done.returncode != 0:

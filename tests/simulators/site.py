@@ -92,14 +92,26 @@ def write_series(folder: Path, *, seed: str = "one", skip: tuple[int, ...] = (),
 class Site:
     """One installation under `root`; its PACS lives in the test's process."""
 
-    def __init__(self, root: Path, pacs: FakePacs, *, quiet_s: float = 0.5, database: str | None = None) -> None:
-        """`database`: URL of a PostgreSQL; without it, SQLite files as by default."""
+    def __init__(
+        self,
+        root: Path,
+        pacs: FakePacs,
+        *,
+        quiet_s: float = 0.5,
+        database: str | None = None,
+        pacs_more: str = "",
+        more: str = "",
+    ) -> None:
+        """`database`: URL of a PostgreSQL; without it, SQLite files as by default.
+
+        `pacs_more`: further lines of the PACS's [[peers]] section; `more`: further sections of the file.
+        """
         self.root = root
         self.pacs = pacs
         self.dicom_port, self.http_port = free_port(), free_port()
         self.config_file = root / "zhiying.toml"
         self._quiet_s = quiet_s
-        self._database = database
+        self._database, self._pacs_more, self._more = database, pacs_more, more
         self._process: subprocess.Popen[bytes] | None = None
         self.reviewer = Signer.load(root / "reviewer.key", create=True, name="reviewer.example/test")
         self._write_config()
@@ -132,6 +144,7 @@ name = "pacs"
 ae_title = "{self.pacs.ae_title}"
 host = "127.0.0.1"
 port = {self.pacs.port}
+{self._pacs_more}
 [results]
 to = "pacs"
 [assembly]
@@ -139,6 +152,7 @@ quiet_s = {self._quiet_s}
 [review]
 trusted_keys = ["{self.reviewer.vkey}"]
 {"" if self._database is None else f"[database]{chr(10)}url = {json.dumps(self._database)}"}
+{self._more}
 """,
             encoding="utf-8",
         )

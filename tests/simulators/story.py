@@ -21,7 +21,6 @@ from audit.log import AuditLog
 from audit.note import Signer
 from dicom_bridge import uids
 from dicom_bridge.attributes import Attributes
-from dicom_bridge.peers import Peer
 from dicom_bridge.volume import LoadedSeries
 from ethics_review.register import Register
 from inference.types import Findings, Prediction, Volume
@@ -40,7 +39,7 @@ STUDY = "1.2.840.99999.7.1.20260401.1"
 SERIES = "1.2.840.99999.7.1.20260401.1.3"
 """Foreign UIDs, which may never reach the log."""
 SITE = "test-site"
-PACS = Peer(name="pacs", ae_title="TESTPACS", host="127.0.0.1", port=104)
+PACS = "pacs"
 DEVICE = "cpu"
 RUNTIME = {"torch": "2.13.0", "monai": "1.6.1"}
 SHAPE = (6, 8, 10)
@@ -136,6 +135,7 @@ class FakeReading:
         self.broken: dict[str, Exception] = {}
         self.series_of: Callable[[Run], LoadedSeries] = lambda run: loaded(digest=run.input_digest)
         self.forgotten: list[str] = []
+        self.part = ""
 
     def instances(self, _run: Run) -> tuple[Held, ...]:
         """See Reading."""
@@ -147,11 +147,11 @@ class FakeReading:
         if not self._log.has(Kind.ASSEMBLED, key=f"assembled:{run.run_id}"):
             raise WrongOrder("a series was chosen before ASSEMBLED was logged")
         self._fail("choose")
-        return Chosen(SERIES, library.find("small-model"), "MR")
+        return Chosen(SERIES, library.find("small-model"), "MR", part=self.part)
 
-    def series(self, run: Run, series_uid: str) -> LoadedSeries:
+    def series(self, run: Run, series_uid: str, part: str = "") -> LoadedSeries:
         """See Reading."""
-        if not self._log.has(Kind.SELECTED, key=f"selected:{run.run_id}") or series_uid != SERIES:
+        if not self._log.has(Kind.SELECTED, key=f"selected:{run.run_id}") or (series_uid, part) != (SERIES, self.part):
             raise WrongOrder("a series was read before SELECTED was logged, or another one")
         self._fail("series")
         return self.series_of(run)
@@ -251,11 +251,11 @@ class FakeOutbox:
 
     def __init__(self, log: ObservedLog) -> None:
         self._log = log
-        self.batches: dict[str, tuple[Peer, tuple[Path, ...]]] = {}
+        self.batches: dict[str, tuple[str, tuple[Path, ...]]] = {}
         self.quick: Callable[[str], None] = lambda _call: None
         self.broken: Exception | None = None
 
-    def enqueue(self, batch_id: str, peer: Peer, files: list[Path]) -> None:
+    def enqueue(self, batch_id: str, peer: str, files: list[Path]) -> None:
         """See Outbox."""
         if not self._log.has(Kind.CALL_RESULT, batch_id):
             raise WrongOrder("a result was to be sent before CALL_RESULT was logged")
@@ -293,7 +293,7 @@ class World:
         self.pseudonyms = Pseudonyms(b"k" * 32)
         self.seen: list[tuple[str, str]] = []
         self.autonomy = "A1"
-        self.peer: Peer | None = PACS
+        self.peer: str | None = PACS
 
     def close(self) -> None:
         """Let go of files."""

@@ -16,6 +16,7 @@ from service import wire
 from service.config import Config, load
 from service.doctor import FAIL, OK, WARN, Finding, examine
 from tests.simulators import reviewer, small_model
+from tests.simulators.certificates import Authority, today
 from tests.simulators.pacs import FakePacs
 
 
@@ -203,11 +204,21 @@ def test_a_peer_that_is_away_fails_with_its_code(site: Site) -> None:
     assert "PEER_UNREACHABLE" in found.what
 
 
-def test_a_peer_that_cannot_be_one_fails_alone(site: Site) -> None:
-    """A host that is none is that peer's finding; every other check is still made."""
-    site.more = _peer("TESTPACS", 104, host="no host")
+def test_certificates_are_looked_at(site: Site, tmp_path: Path) -> None:
+    """Good ones say until when; those that end within a month are a warning, a missing key is a failure."""
+    for name, days, wanted in (("long", 365, OK), ("short", 10, WARN)):
+        files = Authority(tmp_path / name, until=days).issue("zhiying", until=days)
+        site.sections["dicom.tls"] = {
+            "port": 0,
+            "certificate": str(files.certificate),
+            "key": str(files.key),
+            "authority": str(files.authority),
+        }
 
-    found = site.found()
+        found = site.found()
 
-    assert found["peer pacs"].result == FAIL
-    assert "disk" in found
+        assert (found["DICOM TLS"].result, found["DICOM TLS port"].result) == (wanted, OK)
+        assert f"{today(days):%Y-%m}" in found["DICOM TLS"].what
+
+    site.sections["dicom.tls"]["key"] = str(tmp_path / "none.pem")
+    assert site.found()["DICOM TLS"].result == FAIL

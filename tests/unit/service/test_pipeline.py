@@ -46,6 +46,20 @@ def world(tmp_path: Path, library: Library) -> Iterator[World]:
     made.close()
 
 
+def test_another_volume_is_another_call(world: World) -> None:
+    """The volume that was chosen is the one that every step reads, and its call is not that of another volume."""
+    run = world.run()
+    world.reading.part = "B_VALUE=0"
+    first = world.tell(run)
+    world.reading.part = "B_VALUE=1000"
+
+    second = world.tell(world.run(2))
+
+    assert (first["part"], second["part"]) == ("B_VALUE=0", "B_VALUE=1000")
+    assert world.store.get(run.run_id).state is State.WRITTEN
+    assert first["call"] != second["call"]
+
+
 # ---- when all goes well ---------------------------------------------------------------------------------------------
 
 
