@@ -1,6 +1,7 @@
 """`zhiying serve` that kills itself at a named step and moment: serve_and_die.py CONFIG [STEP MOMENT [SIGNAL]].
 
-The signal is SIGKILL; SIGSTOP freezes it there instead, so that a test can change the world around it.
+The signal is SIGKILL; SIGSTOP freezes it there instead, so that a test can change the world around it. With
+ZHIYING_TEST_LEVERS in the environment it also obeys the levers in that folder; see tests.simulators.faults_levers.
 """
 
 import os
@@ -10,7 +11,7 @@ import threading
 from pathlib import Path
 
 from service import wire
-from service.serving import build
+from service.serving import Service, build
 
 
 def main(config: str, step: str = "", moment: str = "", by: str = "SIGKILL") -> None:
@@ -18,14 +19,24 @@ def main(config: str, step: str = "", moment: str = "", by: str = "SIGKILL") -> 
 
     done = threading.Event()
 
-    def observe(at: str, when: str, _subject: str) -> None:
+    def observe(at: str, when: str, subject: str) -> None:
+        if levers is not None:
+            levers.observe(at, when, subject)
         if (at, when) == (step, moment) and not done.is_set():
             done.set()
             os.kill(os.getpid(), signal.Signals[by])
 
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    service = build(wire.settings(Path(config)), observe)
+    levers = None
+    if "ZHIYING_TEST_LEVERS" in os.environ:
+        from tests.simulators.faults_levers import Levers
+
+        levers = Levers(Path(os.environ["ZHIYING_TEST_LEVERS"]))
+        wire.now = levers.clock(wire.now)
+    service: Service = build(wire.settings(Path(config)), observe)
+    if levers is not None:
+        levers.fit(service)
     service.start()
     stop.wait()
     service.stop()
