@@ -7,19 +7,25 @@ conductor, no telemetry.
 import json
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any
 
+import structlog
 from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowHandle
 from dbos._core import WorkflowHandlePolling
 from dbos._serialization import Serializer
-from sqlalchemy.engine import make_url
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import Engine, ExceptionContext, make_url
 
 from service.pipeline import Facts, Pipeline, Step
 
 STEPS_VERSION = "1"  # of the steps' names and order: DBOS resumes only what was begun under the same one
 AT_ONCE = 2  # one study loads while another is on the device; further ones wait in line, see service.queue
 STOP_WAIT_S = 20  # for steps under way, when the service stops
+SQLITE_WAIT_S = 30  # for another writer, as DBOS itself sets it: a slow disk under load
+PRIMARY_CODE = 0xFF  # of an extended SQLite result code
+DISK_IS_AWAY = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+
+_log = structlog.get_logger()
 
 
 class JsonSerializer(Serializer):
@@ -47,7 +53,6 @@ class Workflows:
         """`on_end` is told of each run that has come to its end, in the thread that ran it."""
         self._pipeline = pipeline
         self._on_end = on_end
-        self._database_url = database_url
         config: DBOSConfig = {
             "name": "zhiying",
             "system_database_url": database_url,
@@ -58,6 +63,9 @@ class Workflows:
             # The bound on runs at once. A DBOS queue would do it too, but it polls: 7 % of a core, or a slow start.
             "max_executor_threads": AT_ONCE,
         }
+        self._engine = _sqlite(database_url) if make_url(database_url).get_backend_name() == "sqlite" else None
+        if self._engine is not None:
+            config["system_database_engine"] = self._engine
         self._dbos = DBOS(config=config)
 
         @DBOS.workflow(name="read_study")
@@ -68,7 +76,6 @@ class Workflows:
 
     def start(self) -> None:
         """Open the database, resume what was in flight, take new work."""
-        _write_ahead(self._database_url)
         DBOS.launch()
 
     def submit(self, run_id: str) -> bool:
@@ -88,6 +95,8 @@ class Workflows:
     def stop(self) -> None:
         """Let steps finish for a while; what is not finished is resumed at the next start."""
         DBOS.destroy(workflow_completion_timeout_sec=STOP_WAIT_S)
+        if self._engine is not None:
+            self._engine.dispose()
 
     def _story(self, run_id: str) -> str:
         facts: Facts = {}
@@ -104,12 +113,25 @@ class Workflows:
         return self._pipeline.act(Step(step), run_id, facts)
 
 
-def _write_ahead(database_url: str) -> None:
-    """Have SQLite keep a write-ahead log: one sync for each step that DBOS records, instead of four. Kept in the file.
+def _sqlite(database_url: str) -> Engine:
+    """SQLite for DBOS: a write-ahead log (one sync for each step that it records, instead of four; each commit is
+    synced all the same) and its own settings for writers that wait for each other.
 
-    Each commit is synced all the same (SQLite's default, synchronous=FULL).
+    A disk that is full or fails is told to DBOS as a connection that was lost: then it waits, and does again what it
+    was doing. Of any other error it ends the workflow where it is, and nobody would ever take that run up again.
     """
-    url = make_url(database_url)
-    if url.get_backend_name() == "sqlite" and url.database:
-        with closing(sqlite3.connect(url.database)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+    engine = create_engine(database_url, hide_parameters=True, connect_args={"timeout": SQLITE_WAIT_S})
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = "IMMEDIATE"
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "handle_error")
+    def _disk_is_away(context: ExceptionContext) -> None:
+        if getattr(context.original_exception, "sqlite_errorcode", 0) & PRIMARY_CODE in DISK_IS_AWAY:
+            _log.error("workflows_wait", error_type=type(context.original_exception).__name__)
+            context.is_disconnect = True
+
+    return engine

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", envvar="ZHIYING_CONFIG", help="TOML file; without it, the defaults.")
 ]
+PIPE_COLUMNS = 1000  # where no terminal sets the width: a row stays whole, and a name can be found in it and copied
 KNOWN_ERRORS = (ServiceError, AuditError, BridgeError, ReviewError, InferenceError, ModelError)
 
 
@@ -59,4 +61,4 @@ def show(value: Any, *, as_json: bool, title: str, rows: Sequence[Mapping[str, A
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row.values()))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)

@@ -138,8 +138,13 @@ def _row(one: Mapping[str, Any]) -> dict[str, Any]:
         "kind": one["kind"],
         "runs": one["model"] if one["fits"] else "nothing",
         "rule": one["rule"],
-        "decided by": one["decided_by"] if one["decided_by"] else "",
-        "asked by": one["asked_by"],
-        "observed": one["observed"],
-        "wanted": one["wanted"],
+        "why": _why(one),
     }
+
+
+def _why(one: Mapping[str, Any]) -> str:
+    """The predicate that decided, whose it is, and what was seen; a terminal is too narrow for a column of each."""
+    if not one["decided_by"]:
+        return ""
+    asked = f"{one['decided_by']} ({one['asked_by']})" if one["asked_by"] else one["decided_by"]
+    return f"{asked}: {one['observed'] or 'not known'}" + (f", wanted {one['wanted']}" if one["wanted"] else "")

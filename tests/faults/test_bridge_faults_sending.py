@@ -1,4 +1,4 @@
-"""The fault table of the DICOM bridge, its sending half: what a PACS can do to a result, against the service as it runs.
+"""The fault table of the DICOM bridge, its sending half: what a PACS can do to a result of the running service.
 
 Each row ends as those of `test_bridge_faults` do. Hours and days pass by a clock that the test moves.
 """

@@ -16,6 +16,8 @@ from typing import Final
 
 SMALL_BYTES: Final = 64 << 20
 """A site of the tests takes a few MiB."""
+THROUGH_A_PIPE: Final = ("bash", "-c", 'exec "$0" "$@" 2> >(exec cat)')
+"""A command that runs another, whose log goes through a pipe, as systemd has it: no limit on files concerns it."""
 _BALLAST: Final = "ballast"
 
 

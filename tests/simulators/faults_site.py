@@ -141,7 +141,7 @@ class FaultySite(Site):
         left = [f for f, image in zip(study.files, study.images, strict=True) if image.uid not in self.acknowledged]
         assert set(self.send(left)) <= {0}
 
-    # ---- operators ------------------------------------------------------------------------------------------------------
+    # ---- operators ---------------------------------------------------------------------------------------------------
 
     def zhiying(self, *words: str, status: int | None = 0) -> Any:
         """What a command prints with --json; its exit status must be this one, or any with None."""

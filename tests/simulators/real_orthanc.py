@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from service.demo.pacs import PACS_AE, Node, Orthanc
-from service.demo.servers import Servers, free_port
+from service.demo.servers import Servers
 from tests.simulators.site import until
 
 ANSWER_S = 60.0
@@ -27,9 +27,7 @@ class RealOrthanc(Orthanc):
 
     def configuration(self) -> dict[str, object]:
         """See Orthanc."""
-        base = Orthanc.configuration(self)
-        scripts = [*(base.get("LuaScripts", [])), *(self.more.get("LuaScripts", []))]  # type: ignore[misc,has-type]
-        return base | self.more | {"LuaScripts": scripts, "DicomAlwaysAllowStore": True}
+        return Orthanc.configuration(self) | self.more
 
     # ---- what its administrator does over its REST API -----------------------------------------------------------
 
@@ -86,24 +84,23 @@ class RealOrthanc(Orthanc):
         found: dict[str, Any] = until(told, ANSWER_S, "our report reaches Orthanc")
         return found
 
-    def run_lua(self, script: str) -> None:
-        """Change a rule while it runs; needs `more` with ExecuteLuaEnabled."""
-        self.ask("POST", "/tools/execute-script", content=script.encode())
 
-
-def orthanc_for(root: Path, port: int, *, scripts: Mapping[str, str] | None = None, **given: Any) -> RealOrthanc:
-    """One that knows us under `port`, not started yet. `scripts`: Lua by name; `given`: see Orthanc."""
+def orthanc_for(
+    root: Path,
+    port: int,
+    *,
+    ports: tuple[int, int],
+    known: tuple[Node, ...] = (),
+    scripts: Mapping[str, str] | None = None,
+) -> RealOrthanc:
+    """One with these HTTP and DICOM `ports`, which knows us under `port`; not started. `scripts`: Lua rules by name."""
     root.mkdir(parents=True, exist_ok=True)
     files = []
     for name, text in (scripts or {}).items():
-        (root / f"{name}.lua").write_text(text, encoding="utf-8")
         files.append(str(root / f"{name}.lua"))
-    forward = given.pop("forward", False)
+        (root / f"{name}.lua").write_text(text, encoding="utf-8")
     us = Node(US, "ZHIYING", port)
-    more = {"LuaScripts": files, "ExecuteLuaEnabled": True} | given.pop("more", {})
-    known = (*given.pop("known", ()), *(() if forward else (us,)))
-    ports = given.pop("ports", None) or (free_port(0), free_port(0))
-    return RealOrthanc(root, *ports, us if forward else None, known, PACS_AE, more, **given)
+    return RealOrthanc(root, *ports, None, (*known, us), PACS_AE, {"LuaScripts": files})
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -56,7 +57,7 @@ class RealSite(Site):
     def __init__(self, root: Path, pacs: Address, *, dicom_more: str = "", results_more: str = "", **given: Any):
         self._dicom_more, self._results_more = dicom_more, results_more
         root.mkdir(parents=True, exist_ok=True)
-        super().__init__(root, cast(FakePacs, pacs), **given)
+        super().__init__(root, cast("FakePacs", pacs), **given)
 
     def _write_config(self) -> None:
         super()._write_config()
@@ -74,7 +75,7 @@ class RealSite(Site):
         dicom_more: str | None = None,
     ) -> None:
         """Write another configuration, for the next start; what is not given stays."""
-        self.pacs = self.pacs if pacs is None else cast(FakePacs, pacs)
+        self.pacs = self.pacs if pacs is None else cast("FakePacs", pacs)
         self._pacs_more = self._pacs_more if pacs_more is None else pacs_more
         self._more = self._more if more is None else more
         self._dicom_more = self._dicom_more if dicom_more is None else dicom_more
@@ -87,7 +88,7 @@ class RealSite(Site):
 
     def health(self) -> dict[str, str]:
         """The parts and how each is, as /health says; raises when it does not say 200."""
-        return cast(dict[str, str], self.fetch("/health")["checks"])
+        return cast("dict[str, str]", self.fetch("/health")["checks"])
 
     def fetch(self, path: str) -> Any:
         """GET of our own HTTP API."""
@@ -142,10 +143,29 @@ def with_model(site: RealSite) -> RealSite:
     return site
 
 
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port at which every connection is refused for as long as this lasts: taken, and not listened at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])
+
+
 def peer_lines(name: str, ae_title: str, port: int, more: Sequence[str] = ()) -> str:
     """One more [[peers]] section on this machine."""
     lines = ["[[peers]]", f'name = "{name}"', f'ae_title = "{ae_title}"', 'host = "127.0.0.1"', f"port = {port}"]
     return "\n".join([*lines, *more]) + "\n"
 
 
-__all__ = ["AE", "Address", "RealSite", "Said", "peer_lines", "started", "until", "with_model", "zhiying"]
+__all__ = [
+    "AE",
+    "Address",
+    "RealSite",
+    "Said",
+    "closed_port",
+    "peer_lines",
+    "started",
+    "until",
+    "with_model",
+    "zhiying",
+]

@@ -1,7 +1,7 @@
 """A process that runs the workflow engine with a story of notes: workflow_process.py FOLDER submit|resume RUN...
 
-Each step writes what it was given into FOLDER/notes.jsonl; what the engine says of runs goes into FOLDER/told.txt. A run called kill-at-STEP kills the process inside that
-step, the first time; one called end-at-STEP ends there.
+Each step writes what it was given into FOLDER/notes.jsonl; what the engine says of runs goes into FOLDER/told.txt. A
+run called kill-at-STEP kills the process inside that step, the first time; one called end-at-STEP ends there.
 """
 
 import json

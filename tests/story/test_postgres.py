@@ -16,6 +16,7 @@ from tests.simulators.postgres import Postgres, running_postgres
 from tests.simulators.site import Site, copy_of, free_port, write_series
 from tests.unit.service.test_store import (  # the same cases, run here on this module's `url`
     store,
+    test_a_table_of_an_earlier_version_is_opened,
     test_adding_twice_changes_nothing,
     test_an_unknown_run_is_an_error,
     test_latest_first,
@@ -23,11 +24,14 @@ from tests.unit.service.test_store import (  # the same cases, run here on this 
     test_runs_of_a_study_are_in_order,
     test_structured_fields_survive,
     test_two_processes_see_each_other,
+    test_urgency_is_kept,
     test_what_is_added_is_found,
+    test_what_waits_is_listed_oldest_first,
 )
 
 __all__ = [
     "store",
+    "test_a_table_of_an_earlier_version_is_opened",
     "test_adding_twice_changes_nothing",
     "test_an_unknown_run_is_an_error",
     "test_latest_first",
@@ -35,7 +39,9 @@ __all__ = [
     "test_runs_of_a_study_are_in_order",
     "test_structured_fields_survive",
     "test_two_processes_see_each_other",
+    "test_urgency_is_kept",
     "test_what_is_added_is_found",
+    "test_what_waits_is_listed_oldest_first",
 ]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]

@@ -132,21 +132,21 @@ def another_configuration(site: RealSite, **changes: Any) -> Iterator[None]:
 
 
 def test_the_pacs_forwards_a_study_and_commits_to_its_result(hospital: Hospital) -> None:
-    """Its own rule sends the study; SR and SEG go back, and it reports, on an association of its own, that it has them."""
+    """Its own rule sends the study; SR and SEG go back, and it reports, by a call of its own, that it has them."""
     study, files = hospital.study("forwarded", AUTOROUTED)
     hospital.orthanc.put(files)
 
     released = hospital.site.released(study)
 
     assert (released.body["proof"], released.body["peer"]) == ("COMMITMENT", "pacs")
-    assert set(hospital.orthanc.instances(study)) == uids_of(files) | set(
-        results_of(hospital.site, released.call).values()
-    )
+    made = results_of(hospital.site, released.call)
+    assert set(hospital.orthanc.instances(study)) == uids_of(files) | set(made.values())
     assert hospital.site.held(study) == uids_of(files)
     assert hospital.site.run_in("RELEASED", study=study).trigger == "COUNT_MATCHED"
     # It called us: not on the association of our request.
-    told = r'Opening a DICOM SCU connection[^\n]* to AET "ZHIYING"[^\n]*\n[^\n]*Reporting modality[^\n]*2 successes, 0 failures'
-    assert re.search(told, hospital.orthanc.log.read_text(encoding="utf-8"))
+    called, told = r"Opening a DICOM SCU connection[^\n]*", r"Reporting modality[^\n]*2 successes, 0 failures"
+    said = hospital.orthanc.log.read_text(encoding="utf-8")
+    assert re.search(rf'{called} to AET "ZHIYING"[^\n]*\n[^\n]*{told}', said)
 
 
 def test_results_by_stow_are_committed_too(hospital: Hospital) -> None:
@@ -161,9 +161,8 @@ def test_results_by_stow_are_committed_too(hospital: Hospital) -> None:
         verdict = hospital.orthanc.verdict(job["Content"]["StorageCommitmentTransactionUID"])
 
     assert released.body["proof"] == "COMMITMENT"
-    assert set(hospital.orthanc.instances(study)) == uids_of(files) | set(
-        results_of(hospital.site, released.call).values()
-    )
+    made = results_of(hospital.site, released.call)
+    assert set(hospital.orthanc.instances(study)) == uids_of(files) | set(made.values())
     assert (verdict["Status"], len(verdict["Success"])) == ("Success", len(files)), verdict
 
 
@@ -313,6 +312,9 @@ def test_storescp_is_believed(tmp_path: Path) -> None:
             study, files = study_of(tmp_path / "files", "for storescp")
             assert dcmtk.caller("dcmsend", site.dicom_port, files=files)
             released = site.released(study)
+            doctor = zhiying(site, "doctor", "--json")
             site.fit()
         assert released.body["proof"] == "ANSWERED"
+        # Ports that are taken are only worth a warning: nothing stands in the way.
+        assert (doctor.status, {one["result"] for one in doctor.value}) == (0, {"ok", "WARN"}), doctor
         assert uids_of(pacs.files) == set(results_of(site, released.call).values())

@@ -15,7 +15,7 @@ from service.demo.servers import answers, free_port
 from tests.simulators import real_dcmtk as dcmtk
 from tests.simulators.certificates import Authority, pin
 from tests.simulators.real_dcmtk import Receiver
-from tests.simulators.real_site import Address, RealSite, peer_lines, started, with_model, zhiying
+from tests.simulators.real_site import Address, RealSite, closed_port, peer_lines, started, with_model, zhiying
 from tests.simulators.site import write_series
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -40,10 +40,10 @@ class Guarded:
         port, secured = self._door(papers)
         return dcmtk.caller(name, port, *secured, *options, calling=by, files=files)
 
-    def said(self, title: str, papers: str | None) -> str:
+    def said(self, title: str, papers: str | None, called: str = "ZHIYING") -> str:
         """What echoscu prints of our answer."""
         port, secured = self._door(papers)
-        done = dcmtk.call("echoscu", "-v", "-aet", title, "-aec", "ZHIYING", *secured, "127.0.0.1", str(port))
+        done = dcmtk.call("echoscu", "-v", "-aet", title, "-aec", called, *secured, "127.0.0.1", str(port))
         return done.stdout + done.stderr
 
     def _door(self, papers: str | None) -> tuple[int, list[str]]:
@@ -77,17 +77,16 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     """Its PACS is DCMTK's storescp, which takes TLS with a certificate of the hospital and nothing else."""
     root = tmp_path_factory.mktemp("guarded")
     papers, port = certificates(root / "papers"), free_port(0)
-    closed = free_port(0)
-    more = tls_section(papers["zhiying"], port) + "".join(
-        [
-            peer_lines("modality", "MODALITY", closed),
-            peer_lines("pinned", "PINNED", closed, [f'certificate = "{pin(papers["modality"].certificate)}"']),
-            peer_lines("here", "HERE", closed, ['addresses = ["127.0.0.0/8"]']),
-            peer_lines("elsewhere", "ELSEWHERE", closed, ['addresses = ["192.0.2.0/24", "2001:db8::/32"]']),
-            peer_lines("secured", "SECURED", closed, ["tls = true"]),
-        ]
-    )
-    with dcmtk.storescp(root / "pacs", papers["pacs"]) as pacs:
+    with closed_port() as closed, dcmtk.storescp(root / "pacs", papers["pacs"]) as pacs:
+        more = tls_section(papers["zhiying"], port) + "".join(
+            [
+                peer_lines("modality", "MODALITY", closed),
+                peer_lines("pinned", "PINNED", closed, [f'certificate = "{pin(papers["modality"].certificate)}"']),
+                peer_lines("here", "HERE", closed, ['addresses = ["127.0.0.0/8"]']),
+                peer_lines("elsewhere", "ELSEWHERE", closed, ['addresses = ["192.0.2.0/24", "2001:db8::/32"]']),
+                peer_lines("secured", "SECURED", closed, ["tls = true"]),
+            ]
+        )
         address = Address("STORESCP", pacs.port)
         site = with_model(RealSite(root / "site", address, pacs_more="tls = true", more=more, dicom_more=ONLY_KNOWN))
         with started(site):
@@ -161,10 +160,9 @@ def test_a_title_is_tied_to_address_and_certificate(guarded: Guarded, name: str)
 
 def test_another_called_title_is_rejected(guarded: Guarded) -> None:
     """Who calls somebody else has the wrong number, on either port."""
-    secured = dcmtk.secured(guarded.papers["modality"])
-    for port, options in ((guarded.site.dicom_port, []), (guarded.port, secured)):
-        assert dcmtk.caller("echoscu", port, *options)
-        assert not dcmtk.caller("echoscu", port, *options, "-aec", "SOMEBODY")
+    for papers in (None, "modality"):
+        assert guarded.call("echoscu", by="MODALITY", papers=papers)
+        assert "Called AE Title Not Recognized" in guarded.said("MODALITY", papers, called="SOMEBODY")
 
 
 def test_doctor_sees_the_certificates_and_each_peer(guarded: Guarded) -> None:
@@ -182,7 +180,7 @@ def test_doctor_sees_the_certificates_and_each_peer(guarded: Guarded) -> None:
 
 
 def test_only_the_tls_port_when_plain_is_false(tmp_path: Path, guarded: Guarded) -> None:
-    """Without `plain` nothing listens in the clear; an expired certificate of our own is told before anything starts."""
+    """Without `plain` nothing listens in the clear; an expired certificate of our own is told before any start."""
     ours, port = guarded.papers["zhiying"], free_port(0)
     plain_off = "plain = false"
     site = RealSite(tmp_path / "site", Address("STORESCP", guarded.pacs.port), dicom_more=plain_off)

@@ -1,18 +1,16 @@
 """The workflow engine: plain JSON in, plain JSON out; each run once; what was cut off goes on in the next process."""
 
 import json
-import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.workflow import JsonSerializer, _write_ahead
+from service.workflow import JsonSerializer, _sqlite
 from tests.simulators.workflow_process import NOTES, TOLD
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -62,12 +60,12 @@ def _process(folder: Path, *arguments: str) -> int:
 
 
 def test_a_log_is_written_ahead(tmp_path: Path) -> None:
-    """One sync for each step that is recorded: DBOS's database keeps a write-ahead log, made by us before it opens."""
-    _write_ahead(f"sqlite:///{tmp_path / 'workflows.sqlite'}")
-    _write_ahead("postgresql+psycopg://nobody@127.0.0.1/none")  # has its own
-
-    with closing(sqlite3.connect(tmp_path / "workflows.sqlite")) as connection:
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    """One sync for each step that is recorded: DBOS's database keeps a write-ahead log, and syncs each commit."""
+    engine = _sqlite(f"sqlite:///{tmp_path / 'workflows.sqlite'}")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+    engine.dispose()
 
 
 def _notes(folder: Path) -> list[dict[str, object]]:
