@@ -17,7 +17,16 @@ DURABLE = "audit/durable.py"
 CLOCK = "service/wire.py"
 PERMITS = "ethics_review/gate.py"
 MUTABLE = frozenset({("audit/state.py", "State")})  # grows with the log; replaced whole, or not at all
-PURE = frozenset({"ethics_review/gate.py", "dicom_bridge/assembly.py", "dicom_bridge/selection.py", "audit/merkle.py"})
+PURE = frozenset(
+    {
+        "audit/merkle.py",
+        "dicom_bridge/assembly.py",
+        "dicom_bridge/catalogue.py",
+        "dicom_bridge/evidence.py",
+        "dicom_bridge/selection.py",
+        "ethics_review/gate.py",
+    }
+)
 
 DISK_CALLS = frozenset({"fsync", "fdatasync", "replace", "rename", "renames", "link"})
 CLOCK_CALLS = frozenset(
