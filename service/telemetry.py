@@ -4,11 +4,13 @@ A log line may only carry the keys listed here; anything else is dropped and cou
 nothing.
 """
 
+import io
 import logging
 import sys
 import time
 from collections.abc import MutableMapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -36,8 +38,29 @@ def set_up_logging(level: int = logging.INFO) -> None:
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Droppable(sys.stderr))),
     )
+
+
+class _Droppable(io.TextIOBase):
+    """A stream whose lines are dropped where it does not take them.
+
+    A log file on the disk that is full: what tells of the fault must not stop whoever meets it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write it, or not."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write out what waits, or not."""
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def only_allowed(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

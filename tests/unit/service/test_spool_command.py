@@ -10,11 +10,13 @@ import pytest
 from pydicom import dcmread
 from typer.testing import CliRunner, Result
 
+from dicom_bridge.errors import InboxUnavailable
 from dicom_bridge.inbox import Inbox
 from service import wire
 from service.cli import app
 from service.store import Run, State, Store, connect
 from tests.simulators import series
+from tests.simulators.failing_disk import FailingDisk
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 STUDY = str(series.make_slice(0).StudyInstanceUID)
@@ -175,15 +177,18 @@ def test_what_was_let_go_is_accounted_for(desk: Desk, inbox: Inbox) -> None:
 
 
 def test_a_study_on_its_way_out_is_accounted_for(desk: Desk, inbox: Inbox) -> None:
-    """Killed in the middle: remembered as let go, some files gone, some rows still there. The next start finishes."""
+    """Cut off in the middle: all are remembered as let go, one has no row any more, and another one no file."""
     desk.hand_on(inbox, State.RELEASED)
-    rows = inbox.instances(STUDY)
-    inbox.let_go(STUDY)
-    for row in rows[1:]:
-        inbox._index.add(row)
-    inbox._index.flush()
+    first, second, *_ = inbox.instances(STUDY)
+    inbox._disk = disk = FailingDisk()
+    disk.fail["remove"] = "after"
+    with pytest.raises(InboxUnavailable):
+        inbox.let_go(STUDY)
+    assert not first.path.exists()
+    inbox._index.forget(first.sop_uid)
+    second.path.unlink()
 
-    report = desk.json(*desk.told(*UIDS))
+    report = desk.json("--deep", *desk.told(*UIDS))
 
     assert (report["ok"], report["findings"]) == (True, [])
     assert report["fates"] == {"ENDED": 3, "LET_GO": 1, "QUARANTINED": 0}
