@@ -160,6 +160,9 @@ def _wrong(one: Instance, studies: Path, *, deep: bool) -> Problem | None:
         return None
     try:
         same = read_held(one.path, studies).digest == one.digest
+    except FileNotFoundError:
+        # Let go between the two looks, beside a running service.
+        return Problem.FILE_MISSING
     except InstanceRefused:
         same = False
     return None if same else Problem.FILE_CHANGED

@@ -1,6 +1,7 @@
 """`zhiying spool reconcile`: exit status 0 only if every acknowledged image is accounted for; each gap has a name."""
 
 import json
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -166,6 +167,26 @@ def test_only_a_deep_look_reads_the_files(desk: Desk, inbox: Inbox, change: str)
 def test_a_deep_look_at_sound_files_finds_nothing(desk: Desk, inbox: Inbox) -> None:
     """Each digest is that of what was received."""
     assert desk.json("--deep", *desk.told(*UIDS))["ok"] is True
+
+
+def test_what_comes_while_it_looks_is_no_gap(desk: Desk, inbox: Inbox) -> None:
+    """Beside a service that receives: files come before their rows, and at the second look those have theirs."""
+    uids = [str(series.make_slice(index).SOPInstanceUID) for index in range(4, 40)]
+    over = threading.Event()
+
+    def receive() -> None:
+        for index in range(4, 40):
+            inbox.store_file(series.part10(series.make_slice(index)), "MODALITY")
+        over.set()
+
+    sender = threading.Thread(target=receive)
+    sender.start()
+    try:
+        while not over.is_set():
+            assert desk.json()["ok"] is True
+    finally:
+        sender.join()
+    assert desk.json(*desk.told(*UIDS, *uids))["fates"]["ARRIVING"] == 40
 
 
 def test_what_was_let_go_is_accounted_for(desk: Desk, inbox: Inbox) -> None:
