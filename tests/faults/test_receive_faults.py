@@ -222,8 +222,7 @@ def test_a_peer_that_goes_leaves_what_was_acknowledged(
     assert peer.store(CONTEXT, MRImageStorage, *one(0)) == 0
     peer.send(MESSAGE[:place])
     go(peer)
-    until(lambda: not receiver.listener._open())
-    assert receiver.inbox.activity.total() == 0
+    until(lambda: not receiver.listener._open() and receiver.inbox.activity.total() == 0)
     assert receiver.store(2) == [0]
     peer.close()
     while _cut_wire.kept:  # type: ignore[attr-defined]
