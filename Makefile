@@ -32,7 +32,7 @@ lint:
 
 unit:
 	@scripts/setup.sh test
-	@.venv/bin/pytest tests/unit -m "not slow"
+	@.venv/bin/pytest tests/unit -m "not slow" -n 4 --dist loadfile
 
 house:
 	@scripts/setup.sh lint

@@ -1,7 +1,8 @@
-"""One connection, plain or TLS, read in exact pieces into the caller's buffer, with a limit to every wait.
+"""One connection, plain or TLS, read into the caller's buffer, with a limit to every wait.
 
 pynetdicom reads in pieces of 4 KiB and waits for the rest of a PDU for ever; here a read is one call of the system
-in the usual case, and each wait ends when the peer has been silent for too long or is too slow altogether.
+in the usual case, takes all that has come, and each wait ends when the peer has been silent for too long or is too
+slow altogether.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ TICK_MAX_S: Final = 1.0
 LINGER_S: Final = 2.0
 """Seconds to wait for the peer's close after our last PDU: closing at once would make the kernel throw it away."""
 _LINGER_BYTES: Final = 1 << 16
+SMALL: Final = 1024
+"""Bytes of which the first may be read with whatever else has come: a header, a command."""
+_AT_ONCE: Final = socket.MSG_DONTWAIT
+_WHOLE: Final = socket.MSG_WAITALL
 _TIMEVAL: Final = struct.Struct("ll")
 
 
@@ -59,25 +64,26 @@ class Connection:
             connected.settimeout(self._tick_s)
         else:
             # Blocking, with the kernel's own timeout: Python's would cost a poll() for each recv(), and MSG_WAITALL,
-            # which fills the buffer in one call, works on blocking sockets only.
+            # which reads a whole PDU in one call, works on blocking sockets only.
             connected.setblocking(True)
             self._limit(socket.SO_RCVTIMEO, self._tick_s)
             self._limit(socket.SO_SNDTIMEO, send_s)
 
     def fill(self, view: memoryview, silence_s: float, deadline: float) -> None:
         """Fill the view. `deadline` is a time of time.monotonic. Raises AssociationEnded."""
-        got = self._receive(view)
-        if got != len(view):
-            self._fill_slowly(view, got, silence_s, deadline)
+        self.receive(view, len(view), silence_s, deadline)
 
-    def _fill_slowly(self, view: memoryview, got: int | None, silence_s: float, deadline: float) -> None:
+    def receive(self, view: memoryview, least: int, silence_s: float, deadline: float) -> int:
+        """Read at least so many bytes, and as many more as are there and fit; gives how many. As `fill`."""
+        # A busy receiver finds much more; an idle one waits, in one call, for exactly what is wanting of a PDU.
+        got = self._receive(view, _AT_ONCE) if len(view) > least > SMALL else None
         last = time.monotonic()
         filled = got or 0
         while True:
             if got == 0:
                 raise AssociationEnded("PEER_CLOSED", "the connection was closed")
-            if filled == len(view):
-                return
+            if filled >= least:
+                return filled
             now = time.monotonic()
             if got is not None:
                 last = now
@@ -85,15 +91,16 @@ class Connection:
                 raise AssociationEnded("PEER_SILENT", "nothing came for too long", BY_USER)
             if now > deadline:
                 raise AssociationEnded("PEER_SLOW", "the message took too long", BY_USER)
-            got = self._receive(view[filled:])
+            wanting = least - filled
+            got = self._receive(view[filled:least], _WHOLE) if wanting > SMALL else self._receive(view[filled:], 0)
             filled += got or 0
 
-    def _receive(self, view: memoryview) -> int | None:
+    def _receive(self, view: memoryview, flags: int) -> int | None:
         """Return how many bytes came, 0 at the end of the stream, None when none came within a tick."""
         try:
             if self._tls:
                 return self.socket.recv_into(view)
-            return self.socket.recv_into(view, len(view), socket.MSG_WAITALL)
+            return self.socket.recv_into(view, 0, flags)
         except (BlockingIOError, TimeoutError, InterruptedError):
             return None
         except (OSError, ValueError) as error:
@@ -120,7 +127,7 @@ class Connection:
             scrap = memoryview(bytearray(_LINGER_BYTES))
             end = time.monotonic() + LINGER_S
             # What still comes is of an association that is over (PS3.8, Sta13).
-            while time.monotonic() < end and self._receive(scrap[:1]) != 0:
+            while time.monotonic() < end and self._receive(scrap[:1], 0) != 0:
                 self._discard(scrap)
 
     def _discard(self, scrap: memoryview) -> None:

@@ -41,6 +41,10 @@ _LAST: Final = 2
 _PDU_TYPES: Final = range(0x01, 0x08)
 _OVERHEAD: Final = 2
 """What the length of a PDV counts beside the fragment: context ID and message control header."""
+BUFFER_PDUS: Final = 4
+"""PDUs of the greatest length that the buffer of an association holds: a busy receiver finds several at once."""
+FRAGMENTS_MAX: Final = 256
+"""Fragments that are written at once; a system call takes 1024."""
 _UNSENDABLE: Final = 64
 """Bytes below which a peer's maximum length is taken for a mistake: not one element of an answer would fit."""
 
@@ -97,11 +101,9 @@ class FastLane:
         self._store, self._guard, self._stopping = store, guard, stopping
         longest = min(peer_pdu_bytes_max or limits.pdu_bytes_max, limits.pdu_bytes_max)
         self._fragment_max = max(longest, _UNSENDABLE) - _HEADER
-        # One more header than a PDU can have: that of the next one is read with the end of this one.
-        self._view = memoryview(bytearray(limits.pdu_bytes_max + _HEADER))
-        self._header = memoryview(bytearray(_HEADER))
-        self._header_read = False
-        self._left = 0
+        self._buffer = memoryview(bytearray(BUFFER_PDUS * (limits.pdu_bytes_max + _HEADER)))
+        # What has come and was not taken yet lies between the two; `_left`: of the PDU that is being taken.
+        self._at = self._end = self._left = 0
         self._began = 0.0
         self._received = 0
         self._complete = True
@@ -151,7 +153,8 @@ class FastLane:
 
     def _command(self) -> tuple[int, Command]:
         """Read the next command set, of one fragment or many."""
-        self._began, self._received = 0.0, 0
+        # What has come with the end of the message before has begun this one.
+        self._began, self._received = time.monotonic() if self._end > self._at else 0.0, 0
         whole = b""
         context_id = None
         while True:
@@ -181,9 +184,7 @@ class FastLane:
         incoming, committed = self._store(announced), False
         try:
             while not self._complete:
-                fragment = self._data(context_id)
-                if fragment:
-                    incoming.write(fragment)
+                incoming.write(*self._fragments(context_id))
             wrong = _wrong_class(command, context)
             if wrong is not None:
                 incoming.refuse(wrong)
@@ -210,6 +211,13 @@ class FastLane:
             if self._received - before > self._limits.discard_bytes_max:
                 raise AssociationEnded("PROTOCOL", "too much that nobody wants", BY_USER)
 
+    def _fragments(self, context_id: int) -> list[memoryview]:
+        """Return the next fragments of the data set, as many as have come; they are gone with the next call."""
+        found = [self._data(context_id)]
+        while not self._complete and len(found) < FRAGMENTS_MAX and self._next_is_here():
+            found.append(self._data(context_id))
+        return found
+
     def _data(self, context_id: int) -> memoryview:
         """Return the next fragment of the data set; it is gone with the next call."""
         one_id, control, fragment = self._next()
@@ -232,34 +240,41 @@ class FastLane:
     # -- PDUs ---------------------------------------------------------------------------------------------------
 
     def _next(self) -> tuple[int, int, memoryview]:
-        """Read the next PDV: context ID, message control header, and the fragment, valid until the next call."""
+        """Take the next PDV: context ID, message control header, and the fragment, valid until more is received."""
         if not self._left:
             self._next_pdu()
         if self._left < _HEADER:
             raise AssociationEnded("PROTOCOL", "a PDU ends inside a PDV", INVALID_PARAMETER)
-        self._fill(self._header)
-        length, context_id, control = _PDV.unpack(self._header)
+        self._need(_HEADER)
+        length, context_id, control = _PDV.unpack_from(self._buffer, self._at)
         size = length - _OVERHEAD
         self._left -= _HEADER + size
         if size < 0 or self._left < 0:
             raise AssociationEnded("PROTOCOL", "a PDV is longer than its PDU, or has no header", INVALID_PARAMETER)
         if context_id not in self._contexts:
             raise AssociationEnded("PROTOCOL", "a PDV of a context that was not accepted", INVALID_PARAMETER)
-        # More of the message must follow: read the header of the next PDU with the rest of this one.
+        # More of the message must follow: the header of the next PDU comes with the rest of this one.
         ahead = _HEADER if self._left == 0 and not control & _LAST else 0
-        if size + ahead:
-            self._fill(self._view[: size + ahead])
-        if ahead:
-            self._header[:] = self._view[size : size + ahead]
-            self._header_read = True
+        self._need(_HEADER + size + ahead)
+        begin = self._at + _HEADER
+        self._at = begin + size
         self._received += size
-        return context_id, control, self._view[:size]
+        return context_id, control, self._buffer[begin : self._at]
+
+    def _next_is_here(self) -> bool:
+        """Whether `_next` would find all that it needs in the buffer."""
+        have = self._end - self._at
+        if self._left:
+            return have >= self._left + _HEADER
+        if have < _HEADER:
+            return False
+        kind, length = _PDU.unpack_from(self._buffer, self._at)
+        return bool(kind == negotiation.P_DATA_TF and have >= _HEADER + length + _HEADER)
 
     def _next_pdu(self) -> None:
-        if not self._header_read:
-            self._fill(self._header)
-        self._header_read = False
-        kind, length = _PDU.unpack(self._header)
+        self._need(_HEADER)
+        kind, length = _PDU.unpack_from(self._buffer, self._at)
+        self._at += _HEADER
         if kind == negotiation.P_DATA_TF:
             if not 0 < length <= self._limits.pdu_bytes_max:
                 raise AssociationEnded("PROTOCOL", "a P-DATA-TF is empty or longer than announced", INVALID_PARAMETER)
@@ -272,21 +287,30 @@ class FastLane:
             reason = UNEXPECTED_PDU if kind in _PDU_TYPES else UNRECOGNIZED_PDU
             raise AssociationEnded("PROTOCOL", "a PDU that has no place here", reason)
 
-    def _fill(self, view: memoryview) -> None:
-        """Read exactly this much, within the limits of the message that it belongs to."""
+    def _need(self, size: int) -> None:
+        """Have so many bytes in the buffer from `_at` on, and whatever else has come."""
+        have = self._end - self._at
+        if have >= size:
+            return
+        if have == 0 or self._at + size > len(self._buffer):
+            # The beginning of a PDU goes to the front; there is always room for a whole one.
+            self._buffer[:have] = self._buffer[self._at : self._end]
+            self._at, self._end = 0, have
+        self._end += self._receive(self._buffer[self._end :], size - have)
+
+    def _receive(self, view: memoryview, least: int) -> int:
+        """Read this much or more, within the limits of the message that it belongs to."""
         limits, now = self._limits, time.monotonic()
         if not self._began:
             # Between two messages the peer may be silent for longer, and has all the time it wants.
-            self._connection.fill(view, limits.network_s, now + limits.network_s)
+            got = self._connection.receive(view, least, limits.network_s, now + limits.network_s)
             self._began = time.monotonic()
-            return
+            return got
         # At the slowest rate that is taken for one; see ListenerLimits.
-        due = self._began + min(
-            limits.dimse_s + (self._received + len(view)) / limits.bytes_per_s_min, limits.instance_s
-        )
+        due = self._began + min(limits.dimse_s + (self._received + least) / limits.bytes_per_s_min, limits.instance_s)
         if now > due:
             raise AssociationEnded("PEER_SLOW", "the message took too long", BY_USER)
-        self._connection.fill(view, limits.dimse_s, due)
+        return self._connection.receive(view, least, limits.dimse_s, due)
 
 
 def _wrong_class(command: Command, context: Context) -> InstanceRefused | None:

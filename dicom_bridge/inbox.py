@@ -27,6 +27,7 @@ from pathlib import Path
 from dicom_bridge import tombstone
 from dicom_bridge.activity import Activity
 from dicom_bridge.assembly import RESULT_MODALITIES, SeriesCount
+from dicom_bridge.digests import Digests
 from dicom_bridge.errors import InboxUnavailable
 from dicom_bridge.incoming import Announced, Incoming, Spool
 from dicom_bridge.incoming import InboxLimits as InboxLimits
@@ -93,6 +94,7 @@ class Inbox:
             self._quarantine = Quarantine(root / "quarantine", self._disk, self._limits.quarantine_bytes_max)
             self._index = self._open_index()
             self._spool = Spool(root, self._disk, self._index, self._quarantine, self._limits, now)
+            self._digests = Digests(self._index, lambda: self._spool.received)
             recovery = Recovery(self._index, self._studies, self._quarantine, self._disk, self.input_digest)
             self.recovered = recovery.run()
         except (OSError, sqlite3.Error) as error:
@@ -100,6 +102,7 @@ class Inbox:
 
     def close(self) -> None:
         """Close the index. Nothing may be called after."""
+        self._digests.close()
         self._index.close()
 
     # -- storing ------------------------------------------------------------------------------------------------
@@ -129,6 +132,7 @@ class Inbox:
         if association is not None:
             self.activity.carried(association, stored.held.study_uid)
         self._changed.set()
+        self._digests.want()
 
     def quarantine(self, data: bytes, code: str, sender: str) -> Quarantined:
         """Keep a copy of what cannot be used. Raises InboxUnavailable when it cannot be kept."""
@@ -145,7 +149,10 @@ class Inbox:
     # -- asking -------------------------------------------------------------------------------------------------
 
     def instances(self, study_uid: str) -> tuple[Instance, ...]:
-        """Return what is held of a study, ordered by SOP Instance UID; () for an unknown one."""
+        """Return what is held of a study, ordered by SOP Instance UID; () for an unknown one.
+
+        Of what came a moment ago the digest may be missing; `input_digest` waits for it.
+        """
         self._spool.wait_settled()
         return self._index.instances(study_uid)
 
@@ -159,12 +166,22 @@ class Inbox:
         return counts
 
     def input_digest(self, study_uid: str, series_uid: str | None = None) -> str:
-        """Return the digest of what a run of this study, or of one series of it, would see.
+        """Return the digest of what a run of this study, or of one series of it, would see. Raises InboxUnavailable.
 
         Results (SR, SEG and the like, `assembly.RESULT_MODALITIES`) do not count: a PACS that sends our own results
         back to us must not make the study a new one.
         """
-        return digest_of(one for one in self.instances(study_uid) if series_uid in (None, one.series_uid))
+        while True:
+            held = self.instances(study_uid)
+            if all(one.digest for one in held):
+                return digest_of(one for one in held if series_uid in (None, one.series_uid))
+            self._take_digests(study_uid)
+
+    def _take_digests(self, study_uid: str) -> None:
+        try:
+            self._digests.take(study_uid)
+        except (OSError, sqlite3.Error) as error:
+            raise InboxUnavailable("SPOOL_FAILED", f"an image cannot be read ({type(error).__name__})") from error
 
     def identities(self, study_uid: str) -> int:
         """Return how many different patients the study's images name; more than one must be refused."""
@@ -229,6 +246,7 @@ class Inbox:
 
     def let_go(self, study_uid: str) -> int:
         """Remove the study's instances, remembering each; gives how many. Raises InboxUnavailable: try again."""
+        self._take_digests(study_uid)
         try:
             return tombstone.let_go(self._disk, self._index, self._studies / study_uid, self._now())
         except (OSError, sqlite3.Error) as error:

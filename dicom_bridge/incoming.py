@@ -11,6 +11,7 @@ import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,17 +28,20 @@ from dicom_bridge.quarantine import CONFLICT, Quarantine, Quarantined
 from dicom_bridge.same_content import same_content
 from dicom_bridge.spool_disk import Chunk, Disk
 from dicom_bridge.spool_index import Instance, SpoolIndex
-from dicom_bridge.spool_recovery import content_digest, held_instance, pieces, read_held
+from dicom_bridge.spool_recovery import held_instance, read_held
 from dicom_bridge.stream import part10_header
 from dicom_bridge.uids import storable
 
 _MIB: Final = 1 << 20
-MAPPED_BYTES_MAX: Final = 8 * _MIB
-"""Bytes of an instance that is hashed where it is mapped, 8 MiB: most are smaller. Larger ones are read in pieces."""
 SETTLE_S: Final = 60.0
-"""Seconds that a question waits for rows of what was acknowledged: hashing takes a second for each GiB."""
+"""Seconds that a question waits for rows of what was acknowledged: comparing a resend with what is held takes time."""
+HASTEN_BYTES: Final = 1 << 18
+"""Bytes that are handed to the disk at once while the rest of an instance arrives, 256 KiB."""
+PAGE_BYTES: Final = 4096
 SPACE_CHECK_BYTES: Final = 16 * _MIB
-"""Bytes of one instance between two looks at the free space: all associations together stay far below the reserve."""
+"""Bytes between two looks at the free space, 16 MiB: far below any reserve."""
+SPACE_CHECK_S: Final = 1.0
+"""Seconds between two of them: others use the disk too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,9 @@ class Spool:
         # The process id is for the sweep at start, the rest keeps two inboxes of one process apart.
         self._prefix = f"{root / 'incoming'}/{os.getpid()}-{secrets.token_hex(8)}-"
         self._numbers = itertools.count()
+        self.received = 0
+        """Bytes that have come, for those who look at how fast; not exact."""
+        self._space_until, self._space_at = 0, 0.0
         self._unsettled: set[int] = set()
         self._settling = threading.Condition()
 
@@ -130,9 +137,25 @@ class Spool:
                 self._settling.wait_for(lambda: not before & self._unsettled, SETTLE_S)
 
     def check_space(self, more: int) -> None:
-        """Raise InboxUnavailable SPOOL_FULL when `more` bytes would eat into the reserve; OSError."""
+        """Raise InboxUnavailable SPOOL_FULL when `more` bytes would eat into the reserve; OSError.
+
+        Looked at again after SPACE_CHECK_BYTES, of all associations together, and after SPACE_CHECK_S.
+        """
+        now = time.monotonic()
+        if self.received + more <= self._space_until and now < self._space_at:
+            return
         if self.disk.free_bytes(self.root) < self.limits.free_bytes_min + more:
             raise InboxUnavailable("SPOOL_FULL", "the disk has less free space than the configured reserve")
+        self._space_until, self._space_at = self.received + SPACE_CHECK_BYTES, now + SPACE_CHECK_S
+
+    def adopt(self, part: str, final: str, handle: int) -> None:
+        """Give a file its name for good, in a folder that may have to be made. Raises ContentDiffers, OSError."""
+        try:
+            self.disk.adopt(part, final, handle)
+        except FileNotFoundError:
+            # The first of its study.
+            self.disk.make_dirs(Path(final).parent)
+            self.disk.adopt(part, final, handle)
 
     def set_aside(self, what: bytes | Path, code: str, sender: str) -> Quarantined:
         """Keep bytes, or move a file, to quarantine. Raises InboxUnavailable when they cannot be kept."""
@@ -171,30 +194,37 @@ class Incoming:
         self._part = spool.new_part()
         self._handle: int | None = None
         self._made = False
-        self._header_size = self._size = self._space_until = 0
+        self._header_size = self._size = self._hastened = 0
         self._map: mmap.mmap | None = None
         self._identity: Identity | None = None
         self._at: datetime | None = None
+        self._absent_at: int | None = None
         self._stored: Stored | None = None
         # Where the bytes are once they have a name.
         self._final: Path | None = None
 
-    def write(self, chunk: Chunk) -> None:
-        """Take the next piece.
+    def write(self, *chunks: Chunk) -> None:
+        """Take the next pieces, in their order.
 
         Raises InstanceRefused INSTANCE_TOO_LARGE, and InboxUnavailable when the disk cannot take it.
         """
-        size = self._size + len(chunk)
+        more = sum(map(len, chunks))
+        size = self._size + more
         if size > self._spool.limits.instance_bytes_max:
             raise InstanceRefused("INSTANCE_TOO_LARGE", "larger than this service takes")
         try:
-            if size > self._space_until:
-                self._spool.check_space(len(chunk))
-                self._space_until = self._size + SPACE_CHECK_BYTES
-            self._spool.disk.write(self._opened(), chunk)
+            self._spool.check_space(more)
+            handle = self._opened()
+            self._spool.disk.write(handle, *chunks)
+            end = (self._header_size + size) // PAGE_BYTES * PAGE_BYTES
+            if end - self._hastened >= HASTEN_BYTES:
+                # Whole pages only: one that is begun would be written twice.
+                self._spool.disk.hasten(handle, self._hastened, end - self._hastened)
+                self._hastened = end
         except OSError as error:
             raise InboxUnavailable("SPOOL_FAILED", f"nothing was kept ({type(error).__name__})") from error
         self._size = size
+        self._spool.received += more
 
     def finish(self) -> Stored:
         """Keep it: `commit` and `settle`."""
@@ -288,6 +318,7 @@ class Incoming:
             raise
         self._at = spool.now()
         spool.index.keep_up()
+        self._absent_at = spool.index.writes
         held = spool.index.instance(identity.sop_uid)
         if held is not None and not held.path.is_file():
             # Somebody removed the file; what is not there cannot be called held.
@@ -296,14 +327,11 @@ class Incoming:
         if held is not None:
             self._stored = self._beside(held)
             return
-        folder = f"{spool.studies_text}/{identity.study_uid}"
-        if not os.path.isdir(folder):  # noqa: PTH112 - likewise
-            spool.disk.make_dirs(Path(folder))
-        final = f"{folder}/{identity.sop_uid}.dcm"
+        final = f"{spool.studies_text}/{identity.study_uid}/{identity.sop_uid}.dcm"
         spool.committed(self)
         try:
             # False: another thread was quicker with the very same bytes; one of the two adds the row.
-            spool.disk.adopt(self._part, final, handle)
+            spool.adopt(self._part, final, handle)
         except ContentDiffers:
             # Not indexed, but there, with other bytes: another thread was quicker.
             self._stored = self._beside(self._index_held(Path(final)))
@@ -340,7 +368,7 @@ class Incoming:
     def _settle(self) -> Stored:
         new, index = self._row(), self._spool.index
         # A crash before this leaves a durable file without a row; the next start indexes it.
-        if index.add(new):
+        if index.add(new, self._absent_at):
             return Stored(Outcome.NEW, new)
         # Another thread was quicker: with our own file, or with the same SOP Instance UID in another study.
         first = index.instance(new.sop_uid) or new
@@ -353,19 +381,15 @@ class Incoming:
         """Return what it is beside what is held; a conflict goes to quarantine."""
         spool, new = self._spool, self._row()
         mine = self._final or Path(self._part)
-        if held.digest == new.digest or same_content(held.path, mine):
+        if same_content(held.path, mine):
             spool.index.touch(held, new.received_at, urgent=new.urgent and not held.urgent)
             return Stored(Outcome.IDENTICAL, held)
         return Stored(Outcome.CONFLICT, held, spool.set_aside(mine, CONFLICT, self._sender))
 
     def _row(self) -> Instance:
-        identity, syntax, header = self._identity, self._announced.transfer_syntax, self._header_size
-        if identity is None or self._map is None or self._handle is None or self._at is None:
+        identity = self._identity
+        if identity is None or self._at is None:
             raise ValueError("nothing was committed")
-        if len(self._map) <= MAPPED_BYTES_MAX:
-            with memoryview(self._map) as whole, whole[header:] as data:
-                digest = content_digest(syntax, (data,))
-        else:
-            digest = content_digest(syntax, pieces(self._handle, header))
         urgent = self._announced.urgent
-        return held_instance(identity, digest, self._sender, self._at, self._spool.studies, urgent=urgent)
+        # Its digest is taken when somebody asks, or when there is time (see Digests).
+        return held_instance(identity, "", self._sender, self._at, self._spool.studies, urgent=urgent)

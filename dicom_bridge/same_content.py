@@ -18,10 +18,13 @@ from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 
 from dicom_bridge import quiet  # noqa: F401 - for its settings
+from dicom_bridge.errors import InstanceRefused
+from dicom_bridge.spool_recovery import OUR_HEAD_BYTES, READ_BYTES
+from dicom_bridge.stream import read_part10
 
 _UNREADABLE: Final = (
     *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, OSError, EOFError),
-    *(InvalidDicomError, struct.error, zlib.error),
+    *(InvalidDicomError, InstanceRefused, struct.error, zlib.error),
 )
 _PIXEL_DATA: Final = 0x7FE00010
 
@@ -31,19 +34,35 @@ COMPARED_BYTES_MAX: Final = 64 << 20
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Compare two files element by element; file meta information, group lengths and padding do not count.
+    """Compare two files: their data sets byte by byte, and if these differ, element by element.
 
+    File meta information does not count, but for the transfer syntax; nor do group lengths and padding.
     Values are compared as bytes, never as decoded text, in which two unreadable names look alike. Compressed pixels
     are compared as they are, so two encodings of one picture differ; so do two byte orders. What cannot be read
     cannot be called the same.
     """
     try:
+        if _same_bytes(one, other):
+            return True
         if max(one.stat().st_size, other.stat().st_size) > COMPARED_BYTES_MAX:
             return False
         return _same(pydicom.dcmread(one), pydicom.dcmread(other))
     # pydicom's readers raise whatever the bytes make them do.
     except _UNREADABLE:
         return False
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    with one.open("rb") as left, other.open("rb") as right:
+        mine, theirs = read_part10(left.read(OUR_HEAD_BYTES)), read_part10(right.read(OUR_HEAD_BYTES))
+        if mine.transfer_syntax != theirs.transfer_syntax:
+            return False
+        left.seek(mine.dataset_at)
+        right.seek(theirs.dataset_at)
+        while piece := left.read(READ_BYTES):
+            if piece != right.read(READ_BYTES):
+                return False
+        return not right.read(1)
 
 
 def _same(one: Dataset, other: Dataset) -> bool:

@@ -21,8 +21,11 @@ class Disk(Protocol):
     def create(self, path: str) -> int:
         """Open a new temporary file, readable by us alone, for writing and reading; the caller closes it."""
 
-    def write(self, handle: int, chunk: Chunk) -> None:
-        """Write all of the chunk at the end; no promise of durability."""
+    def write(self, handle: int, *chunks: Chunk) -> None:
+        """Write all of the chunks at the end, at most 1024 at once; no promise of durability."""
+
+    def hasten(self, handle: int, start: int, length: int) -> None:
+        """Begin to write these bytes to the disk; a hint, never raises."""
 
     def adopt(self, temporary: str | Path, final: str | Path, handle: int | None = None) -> bool:
         """Give it its name for good. ContentDiffers when the name holds other bytes."""
@@ -51,11 +54,18 @@ class DurableDisk:
         """See Disk."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
-    def write(self, handle: int, chunk: Chunk) -> None:
+    def write(self, handle: int, *chunks: Chunk) -> None:
         """See Disk."""
-        written, length = os.write(handle, chunk), len(chunk)
-        while written < length:
-            written += os.write(handle, memoryview(chunk)[written:])
+        written = os.writev(handle, chunks)
+        if written < sum(map(len, chunks)):
+            # The disk is nearly full, most likely; the next write says why.
+            rest = memoryview(b"".join(chunks))[written:]
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+
+    def hasten(self, handle: int, start: int, length: int) -> None:
+        """See Disk."""
+        durable.hasten(handle, start, length)
 
     def adopt(self, temporary: str | Path, final: str | Path, handle: int | None = None) -> bool:
         """See Disk."""

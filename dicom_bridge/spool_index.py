@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Final
 
 # A different number makes an old index one that is rebuilt from the files.
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 FLUSH_S: Final = 0.1
 """Seconds for which rows are gathered before they are written: how far another process may lag behind."""
 PENDING_MAX: Final = 1000
 """Rows that may wait; more means that the index cannot be written, or that the disk is far behind."""
+UNDIGESTED_AT_ONCE: Final = 64
+"""Instances whose digests are taken between two looks at what comes in."""
 _BUSY_MS: Final = 10_000
 """Milliseconds to wait for another process (the command line) that holds the index."""
 
@@ -36,16 +38,20 @@ CREATE TABLE instance (
     manufacturer TEXT NOT NULL, study_description TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX instance_study ON instance (study_uid);
+CREATE INDEX instance_undigested ON instance (study_uid) WHERE digest = '';
 CREATE TABLE study (
     study_uid TEXT PRIMARY KEY, touches INTEGER NOT NULL, last_received_at TEXT NOT NULL,
     assembled_touches INTEGER NOT NULL, assembled_digest TEXT
 ) WITHOUT ROWID;
+CREATE INDEX study_open ON study (last_received_at, study_uid) WHERE touches > assembled_touches;
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One held instance. `path` is its Part 10 file; `digest` covers its transfer syntax and data set.
+    """One held instance. `path` is its Part 10 file.
+
+    `digest` covers its transfer syntax and data set; "" until it was taken, see `digests`.
 
     `body_part`, `description` (series) and `modality` are "" when the sender gave none; `image_type` likewise ().
     `identity` is a digest of the patient's identifiers, equal for instances of one patient. `pixels` tells whether
@@ -120,6 +126,8 @@ class SpoolIndex:
     def __init__(self, file: Path, studies: Path) -> None:
         self._studies = studies
         self._lock = threading.RLock()
+        self.writes = 0
+        """How often rows were written: what was pending before is in the file."""
         self._pending: dict[str, Instance] = {}
         self._touches: dict[str, tuple[int, str]] = {}
         self._dirty, self._closed = threading.Event(), threading.Event()
@@ -165,6 +173,7 @@ class SpoolIndex:
             with self.transaction():
                 self._db.executemany(_INSERT, map(_row, self._pending.values()))
                 self._db.executemany(_TOUCH, [(study, *touched) for study, touched in self._touches.items()])
+            self.writes += 1
             self._pending.clear()
             self._touches.clear()
 
@@ -219,14 +228,32 @@ class SpoolIndex:
             self.flush()
             return iter(self._db.execute("SELECT study_uid, sop_uid FROM instance").fetchall())
 
-    def add(self, new: Instance) -> bool:
-        """Add an instance and touch its study; False, and nothing done, if its SOP Instance UID is there already."""
+    def add(self, new: Instance, absent_at: int | None = None) -> bool:
+        """Add an instance and touch its study; False, and nothing done, if its SOP Instance UID is there already.
+
+        `absent_at`: the `writes` at which `instance` has found that it is not; spares the look where none was since.
+        """
         with self._lock:
-            if self.instance(new.sop_uid) is not None:
+            absent = absent_at == self.writes and new.sop_uid not in self._pending
+            if not absent and self.instance(new.sop_uid) is not None:
                 return False
             self._pending[new.sop_uid] = new
             self._touch(new.study_uid, new.received_at)
         return True
+
+    def undigested(self, study_uid: str | None = None) -> tuple[Instance, ...]:
+        """Return some instances, of this study or of any, whose digest was not taken yet; () when there are none."""
+        query = "SELECT * FROM instance WHERE digest = '' AND (?1 IS NULL OR study_uid = ?1) LIMIT ?2"
+        with self._lock:
+            self.flush()
+            rows = self._db.execute(query, (study_uid, UNDIGESTED_AT_ONCE)).fetchall()
+        return tuple(self._instance(row) for row in rows)
+
+    def set_digests(self, taken: Iterable[tuple[Instance, str]]) -> None:
+        """Write the digests of instances; one that was forgotten or has come anew meanwhile is left alone."""
+        rows = [(digest, one.sop_uid, _time(one.received_at)) for one, digest in taken]
+        with self.transaction():
+            self._db.executemany("UPDATE instance SET digest=? WHERE sop_uid=? AND received_at=?", rows)
 
     def touch(self, held: Instance, at: datetime, *, urgent: bool = False) -> None:
         """Count one more store of something already held; an urgent one makes what is held urgent."""

@@ -25,6 +25,9 @@ CORRUPT: Final = "SPOOL_CORRUPT"
 READ_BYTES: Final = 1 << 20
 """Read at a time, 1 MiB, so that the size of an instance is not the size of our memory."""
 
+OUR_HEAD_BYTES: Final = 4096
+"""More than the file meta information of a held file ever has: it is our own (see stream.part10_header)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
@@ -41,6 +44,13 @@ def content_digest(transfer_syntax: str, pieces: Iterable[Buffer]) -> str:
     for piece in pieces:
         hasher.update(piece)
     return f"sha256:{hasher.hexdigest()}"
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest of a held file, see `content_digest`. Raises InstanceRefused when it is none, OSError."""
+    with path.open("rb") as file:
+        meta = read_part10(file.read(OUR_HEAD_BYTES))
+        return content_digest(meta.transfer_syntax, pieces(file.fileno(), meta.dataset_at))
 
 
 def pieces(handle: int, start: int) -> Iterator[Buffer]:

@@ -8,4 +8,4 @@ cd "$(dirname "$0")/.."
 .venv/bin/mypy
 .venv/bin/lint-imports
 if [ "${1:-}" = lint ]; then exit 0; fi
-exec .venv/bin/pytest
+exec .venv/bin/pytest -n 4 --dist loadfile

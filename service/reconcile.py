@@ -159,7 +159,8 @@ def _wrong(one: Instance, studies: Path, *, deep: bool) -> Problem | None:
     if not deep:
         return None
     try:
-        same = read_held(one.path, studies).digest == one.digest
+        # A digest that was not taken yet says nothing; that the file is a whole instance is what can be said.
+        same = read_held(one.path, studies).digest == one.digest or not one.digest
     except FileNotFoundError:
         # Let go between the two looks, beside a running service.
         return Problem.FILE_MISSING

@@ -45,11 +45,12 @@ class FailingDisk(DurableDisk):
             raise
         return handle
 
-    def write(self, handle: int, chunk: Chunk) -> None:
-        """See Disk; a failure after leaves half of the chunk."""
+    def write(self, handle: int, *chunks: Chunk) -> None:
+        """See Disk; a failure after leaves half of the bytes."""
         self._do("write", after=False)
         broken = self.fail.get("write") == "after"
-        super().write(handle, chunk[: len(chunk) // 2] if broken else chunk)
+        whole = b"".join(chunks)
+        super().write(handle, whole[: len(whole) // 2] if broken else whole)
         self._do("write", after=True)
 
     def adopt(self, temporary: str | Path, final: str | Path, handle: int | None = None) -> bool:

@@ -255,7 +255,7 @@ def test_an_open_association_is_only_overruled_by_counts(
         assert quiet_s >= timers.open_settled_s
 
 
-@pytest.mark.parametrize(("said", "evidence"), list(product(set(Counts) - {Counts.EQUAL}, Evidence)))
+@pytest.mark.parametrize(("said", "evidence"), list(product(sorted(set(Counts) - {Counts.EQUAL}), Evidence)))
 def test_an_association_is_waited_for_however_long_the_site_says(said: Counts, evidence: Evidence) -> None:
     """Where an open association counts for longer than any timer, none of them overrules it."""
     patient = replace(TIMERS, association_s=1000.0)

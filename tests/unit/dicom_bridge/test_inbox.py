@@ -249,7 +249,7 @@ def test_nothing_is_acknowledged_before_it_is_durable(tmp_path: Path) -> None:
     with opened(tmp_path / "inbox", disk) as inbox:
         disk.calls.clear()
         inbox.store(received(0), "A")
-    assert disk.calls == ["create", "write", "write", "make_dirs", "adopt"]
+    assert disk.calls == ["create", "write", "write", "adopt", "make_dirs", "adopt"]
 
 
 def test_a_nearly_full_disk_takes_nothing(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_a_lost_or_damaged_index_is_rebuilt_from_the_files(tmp_path: Path, damag
     with opened(tmp_path / "inbox") as inbox:
         for index in range(3):
             inbox.store(received(index), "A")
-        before, digest = inbox.instances(STUDY), inbox.input_digest(STUDY)
+        digest, before = inbox.input_digest(STUDY), inbox.instances(STUDY)
     file = tmp_path / "inbox" / "index.sqlite"
     if damage == "gone":
         file.unlink()

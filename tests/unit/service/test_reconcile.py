@@ -218,6 +218,7 @@ def test_a_changed_byte_is_found_by_reading_deeply(tmp_path: Path) -> None:
     for path in series.write_series(tmp_path / "sent", count=2, shape=(8, 8)):
         inbox.store_file(path.read_bytes(), "MODALITY")
     study_uid = inbox.open_studies()[0].study_uid
+    inbox.input_digest(study_uid)
     first, second = inbox.instances(study_uid)
     world = World(tmp_path / "other")
     world.studies, world.held[study_uid] = tmp_path / "spool" / "studies", [first, second]

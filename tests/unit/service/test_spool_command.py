@@ -155,6 +155,7 @@ def test_a_file_that_was_put_there_is_named(desk: Desk, inbox: Inbox) -> None:
 @pytest.mark.parametrize("change", ["one bit of a pixel", "cut short", "empty"])
 def test_only_a_deep_look_reads_the_files(desk: Desk, inbox: Inbox, change: str) -> None:
     """A disk that changed a file after it was acknowledged: --deep compares digests, the quick look does not."""
+    inbox.input_digest(STUDY)
     file = desk.file_of(UIDS[2])
     body = bytearray(file.read_bytes())
     body[-1] ^= 1
