@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import socket
+import sqlite3
 import statistics
 import struct
 import subprocess
@@ -21,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -285,8 +286,8 @@ def wait_for(port: int) -> None:
 
 
 @contextmanager
-def receiver(kind: str, root: Path, associations: int) -> Iterator[tuple[int, int]]:
-    """Start one, on an empty folder inside `root`; gives its process id and port, and leaves empty files behind."""
+def receiver(kind: str, root: Path, associations: int) -> Iterator[tuple[Path, int, int]]:
+    """Start one, on an empty folder inside `root`; gives that, its process id and port. Leaves empty files."""
     root.mkdir(exist_ok=True)
     root = Path(tempfile.mkdtemp(dir=root))
     # What the run before has left to the operating system must not be written during this one.
@@ -305,7 +306,7 @@ def receiver(kind: str, root: Path, associations: int) -> Iterator[tuple[int, in
                 port = int(process.stdout.readline())
             else:
                 wait_for(port)
-            yield process.pid, port
+            yield root, process.pid, port
         finally:
             process.kill()
     # Emptied, not removed: ext4 goes around inodes that were removed in the last minutes, one by one, and the next
@@ -318,24 +319,38 @@ def receiver(kind: str, root: Path, associations: int) -> Iterator[tuple[int, in
 # -- measuring
 
 
-def measure(work: Path, rounds: int) -> dict[str, dict[int, list[float]]]:
-    """Images per second by receiver and number of associations, of each round."""
+def digests_taken(spool: Path, images: int) -> float:
+    """Seconds until our receiver has the digest of every image: it takes them when a burst is over."""
+    began = time.monotonic()
+    with closing(sqlite3.connect(spool / "index.sqlite")) as index:
+        while index.execute("SELECT count(*) FROM instance WHERE digest <> ''").fetchone() != (images,):
+            if time.monotonic() - began > RUN_S:
+                raise SystemExit("the digests are not taken")
+            time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def measure(work: Path, rounds: int) -> tuple[dict[str, dict[int, list[float]]], dict[int, list[float]]]:
+    """Images per second by receiver and number of associations, of each round; and the seconds of `digests_taken`."""
+    after: dict[int, list[float]] = {n: [] for n in ASSOCIATIONS}
     rates: dict[str, dict[int, list[float]]] = {kind: {n: [] for n in ASSOCIATIONS} for kind in RECEIVERS}
     for turn in range(rounds):
         for associations in ASSOCIATIONS:
             for kind in RECEIVERS:
-                with receiver(kind, work / "receiver", associations) as (_, port):
+                with receiver(kind, work / "receiver", associations) as (root, _, port):
                     seconds = send(work / "slices", work / "logs", range(associations), port)
+                    if kind == "ours-durable":
+                        after[associations].append(digests_taken(root / "spool", associations * SLICES))
                 rate = associations * SLICES / seconds
                 rates[kind][associations].append(rate)
                 print(f"  round {turn + 1}: {kind:20} {associations:3} associations {rate:8.0f} images/s", flush=True)
-    return rates
+    return rates, after
 
 
 def memory(work: Path) -> dict[str, int]:
     """VmHWM of our receiver, in KiB, after one folder of slices and after ten."""
     found = {}
-    with receiver("ours-durable", work / "receiver", 1) as (pid, port):
+    with receiver("ours-durable", work / "receiver", 1) as (_, pid, port):
         for sent in range(MEMORY_FOLDERS):
             send(work / "slices", work / "logs", [sent], port)
             if sent in (0, MEMORY_FOLDERS - 1):
@@ -385,6 +400,8 @@ def show(result: dict[str, Any]) -> None:
     for name, ratio in result["ratios"].items():
         aim = result["aims"].get(name)
         print(f"{name:62}" + " ".join(f"{ratio[str(n)]:6.2f}" for n in ASSOCIATIONS) + (f"   aim {aim}" if aim else ""))
+    print(f"{'digests of all images taken, s after the last answer':62}", end="")
+    print(" ".join(f"{result['digests_taken_after_s'][str(n)]:6.2f}" for n in ASSOCIATIONS))
     for slices, peak in result["vmhwm_kib"].items():
         print(f"VmHWM of our receiver after {slices:>4} slices: {peak / 1024:7.1f} MiB")
 
@@ -409,7 +426,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="zhiying-bench-") as folder:
         work = Path(folder)
         write_slices(work / "slices")
-        result = summary(measure(work, given.rounds))
+        rates, after = measure(work, given.rounds)
+        result = summary(rates)
+        result["digests_taken_after_s"] = {str(n): round(statistics.median(runs), 2) for n, runs in after.items()}
         result["vmhwm_kib"] = memory(work)
     result["rounds"], result["slices"] = given.rounds, SLICES
     result["machine"] = {

@@ -80,12 +80,16 @@ class Digests:
             before = self._received()
             if self._closed.wait(self._pause_s):
                 return
-            if self._received() - before > BURST_BYTES_PER_S * self._pause_s:
+            before, came = self._received(), self._received() - before
+            if came > BURST_BYTES_PER_S * self._pause_s:
                 continue
             self._wanted.clear()
             try:
-                if self._take_some(None):
-                    self._wanted.set()
+                while self._take_some(None) and not self._closed.is_set():
+                    if self._received() != before:
+                        # More comes: look how fast before going on.
+                        self._wanted.set()
+                        break
             except (OSError, sqlite3.Error):
                 # Whoever needs them meets the same error, and can tell of it; here the next arrival tries again.
                 continue
