@@ -74,6 +74,18 @@ class Fault:
     kind: str
 
 
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """An association that was not opened. `code`: the gatekeeper's word, LIMIT, or TLS for a handshake that failed.
+
+    `sender` is the calling AE title, "" when it was not told or is not one.
+    """
+
+    code: str
+    address: str
+    sender: str
+
+
 class Gatekeeper(Protocol):
     """Who may call; access.Access is one."""
 
@@ -104,7 +116,8 @@ class Listener:
 
     `access`: who may call; None lets in whoever names our AE title (an AE title is no authentication). `tls`: a
     server context; with it nothing is spoken without. `extra`: services beside storage.
-    `on_association(sender, event)` and `on_fault(fault)` are called from association threads and must be quick.
+    `on_association(sender, event)`, `on_denied(denial)` and `on_fault(fault)` are called from association threads and
+    must be quick.
     """
 
     def __init__(
@@ -119,12 +132,13 @@ class Listener:
         tls: ssl.SSLContext | None = None,
         extra: Extra | None = None,
         on_association: Callable[[str, AssociationEvent], None] | None = None,
+        on_denied: Callable[[Denial], None] | None = None,
         on_fault: Callable[[Fault], None] | None = None,
     ) -> None:
         self._ae_title, self._address, self._inbox = ae_title, (host, port), inbox
         self._limits = limits or ListenerLimits()
         self._access, self._tls, self._extra = access, tls, extra or Extra()
-        self._on_association, self._on_fault = on_association, on_fault
+        self._on_association, self._on_denied, self._on_fault = on_association, on_denied, on_fault
         self._acceptor = Acceptor(self._limits.pdu_bytes_max)
         self._server: socket.socket | None = None
         self._accepting: threading.Thread | None = None
@@ -209,6 +223,7 @@ class Listener:
                 with self._lock:
                     self._callers.discard(caller)
                 connected.close()
+                self._denied(caller, "LIMIT")
 
     def _serve(self, caller: _Caller) -> None:
         """Serve one connection until it is over."""
@@ -262,6 +277,8 @@ class Listener:
             tick = min(TICK_MAX_S, limits.acse_s / 2, limits.dimse_s / 2, limits.network_s / 2)
             return Connection(connected, tick, limits.dimse_s)
         except (OSError, ValueError) as error:
+            if isinstance(error, ssl.SSLError):
+                self._denied(caller, "TLS")
             raise AssociationEnded("PEER_CLOSED", f"no connection ({type(error).__name__})") from error
 
     def _admit(self, caller: _Caller, proposal: Proposal) -> None:
@@ -274,11 +291,18 @@ class Listener:
         elif proposal.called != self._ae_title:
             denied = "CALLED_AE"
         if denied is not None:
+            self._denied(caller, denied, proposal.calling)
             raise Rejection(*(_CALLED_AE_UNKNOWN if denied == "CALLED_AE" else _CALLING_AE_UNKNOWN))
         with self._lock:
-            if sum(other.accepted for other in self._callers) >= self._limits.associations_max:
-                raise Rejection(*_LOCAL_LIMIT)
-            caller.accepted = True
+            caller.accepted = sum(other.accepted for other in self._callers) < self._limits.associations_max
+        if not caller.accepted:
+            self._denied(caller, "LIMIT", proposal.calling)
+            raise Rejection(*_LOCAL_LIMIT)
+
+    def _denied(self, caller: _Caller, code: str, calling: str = "") -> None:
+        if self._on_denied is not None:
+            sender = calling if valid_ae_title(calling) else ""
+            self._on_denied(Denial(code, str(caller.address[0]), sender))
 
     def _fast(self, caller: _Caller, connection: Connection, proposal: Proposal) -> None:
         encoded, contexts = self._acceptor.accept(proposal)

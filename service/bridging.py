@@ -10,7 +10,7 @@ from dicom_bridge.access import Access
 from dicom_bridge.catalogue import SeriesEntry
 from dicom_bridge.fastlane import ListenerLimits
 from dicom_bridge.inbox import Inbox
-from dicom_bridge.listener import Fault, Listener
+from dicom_bridge.listener import Denial, Fault, Listener
 from dicom_bridge.patience import Patience
 from dicom_bridge.peers import Peer
 from dicom_bridge.retrieve import Progress, Retrieved, retrieve
@@ -28,7 +28,12 @@ def access(config: Config, peers: Mapping[str, Peer]) -> Access:
 
 
 def listeners(
-    config: Config, inbox: Inbox, who: Access, extra: Extra, on_fault: Callable[[Fault], None]
+    config: Config,
+    inbox: Inbox,
+    who: Access,
+    extra: Extra,
+    on_denied: Callable[[Denial], None],
+    on_fault: Callable[[Fault], None],
 ) -> tuple[Listener, ...]:
     """The plain port, the TLS port, or both. Raises TlsUnusable."""
     dicom = config.dicom
@@ -40,6 +45,7 @@ def listeners(
         limits=ListenerLimits(associations_max=dicom.associations_max),
         access=who,
         extra=extra,
+        on_denied=on_denied,
         on_fault=on_fault,
     )
     made = [make(port=dicom.port)] if dicom.plain else []

@@ -21,7 +21,7 @@ from dicom_bridge.assembly import Policy
 from dicom_bridge.commitment import CommitmentDesk
 from dicom_bridge.inbox import Inbox, InboxLimits
 from dicom_bridge.ledger import Batch, Proof
-from dicom_bridge.listener import Fault
+from dicom_bridge.listener import Denial, Fault
 from dicom_bridge.outbox import Outbox
 from dicom_bridge.peers import Peer
 from inference.engine import Engine
@@ -77,12 +77,15 @@ class Service:
         self.store = Store(connect(wire.database_url(config, "runs")))
         self.engine = engine or Engine(device=config.engine.device, log=_engine_event)
         peers = wire.peers(config)
+        self._titles = frozenset(peer.ae_title for peer in peers.values())
         self.outbox, self.desk = self._sending(peers)
         self.pipeline = self._pipeline(observer)
         self.workflows = Workflows(self.pipeline, wire.database_url(config, "workflows"), on_end=self._run_ended)
         self.queue = RunQueue(self.workflows, self.store.waiting, AT_ONCE)
         self._access = bridging.access(config, peers)
-        self.listeners = bridging.listeners(config, self.inbox, self._access, self.desk.extra(), _listener_fault)
+        self.listeners = bridging.listeners(
+            config, self.inbox, self._access, self.desk.extra(), self._listener_denied, _listener_fault
+        )
         self.puller = bridging.puller(config, self.inbox, peers)
         self.assembler = Assembler(
             inbox=self.inbox,
@@ -247,6 +250,12 @@ class Service:
                 observe=observe,
             )
         )
+
+    def _listener_denied(self, denial: Denial) -> None:
+        self._metrics.denied(denial.code)
+        # A stranger's title is whatever somebody has typed: only those that we know are repeated.
+        peer = denial.sender if denial.sender in self._titles else ""
+        _log.warning("association_denied", code=denial.code, address=denial.address, peer=peer)
 
 
 def _engine_event(event: str, /, **values: str | int) -> None:

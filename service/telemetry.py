@@ -22,7 +22,7 @@ ALLOWED_KEYS = frozenset(
         *("event", "level", "timestamp", "run", "state", "stage", "step", "code", "fault", "kind", "peer", "attempts"),
         *("instances", "series", "error_type", "seconds", "port", "ae_title", "device", "trigger", "size"),
         *("pid", "starts", "model", "version", "ms", "deadline_ms", "status"),
-        *("pull", "expected", "stored"),
+        *("pull", "expected", "stored", "address"),
     )
 )
 STEP_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -83,7 +83,14 @@ class Metrics:
         )
         self._started = Counter("zhiying_runs_total", "Runs started", registry=self.registry)
         self._delivered = Counter("zhiying_delivered_total", "Calls that the PACS has stored", registry=self.registry)
+        self._denied = Counter(
+            "zhiying_associations_denied_total", "DICOM associations not opened", ["code"], registry=self.registry
+        )
         self._since: dict[tuple[str, str], float] = {}
+
+    def denied(self, code: str) -> None:
+        """An association was not opened."""
+        self._denied.labels(code=code).inc()
 
     def observe(self, step: str, moment: str, subject: str) -> None:
         """Told by the pipeline before and after each step."""

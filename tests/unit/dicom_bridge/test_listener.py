@@ -35,7 +35,7 @@ from dicom_bridge import listener as listener_module
 from dicom_bridge.access import Access
 from dicom_bridge.errors import ListenerFailed
 from dicom_bridge.inbox import Inbox
-from dicom_bridge.listener import AssociationEvent, Fault, Listener, ListenerLimits
+from dicom_bridge.listener import AssociationEvent, Denial, Fault, Listener, ListenerLimits
 from dicom_bridge.peers import Peer
 from tests.simulators.failing_disk import FailingDisk
 from tests.simulators.modality_scu import association, send_all, store_raw
@@ -55,6 +55,7 @@ class Running:
         self.disk = FailingDisk()
         self.inbox = inbox or Inbox(root, Clock(), disk=self.disk)
         self.events: list[tuple[str, AssociationEvent]] = []
+        self.denials: list[Denial] = []
         self.faults: list[Fault] = []
         self.listener = Listener(
             "ZHIYING",
@@ -62,6 +63,7 @@ class Running:
             0,
             self.inbox,
             on_association=lambda sender, event: self.events.append((sender, event)),
+            on_denied=self.denials.append,
             on_fault=self.faults.append,
             **options,
         )
@@ -241,6 +243,10 @@ def test_callers_may_be_limited_to_those_that_are_known(tmp_path: Path) -> None:
                 assert peer.ended()
         until(lambda: len(scp.events) == 2)
         assert {sender for sender, _ in scp.events} == {"PACS"}
+        assert scp.denials == [
+            Denial("CALLING_AE", "127.0.0.1", "STRANGER"),
+            Denial("CALLED_AE", "127.0.0.1", "PACS"),
+        ]
 
 
 def test_the_gatekeeper_sees_the_address_of_the_caller(tmp_path: Path) -> None:
@@ -252,6 +258,7 @@ def test_the_gatekeeper_sees_the_address_of_the_caller(tmp_path: Path) -> None:
     ):
         assert made.is_rejected
         assert (made.acceptor.primitive.result, made.acceptor.primitive.diagnostic) == (1, 3)
+        assert scp.denials == [Denial("ADDRESS", "127.0.0.1", "PACS")]
 
 
 def test_more_associations_than_the_limit_are_rejected_for_now(tmp_path: Path) -> None:
@@ -266,6 +273,7 @@ def test_more_associations_than_the_limit_are_rejected_for_now(tmp_path: Path) -
             assert third.is_rejected
             answer = third.acceptor.primitive
             assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 2)
+            assert [denial.code for denial in scp.denials] == ["LIMIT"]
         assert (first.send_c_store(prepared(0)).Status, second.send_c_store(prepared(1)).Status) == (0, 0)
 
 

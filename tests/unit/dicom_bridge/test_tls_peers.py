@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +23,7 @@ from pynetdicom.sop_class import Verification
 from dicom_bridge.access import Access
 from dicom_bridge.fastlane import ListenerLimits
 from dicom_bridge.inbox import Inbox
-from dicom_bridge.listener import Listener
+from dicom_bridge.listener import Denial, Listener
 from dicom_bridge.network import new_entity
 from dicom_bridge.peers import Peer
 from dicom_bridge.tls import TlsFiles, client_context, server_context
@@ -219,7 +219,9 @@ def test_we_do_not_call_who_is_not_the_peer(house: House, tmp_path: Path, who: s
 
 
 @contextmanager
-def listening(house: House, folder: Path, *peers: Peer, acse_s: float = 30.0) -> Iterator[tuple[int, Inbox]]:
+def listening(
+    house: House, folder: Path, *peers: Peer, acse_s: float = 30.0, told: Callable[[Denial], None] | None = None
+) -> Iterator[tuple[int, Inbox]]:
     """Our listener behind TLS, for these peers only."""
     inbox = Inbox(folder / "spool", Clock())
     listener = Listener(
@@ -230,6 +232,7 @@ def listening(house: House, folder: Path, *peers: Peer, acse_s: float = 30.0) ->
         limits=ListenerLimits(acse_s=acse_s),
         access=Access(OURS, peers, known_only=True),
         tls=server_context(house.ours),
+        on_denied=told,
     )
     listener.start()
     try:
@@ -271,12 +274,32 @@ def test_the_listener_refuses_who_is_not_its_peer(house: House, tmp_path: Path, 
     options = ["-aet", title, *secured(house.ours if who == "another certificate" else house.peer)]
     if who == "called by another name":
         options += ["-aec", "OTHER"]
-    with listening(house, tmp_path, peer) as (port, inbox):
+    denials: list[Denial] = []
+    with listening(house, tmp_path, peer, told=denials.append) as (port, inbox):
         command = [program("storescu"), "-aec", OURS, *options, "-to", "10", LOOPBACK, str(port), str(house.image)]
         done = subprocess.run(command, capture_output=True, timeout=WAIT_S, check=False)
         assert done.returncode != 0
         assert b"Rejected" in done.stdout + done.stderr
         assert held(inbox) == 0
+    code = {
+        "another certificate": "CERTIFICATE",
+        "another title": "CALLING_AE",
+        "another address": "ADDRESS",
+        "called by another name": "CALLED_AE",
+    }
+    assert denials == [Denial(code[who], LOOPBACK, title)]
+
+
+@pytest.mark.slow
+def test_who_speaks_no_tls_is_told_of(house: House, tmp_path: Path) -> None:
+    """A plain request at the TLS port, and a client that trusts another authority: both leave a trace."""
+    denials: list[Denial] = []
+    with listening(house, tmp_path, modality(house), told=denials.append) as (port, inbox):
+        for secure in ([], secured(house.stranger)):
+            command = [program("storescu"), "-aec", OURS, *secure, "-to", "10", LOOPBACK, str(port), str(house.image)]
+            assert subprocess.run(command, capture_output=True, timeout=WAIT_S, check=False).returncode != 0
+        assert held(inbox) == 0
+    assert denials == [Denial("TLS", LOOPBACK, "")] * 2
 
 
 @pytest.mark.slow
