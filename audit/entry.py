@@ -53,6 +53,8 @@ class Kind(StrEnum):
     """What happened. A new kind is a new member here and a new row in BODIES."""
 
     LOG_START = "LOG_START"
+    HEARTBEAT = "HEARTBEAT"
+    EXPORT = "EXPORT"
     APPROVAL = "APPROVAL"
     ASSEMBLED = "ASSEMBLED"
     SELECTED = "SELECTED"
@@ -69,6 +71,19 @@ _CHECK = Observation(Record({"condition": CODE, "outcome": CODE, "observed": TOK
 BODIES: Mapping[Kind, Rule] = MappingProxyType(
     {
         Kind.LOG_START: Record({"origin": TOKEN, "software": TOKEN}),
+        # The writer is alive and promises another one within so many seconds: a longer silence is to be explained.
+        Kind.HEARTBEAT: Record({"interval_s": INTEGER}),
+        # A package is about to be handed over: to whom, why, under which contract, and how much of the log it shows.
+        Kind.EXPORT: Record(
+            {
+                "recipient": OBSERVED,
+                "purpose": CODE,
+                "contract": OBSERVED,
+                "scope": DIGEST,
+                "first": INTEGER,
+                "size": INTEGER,
+            }
+        ),
         Kind.APPROVAL: Record({"note": NOTE, "note_digest": DIGEST}),
         Kind.ASSEMBLED: Record(
             {"study": HEX32, "instances": INTEGER, "series": INTEGER, "trigger": CODE, "input": HEX32}
@@ -121,7 +136,7 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
 """What each kind's body holds: exactly these fields, all of them."""
 
 CALL_NEEDED = frozenset({Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.RELEASED})
-CALL_ABSENT = frozenset({Kind.LOG_START, Kind.APPROVAL})
+CALL_ABSENT = frozenset({Kind.LOG_START, Kind.HEARTBEAT, Kind.EXPORT, Kind.APPROVAL})
 
 
 @dataclass(frozen=True, slots=True)

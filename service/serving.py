@@ -35,6 +35,7 @@ from service.assembler import Assembler
 from service.caretaker import Caretaker
 from service.config import Config
 from service.errors import AlreadyRunning
+from service.heartbeat import Heartbeat
 from service.keys import Pseudonyms
 from service.pipeline import Device, Observer, Parts, Pipeline
 from service.queue import RunQueue
@@ -99,6 +100,8 @@ class Service:
         )
         self._warmed: frozenset[ModelRef] = frozenset()
         keep = Keep(done=timedelta(hours=config.retention.pixels_h))
+        # Of its own, as warming a model takes many seconds.
+        self.pulse = Caretaker(Heartbeat(self.log))
         self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))
         self._stopping = False
         self._http = _Http(self, config)
@@ -116,6 +119,7 @@ class Service:
 
     def start(self) -> None:
         """Results that wait go out first, then what was interrupted resumes, then new images are taken."""
+        self.pulse.start()
         self.outbox.start()
         self.workflows.start()
         self.queue.start()
@@ -146,6 +150,7 @@ class Service:
         self.engine.close()
         self.inbox.close()
         self.store.close()
+        self.pulse.stop()
         self.log.close()
         self._lock.close()
 
@@ -156,6 +161,7 @@ class Service:
             "dicom": "ok" if all(one.port for one in self.listeners) else "not listening",
             "assembler": "ok" if self.assembler.running else "stopped",
             "queue": "ok" if self.queue.healthy else "stopped",
+            "heartbeat": "ok" if self.pulse.running else "stopped",
             "caretaker": "ok" if self.caretaker.running else "stopped",
             "database": _answers(self.store),
             "outbox": "ok" if self.outbox.healthy() else "stopped",

@@ -44,6 +44,15 @@ def body(kind: Kind) -> dict[str, JsonValue]:
     """A full, good body of each kind."""
     return {
         Kind.LOG_START: {"origin": ORIGIN, "software": "zhiying 0.1.0"},
+        Kind.HEARTBEAT: {"interval_s": 60},
+        Kind.EXPORT: {
+            "recipient": "TEST Reviewer",
+            "purpose": "YEARLY_REVIEW",
+            "contract": "TEST-2026-1",
+            "scope": DIGEST,
+            "first": 0,
+            "size": 300,
+        },
         Kind.APPROVAL: {"note": SIGNER.sign("zhiying-approval/1\n{}\n"), "note_digest": DIGEST},
         Kind.ASSEMBLED: {
             "study": STUDY,

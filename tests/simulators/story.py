@@ -358,7 +358,8 @@ class World:
 
     def entries(self, *kinds: Kind) -> list[Entry]:
         """The log's entries of these kinds; without any, all that tell of runs."""
-        wanted = kinds or tuple(kind for kind in Kind if kind not in (Kind.LOG_START, Kind.APPROVAL))
+        others = (Kind.LOG_START, Kind.HEARTBEAT, Kind.EXPORT, Kind.APPROVAL)
+        wanted = kinds or tuple(kind for kind in Kind if kind not in others)
         return [entry for entry in self.log.entries() if entry.kind in wanted]
 
     def kinds(self) -> list[str]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.canonical import JsonValue
-from audit.entry import BODIES, CALL_NEEDED, Draft, Entry, Kind, canonical, format_time, parse, parse_time
+from audit.entry import BODIES, CALL_ABSENT, CALL_NEEDED, Draft, Entry, Kind, canonical, format_time, parse, parse_time
 from audit.errors import EntryInvalid
 from tests.simulators.audit_log import CALL, DIGEST, ORIGIN, SIGNER, STUDY, body
 
@@ -168,7 +168,7 @@ def test_call_is_there_where_it_must_be() -> None:
     for kind in CALL_NEEDED:
         with pytest.raises(EntryInvalid, match="call"):
             draft(kind, call=None)
-    for kind in (Kind.APPROVAL, Kind.LOG_START):
+    for kind in CALL_ABSENT:
         with pytest.raises(EntryInvalid, match="call"):
             draft(kind, call=CALL)
     for call in ("", "C" * 32, "c" * 31, "1.2.840", "TEST^Phantom"):
