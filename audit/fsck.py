@@ -85,15 +85,19 @@ class _Check:
         """Heads, entries, roots, tiles, strays: in this order."""
         with self._still():
             head = self._head(HEAD)
-            staged = self._staged(head)
-            public = self._head(CHECKPOINT, optional=staged is not None and staged.start == 0)
+            # Before the first commit is published there is no public checkpoint.
+            born = (self._root / CHECKPOINT).exists()
+            public = self._head(CHECKPOINT) if born else None
+            staged = self._staged(head, 0 if public is None else public.size)
+            if not born and not (staged and staged[0][0].start == 0):
+                self._wrong(CHECKPOINT, "missing")
         published = 0
         if head is not None:
-            published = head.size if staged is None else staged.start
+            published = staged[0][0].start if staged else head.size
             for name in bundles(0, published):
                 self._bundle(name)
-            if staged is not None:
-                self._take_staged(staged)
+            for commit, data in staged:
+                self._take_staged(commit, data)
             self._arbitrate(head)
             self._heads(head, public, published)
             for name in tiles(0, published):
@@ -103,29 +107,32 @@ class _Check:
         problems = tuple(self._problems)
         return Report(not problems, size, root_hash, problems, self._verifier is not None)
 
-    def _head(self, path: str, *, optional: bool = False) -> Checkpoint | None:
+    def _head(self, path: str) -> Checkpoint | None:
         try:
             note = (self._root / path).read_bytes().decode()
             if self._verifier is None:
                 return Checkpoint.unverified(note)
             return Checkpoint.open(note, (self._verifier,))
         except FileNotFoundError:
-            if not optional:
-                self._wrong(path, "missing")
+            self._wrong(path, "missing")
         except UnicodeDecodeError:
             self._wrong(path, "not text")
         except NoteError as error:
             self._wrong(path, f"{error.code}: {error}")
         return None
 
-    def _staged(self, head: Checkpoint | None) -> StagedName | None:
-        """The commit that the head names and that a crash kept from being published."""
+    def _staged(self, head: Checkpoint | None, public: int) -> list[tuple[StagedName, bytes]]:
+        """The commits from the public size to the head, each with its bytes: a live writer publishes them."""
+        names: list[StagedName] = []
         with suppress(FileNotFoundError):
-            for path in sorted((self._root / STAGING).iterdir()):
-                name = parse_staged(path.name)
-                if head is not None and name is not None and (name.size, name.root) == (head.size, head.root):
-                    return name
-        return None
+            found = (parse_staged(path.name) for path in sorted((self._root / STAGING).iterdir()))
+            names = [name for name in found if name is not None and name.size > public]
+        chain: list[StagedName] = []
+        wanted = None if head is None else [name for name in names if (name.size, name.root) == (head.size, head.root)]
+        while wanted:
+            chain.insert(0, wanted[0])
+            wanted = [name for name in names if name.size == chain[0].start]
+        return [(name, (self._root / name.path).read_bytes()) for name in chain]
 
     def _bundle(self, name: TileName) -> None:
         """Read a bundle's entries, and beside them what the tile of leaf hashes claims they are."""
@@ -145,8 +152,7 @@ class _Check:
         self._derived.extend(derived)
         self._claims.extend(derived if claimed is None else claimed)
 
-    def _take_staged(self, staged: StagedName) -> None:
-        data = (self._root / staged.path).read_bytes()
+    def _take_staged(self, staged: StagedName, data: bytes) -> None:
         leaves = self._leaves(staged.path, data, staged.start, staged.size - staged.start)
         hashes = [b""] * (staged.size - staged.start) if leaves is None else [leaf_hash(leaf) for leaf in leaves]
         self._unknown = self._unknown or leaves is None

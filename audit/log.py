@@ -5,19 +5,21 @@ Commit order, and what a crash after each step leaves:
 1. *stage*: the new entries in ``staging/<from>-<to>-<root>``, synced. A crash leaves a file that no head names; it is
    thrown away, and nobody was told that these entries exist.
 2. *commit*: the signed ``head`` is replaced atomically and synced. This is the one commit point. A crash leaves entries
-   that are logged and not yet readable; ``recover`` publishes them from the staged file.
-3. *publish*: tiles, then ``checkpoint``, then the staged file goes. Publishing is idempotent: a crash anywhere in it
-   is repaired by doing it again.
+   that are logged and not yet readable; ``recover`` publishes them from the staged files.
+3. *publish*: tiles, then ``checkpoint``, then the staged files go. Publishing is idempotent: a crash anywhere in it
+   is repaired by doing it again. It may be put off for some commits (``publish_s``), whose staged files then follow on
+   each other up to the head: a commit costs four syncs, publishing six and more.
 
-Publishing *is* ``recover``: the ordinary path runs it at each commit, reading back from disk what it is going to
-believe. An error at any step raises AuditUnavailable and marks memory as suspect, so that the next call recovers from
-disk first; "failed but persisted" is then found by its key. The staging pattern is Sunlight's (``internal/ctlog``).
+Publishing *is* ``recover``: the ordinary path runs it, reading back from disk what it is going to believe. An error
+at any step raises AuditUnavailable and marks memory as suspect, so that the next call recovers from disk first; "failed
+but persisted" is then found by its key. The staging pattern is Sunlight's (``internal/ctlog``).
 """
 
 from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -35,11 +37,12 @@ from audit.errors import (
     KeyConflict,
 )
 from audit.files import Files
-from audit.layout import CHECKPOINT, ENTRIES_LEVEL, HEAD, LOCK, STAGING, TILE, StagedName, TileName
+from audit.layout import CHECKPOINT, HEAD, LOCK, STAGING, TILE, StagedName
 from audit.lock import DirectoryLock
-from audit.merkle import TILE_WIDTH, leaf_hash, root
+from audit.merkle import TILE_WIDTH
 from audit.note import Signer
-from audit.state import Growth, State
+from audit.published import Published
+from audit.state import Growth
 from audit.ticket import Ticket
 
 BATCH_MAX = 256
@@ -64,6 +67,8 @@ class AuditLog:
         signer: Signer,
         now: Callable[[], datetime],
         disk: Disk,
+        publish_s: float,
+        clock: Callable[[], float],
     ) -> None:
         """Use ``open``."""
         self._root = root
@@ -77,7 +82,13 @@ class AuditLog:
         self._writer = threading.Lock()  # guards everything below but _waiting; held through a commit
         self._gate = threading.Lock()  # guards _waiting; never held while waiting for anything
         self._waiting: list[Ticket] = []
-        self._state = State()
+        self._publish_s = publish_s
+        self._clock = clock
+        self._public = Published(root, self._files, disk)
+        # What is published and what is committed above that, whose leaves are these; all of it is under the head.
+        self._ahead = Growth(self._public.state)
+        self._leaves: tuple[bytes, ...] = ()
+        self._due_at = 0.0
         self._head: Checkpoint | None = None
         self._suspect = True
 
@@ -92,11 +103,15 @@ class AuditLog:
         now: Callable[[], datetime],
         software: str = "zhiying",
         disk: Disk = durable,
+        publish_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> AuditLog:
         """Open the log, or make it when the directory is empty; finish what a crash interrupted; rehash every entry.
 
         ``origin`` names the log for ever (its checkpoints' first line); ``source`` names this writer; ``now`` gives
-        aware time. Takes about 20 us per entry. Raises AuditUnavailable, AuditCorrupt, EntryInvalid (a bad name).
+        aware time. ``publish_s``: an append may put off publishing for so many seconds by ``clock``, until the next
+        append after that, 256 entries, or ``close``; 0 publishes each commit. Takes about 20 us per entry. Raises
+        AuditUnavailable, AuditCorrupt, EntryInvalid (a bad name).
         """
         refuse_bad_source(source)
         start = Draft(Kind.LOG_START, LOG_START_KEY, {"origin": origin, "software": software})
@@ -105,7 +120,17 @@ class AuditLog:
             lock = DirectoryLock(root / LOCK)
         except OSError as error:
             raise _unavailable(error) from error
-        log = cls(root, lock, origin=origin, source=source, signer=signer, now=now, disk=disk)
+        log = cls(
+            root,
+            lock,
+            origin=origin,
+            source=source,
+            signer=signer,
+            now=now,
+            disk=disk,
+            publish_s=publish_s,
+            clock=clock,
+        )
         try:
             with log._writer, log._refusals(), lock.held():
                 durable.sweep(root)
@@ -118,7 +143,7 @@ class AuditLog:
         return log
 
     def append(self, draft: Draft) -> Entry:
-        """Log it. When this returns, the entry is durable, under a signed head, and readable.
+        """Log it. When this returns, the entry is durable and under a signed head; readable by all when published.
 
         The same key with the same kind, call and body gives the first entry and logs nothing; with any other content it
         raises KeyConflict. Callers that wait at the same time share one commit.
@@ -139,14 +164,14 @@ class AuditLog:
         """The entry with this idempotency key, whichever process wrote it."""
         with self._writer, self._refusals():
             self._refresh()
-            index = self._state.keys.get(key)
+            index = self._ahead.find(key)
             return None if index is None else self._entry(index)
 
     def entries(self, start: int = 0) -> Iterator[Entry]:
         """All entries from index ``start`` to the head as it is at the first ``next``, each proven by that head."""
         with self._writer, self._refusals():
             self._refresh()
-            size = self._state.tree.size
+            size = self._ahead.tree.size
         for name in layout.bundles(start, size):
             with self._writer, self._refusals():
                 leaves = self._proven(name.index)
@@ -163,9 +188,18 @@ class AuditLog:
             return self._head
 
     def close(self) -> None:
-        """Let go of the directory. Appends after this raise AuditUnavailable. Idempotent."""
+        """Publish what is not, and let go of the directory. Appends after this raise AuditUnavailable. Idempotent."""
         with self._writer:
+            # What cannot be published now is by the next to open.
+            with suppress(AuditError, OSError):
+                self._publish_now()
             self._lock.close()
+
+    def publish(self) -> None:
+        """Publish what was put off. Raises AuditUnavailable, AuditCorrupt."""
+        with self._writer, self._refusals():
+            self._lock.refuse_closed()
+            self._publish_now()
 
     def __enter__(self) -> AuditLog:
         return self
@@ -192,7 +226,7 @@ class AuditLog:
         fresh: dict[str, Entry] = {}
         for ticket in batch:
             draft = ticket.draft
-            index = self._state.keys.get(draft.key)
+            index = self._ahead.find(draft.key)
             first = fresh.get(draft.key) if index is None else self._entry(index)
             try:
                 if first is None:
@@ -210,23 +244,40 @@ class AuditLog:
 
     def _place(self, draft: Draft, ahead: int) -> Entry:
         """The draft as the entry that is ``ahead`` places after the tree's end."""
-        seq = self._state.seqs.get(self._source, 0) + ahead
-        index = self._state.tree.size + ahead
+        seq = self._ahead.next_seq(self._source) + ahead
+        index = self._ahead.tree.size + ahead
         return Entry.of(draft, index=index, source=self._source, seq=seq, now=self._now())
 
     def _commit(self, entries: Sequence[Entry]) -> None:
         """Stage, commit, publish. See the module's docstring for what a crash after each leaves."""
-        leaves = [entry.to_bytes() for entry in entries]
-        # Reads the last bundle again: nothing is signed in a directory that was changed behind us.
-        growth, _ = self._grown(self._state.tree.size)
+        leaves = tuple(entry.to_bytes() for entry in entries)
+        if self._leaves:
+            growth = self._ahead.fork()
+        else:
+            # Reads the last bundle again: nothing is signed in a directory that was changed behind us.
+            growth = self._public.again()
+            # The first entry of all is published at once: a log without a public checkpoint is none.
+            self._due_at = self._clock() + (self._publish_s if growth.tree.size else 0.0)
+        start = growth.tree.size
         for leaf in leaves:
             growth.add(leaf)
-        staged = StagedName(self._state.tree.size, growth.tree.size, growth.tree.root())
+        staged = StagedName(start, growth.tree.size, growth.tree.root())
         self._files.create_same(staged.path, layout.pack(leaves))
         head = Checkpoint.sign(self._signer, self._origin, staged.size, staged.root)
+        self._suspect = True
         self._disk.replace(self._root / HEAD, head.note.encode())
         # From here on the entries are in the log, and every later failure only delays when they can be read.
-        self._recover(sure=True)
+        if len(self._leaves) + len(leaves) >= BATCH_MAX or self._clock() >= self._due_at:
+            self._recover(sure=True)
+            return
+        if self._files.unpacked(staged.path, self._files.read(staged.path)) != leaves:
+            raise AuditCorrupt(staged.path, "its entries are not those that were signed")
+        self._ahead, self._leaves, self._head, self._suspect = growth, self._leaves + leaves, head, False
+
+    def _publish_now(self) -> None:
+        if self._leaves:
+            with self._lock.held():
+                self._recover(sure=True)
 
     def _recover_if_changed(self) -> None:
         """Bring memory up to the disk, if an error or another process came between."""
@@ -246,89 +297,18 @@ class AuditLog:
             self._refuse_headless()
         else:
             self._refuse_rollback(head)
-            staged = StagedName(0, 0, b"")
-            for name in self._files.staged():
-                if (name.size, name.root) == (head.size, head.root):
-                    staged = name
-            if staged.size and self._state.tree.size <= staged.start:
+            chain = self._public.chain(head)
+            if chain:
                 if not sure:
                     self._disk.replace(self._root / HEAD, head.note.encode())
-                self._publish(staged, head)
+                self._public.publish(chain, head, self._ahead.tree)
             else:
-                self._take(head)
+                self._public.take(head, self._ahead.tree)
+        self._ahead, self._leaves = Growth(self._public.state), ()
         self._head = head
         for leftover in self._files.staged():
             self._disk.discard(self._root / leftover.path)
         self._suspect = False
-
-    def _take(self, head: Checkpoint) -> None:
-        """Take what is published into memory; it must be all that the head commits to."""
-        public = self._files.checkpoint(CHECKPOINT)
-        if public is None or (public.size, public.root) != (head.size, head.root):
-            raise AuditCorrupt(CHECKPOINT, "is not the head's, and the entries between are not staged")
-        growth, _ = self._grown(head.size)
-        if growth.tree.root() != head.root:
-            raise AuditCorrupt(HEAD, "its root is not the entries'")
-        for name in layout.tiles(self._state.tree.size, head.size):
-            if name.level > 0 and self._files.read(name.path) != growth.tree.tile(name.level, name.index, name.width):
-                raise AuditCorrupt(name.path, "its hashes are not those of the level below")
-        growth.accept()
-
-    def _publish(self, staged: StagedName, head: Checkpoint) -> None:
-        """Write the tiles and the checkpoint of a commit; each step finds what an interrupted one left."""
-        growth, run = self._grown(staged.start)
-        public = self._files.checkpoint(CHECKPOINT)
-        if public is not None and public.size == staged.start and public.root != growth.tree.root():
-            raise AuditCorrupt(CHECKPOINT, "its root is not the entries'")
-        fresh = self._files.unpacked(staged.path, self._files.read(staged.path))
-        for leaf in fresh:
-            growth.add(leaf)
-        if (growth.tree.size, growth.tree.root()) != (head.size, head.root):
-            raise AuditCorrupt(staged.path, "its entries do not lead to the head's root")
-        run = (*run, *fresh)
-        first = staged.start - staged.start % TILE_WIDTH
-        for name in layout.tiles(staged.start, staged.size):
-            part = run[name.index * TILE_WIDTH - first :][: name.width] if name.level <= 0 else ()
-            if name.level == ENTRIES_LEVEL:
-                data = layout.pack(part)
-            elif name.level == 0:
-                data = b"".join(leaf_hash(leaf) for leaf in part)
-            else:
-                data = growth.tree.tile(name.level, name.index, name.width)
-            self._disk.make_dirs((self._root / name.path).parent)
-            self._files.create_same(name.path, data)
-        # A crash up to here leaves tiles that no public checkpoint speaks of, and that can only be made the same again.
-        self._disk.replace(self._root / CHECKPOINT, head.note.encode())
-        growth.accept()
-        self._drop_superseded(staged)
-
-    def _grown(self, size: int) -> tuple[Growth, tuple[bytes, ...]]:
-        """Memory grown to ``size`` by published entries, and the entries of the partial bundle at its end, if any.
-
-        Each bundle read is compared with its tile of hashes, to name the file that is wrong, and its known beginning
-        with the tree in memory, so that nothing rewritten since is ever published again.
-        """
-        growth = Growth(self._state)
-        leaves: tuple[bytes, ...] = ()
-        for name in layout.bundles(self._state.tree.size, size):
-            leaves = self._files.bundle(name)
-            hashes = tuple(leaf_hash(leaf) for leaf in leaves)
-            if self._files.hashes(TileName(0, name.index, name.width)) != hashes:
-                raise AuditCorrupt(name.path, "its entries are not those of its tile of hashes")
-            known = growth.tree.leaves()
-            if hashes[: len(known)] != known:
-                raise AuditCorrupt(name.path, "its entries are not those that were signed")
-            for leaf in leaves[len(known) :]:
-                growth.add(leaf)
-        return growth, leaves if size % TILE_WIDTH else ()
-
-    def _drop_superseded(self, staged: StagedName) -> None:
-        # Partial tiles may go once the full tile is there (tlog-tiles, "Partial Tiles"); left-overs harm nobody.
-        for folder in layout.superseded(staged.start, staged.size):
-            with suppress(FileNotFoundError):
-                for path in (self._root / folder).iterdir():
-                    self._disk.discard(path)
-                (self._root / folder).rmdir()
 
     def _refresh(self) -> None:
         self._lock.refuse_closed()
@@ -341,22 +321,17 @@ class AuditLog:
 
     def _proven(self, index: int) -> tuple[bytes, ...]:
         """The leaves of one bundle, checked against the tree in memory, which is under a verified head."""
-        tree = self._state.tree
-        width = min(TILE_WIDTH, tree.size - index * TILE_WIDTH)
-        name = TileName(ENTRIES_LEVEL, index, width)
-        leaves = self._files.bundle(name)
-        hashes = tuple(leaf_hash(leaf) for leaf in leaves)
-        good = root(hashes) == tree.full_tile_root(index) if width == TILE_WIDTH else hashes == tree.leaves()
-        if not good:
-            raise AuditCorrupt(name.path, "its entries are not those that were signed")
-        return leaves
+        size = self._public.state.tree.size
+        # What is committed and not published was read back from its staged file when it was committed.
+        published = self._public.bundle(index) if index * TILE_WIDTH < size else ()
+        return published + self._leaves[max(0, index * TILE_WIDTH - size) :][: TILE_WIDTH - len(published)]
 
     def _refuse_headless(self) -> None:
         if self._head is not None or (self._root / CHECKPOINT).exists() or (self._root / TILE).exists():
             raise AuditCorrupt(HEAD, "missing, though entries were published")
 
     def _refuse_rollback(self, head: Checkpoint) -> None:
-        known = self._state.tree
+        known = self._ahead.tree
         if head.size < known.size or (head.size == known.size and head.root != known.root()):
             raise AuditCorrupt(HEAD, "went back behind what was committed")
 

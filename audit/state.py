@@ -51,6 +51,20 @@ class Growth:
         self._keys[key] = index
         self._seqs[source] = seq + 1
 
+    def find(self, key: str) -> int | None:
+        """The index of the entry with this key, in the State or among what is on trial."""
+        return self._keys.get(key, self._state.keys.get(key))
+
+    def next_seq(self, source: str) -> int:
+        """The next number of a source."""
+        return self._seqs.get(source, 0)
+
+    def fork(self) -> Growth:
+        """The same, to be grown further on trial."""
+        other = Growth(self._state)
+        other._keys, other._seqs, other.tree = dict(self._keys), dict(self._seqs), self.tree.copy()
+        return other
+
     def accept(self) -> None:
         """Make it the State. Cannot fail, so State never holds half of it."""
         self._state.keys.update(self._keys)

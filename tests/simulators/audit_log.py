@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -153,9 +154,27 @@ class QuickDisk:
 QUICK = QuickDisk()
 
 
-def open_log(root: Path, *, source: str = "service", signer: Signer = SIGNER, disk: Disk = QUICK) -> AuditLog:
+def open_log(
+    root: Path,
+    *,
+    source: str = "service",
+    signer: Signer = SIGNER,
+    disk: Disk = QUICK,
+    publish_s: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> AuditLog:
     """The log of these tests."""
-    return AuditLog.open(root, origin=ORIGIN, source=source, signer=signer, now=Clock(), software="test", disk=disk)
+    return AuditLog.open(
+        root,
+        origin=ORIGIN,
+        source=source,
+        signer=signer,
+        now=Clock(),
+        software="test",
+        disk=disk,
+        publish_s=publish_s,
+        clock=clock,
+    )
 
 
 class FaultyDisk:

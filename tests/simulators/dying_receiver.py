@@ -56,10 +56,10 @@ class DoomedIndex:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._index, name)
 
-    def add(self, new: Any) -> bool:
+    def add(self, new: Any, absent_at: int | None = None) -> bool:
         """See SpoolIndex."""
         self._doom("row", "before")
-        added: bool = self._index.add(new)
+        added: bool = self._index.add(new, absent_at)
         self._doom("row", "after")
         return added
 

@@ -98,7 +98,7 @@ class Levers:
         """Put the levers into a service that has been built and not started."""
         spool = _SpoolDisk(self)
         service.inbox._disk = service.inbox._spool.disk = service.inbox._quarantine._disk = spool
-        service.log._disk = service.log._files._disk = _LogDisk(self)
+        service.log._disk = service.log._files._disk = service.log._public.disk = _LogDisk(self)
         patience = self.get("patience")
         if patience:
             short = float(patience)
