@@ -219,7 +219,7 @@ class FaultySite(Site):
         assert (report["ok"], report["findings"]) == (True, [])
         accounted = sum(number for fate, number in report["fates"].items() if fate != "QUARANTINED")
         assert accounted == len(self.acknowledged)
-        assert self.pacs.complaints == []
+        assert self.pacs.complaints == [], self.pacs.complaints
         assert self.pacs.results() == {(study, kind): 1 for study in self.released for kind in ("SR", "SEG")}
         counted = self.counted()
         made = len(self.released) + waiting
