@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -166,8 +165,6 @@ class Witness:
         self._cosigner = cosigner
         self._now_s = now_s
         self._disk = disk
-        self._guard = threading.Lock()
-        self._locks: dict[str, threading.Lock] = {}
 
     @property
     def vkey(self) -> str:
@@ -286,15 +283,13 @@ class Witness:
 
     @contextmanager
     def _alone(self, place: Path) -> Iterator[None]:
-        with self._guard:  # only known logs come here, so the table stays as small as their number
-            lock = self._locks.setdefault(place.name, threading.Lock())
-        with lock:
-            between_processes = DirectoryLock(place / LOCK, wait_s=LOCK_WAIT_S)
-            try:
-                with between_processes.held():
-                    yield
-            finally:
-                between_processes.close()
+        # Opened anew each time, so that it holds between threads as it does between processes.
+        lock = DirectoryLock(place / LOCK, wait_s=LOCK_WAIT_S)
+        try:
+            with lock.held():
+                yield
+        finally:
+            lock.close()
 
 
 def origin_hash(origin: str) -> str:

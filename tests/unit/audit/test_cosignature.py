@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from audit.cosignature import COSIGNATURE_V1, CosignatureVerifier, Cosigner, cosignatures, parse_lines
 from audit.errors import BadSignature, KeyUnsafe, NoteMalformed
@@ -72,6 +72,16 @@ def test_verifying_gives_the_time_and_refuses_everything_else() -> None:
             cosigner.verifier.verify(TEXT, payload)
     with pytest.raises(BadSignature):
         cosigner.verifier.verify(TEXT.replace("3", "4"), good)
+
+
+@pytest.mark.parametrize("time_s", [0, 2**63])
+def test_a_true_signature_without_a_time_is_no_cosignature(time_s: int) -> None:
+    """The key signed it, and it is refused all the same: it says nothing about when."""
+    private = Ed25519PrivateKey.generate()
+    verifier = CosignatureVerifier("w.example", private.public_key().public_bytes_raw())
+    payload = time_s.to_bytes(8, "big") + private.sign(f"cosignature/v1\ntime {time_s}\n{TEXT}".encode())
+    with pytest.raises(BadSignature):
+        verifier.verify(TEXT, payload)
 
 
 @pytest.mark.parametrize("time_s", [0, -1, 2**63])

@@ -413,6 +413,19 @@ def test_an_air_gap_by_files_in_any_order(tmp_path: Path) -> None:
     assert told.value.size == 9
 
 
+def test_a_quorum_that_comes_late_replaces_nothing_larger(tmp_path: Path) -> None:
+    """An older checkpoint reaches its quorum after a newer one did: `witnessed` stays at the newer."""
+    net = Net(tmp_path, quorum=1)
+    one, two, _ = net.policy.witnesses
+    desk, old, new = net.desk(), leaves(5), leaves(9)
+    first = net.witnesses["http://w1.example"].answer(body(0, new))
+    late = net.witnesses["http://w2.example"].answer(body(0, old))
+    assert desk.take(head(new), one, Reply(first.status, first.body))
+    assert desk.take(head(old), two, Reply(late.status, late.body))
+    assert net.held() == (9, ("w1.example",))
+    assert desk.last_size(two.verifier) == 5
+
+
 def test_a_crash_at_any_write_leaves_what_was_witnessed(tmp_path: Path) -> None:
     """Killed at each write of a round: `witnessed` holds its quorum, at 5 or at 9; a later round goes on."""
     for at in range(12):
