@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, cast
 
 from audit.entry import BODIES, Draft, Entry, Kind
@@ -20,6 +21,7 @@ REPORTER = Reporter(
 YOUNG = ("HEARTBEAT", "EXPORT", "RESTORE")
 """Kinds of a later log."""
 UNKNOWN = ("HUMAN_DECISION", "KEY_ROTATION")
+Later = StrEnum("Later", [(name, name) for name in (*YOUNG, *UNKNOWN)])
 NAME = "ZHANGSAN"
 """A patient's name in the alphabet of a code: only where no code may stand can it be told from one."""
 CANARIES = (
@@ -40,7 +42,7 @@ def entry(kind: str, given: Mapping[str, Any] | None = None, *, index: int = 7, 
     content = given if given is not None else body(Kind(kind)) if known else {}
     needs = kind in {"CALL_INTENT", "CALL_RESULT", "RELEASED"}
     named = CALL if needs and call is None else call
-    member = Kind(kind) if known else cast("Kind", kind)
+    member = Kind(kind) if known else cast("Kind", Later(kind))
     if known and given is None:
         Draft(member, "key", content, named)  # it could be logged
     return Entry(index, "service", index, TIME, member, f"{kind.lower()}:{index}", content, named)
