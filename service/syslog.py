@@ -230,12 +230,12 @@ class SyslogSender:
             while not self._stopping.is_set():
                 rows = self._spool.after(last, BATCH)
                 for number, content in rows:
-                    link.refuse_broken()
                     link.write(content)
                     last = number
                     written.append((number, time.monotonic()))
                     if self._stopping.is_set():
                         break
+                # After the writing: what went to a connection that is gone has not settled, and is written again.
                 link.refuse_broken()
                 self._settle(link, written)
                 if not rows:

@@ -71,10 +71,18 @@ class Repository:
     """Listens on loopback until `stop`. `messages` came whole; `broken` is what breaks the protocol; `cut` was cut off.
 
     `dies_after`: octets in all after which it resets every connection and listens no more, in the middle of a frame or
-    not. `deaf`: accepts, and never reads.
+    not. `deaf`: accepts, and never reads. `buffer`: octets that its machine takes in for it, about.
     """
 
-    def __init__(self, files: TlsFiles, port: int = 0, *, dies_after: int | None = None, deaf: bool = False) -> None:
+    def __init__(
+        self,
+        files: TlsFiles,
+        port: int = 0,
+        *,
+        dies_after: int | None = None,
+        deaf: bool = False,
+        buffer: int | None = None,
+    ) -> None:
         self.messages: list[Message] = []
         self.broken: list[str] = []
         self.refused: list[str] = []
@@ -86,6 +94,8 @@ class Repository:
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server((LOOPBACK, port))
+        if buffer is not None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.port = int(self._listener.getsockname()[1])
         self.dead = threading.Event()
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
@@ -112,6 +122,7 @@ class Repository:
         for one in list(self._open):
             with suppress(OSError):
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                socket.socket.shutdown(one, socket.SHUT_RD)  # wakes whoever reads, and tells the peer nothing yet
                 socket.socket.close(one)
 
     def stop(self) -> None:
@@ -148,8 +159,9 @@ class Repository:
             while data := self._received(link):
                 frames, rest = split(rest + data)
                 self.messages += [parsed(one, number) for one in frames]
-            with suppress(OSError, ValueError):
-                link.unwrap()
+            if not self.dead.is_set():
+                with suppress(OSError, ValueError):
+                    link.unwrap()
         except FrameBroken as error:
             self.broken.append(str(error))
         except OSError:

@@ -374,6 +374,22 @@ def test_deaf_server_holds_nobody_up(tmp_path: Path, house: House) -> None:
     spool.close()
 
 
+def test_what_nobody_acknowledged_stays(tmp_path: Path, house: House) -> None:
+    """What our own machine took to send, and the repository's has not acknowledged, is not taken for sent."""
+    spool = Spool(tmp_path / "spool.sqlite")
+    server = Server(house.repository, deaf=True, buffer=4096)
+    with sending(spool, house.ours, server.port) as sender:
+        assert sender.offer([framed("z" * 30_000)] * 8)  # far more than its buffer, far less than ours
+        until(lambda: server.connections == 1)
+        time.sleep(5 * QUICK.settle_s)
+        assert (sender.state.waiting, sender.state.settled, sender.state.code) == (8, 0, None)
+        server.stop()
+        with listening(house.repository, server.port) as second:
+            second.wait(lambda: len(second.messages) == 8)
+            until(lambda: sender.state.waiting == 0)
+    spool.close()
+
+
 def test_full_spool(tmp_path: Path, house: House) -> None:
     """A full spool refuses, counted and logged, without an error for the caller; what was kept arrives."""
     one = framed("x" * 1000)
