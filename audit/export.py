@@ -1,4 +1,4 @@
-"""Writes the package that a reviewer takes away: every entry up to one checkpoint, in scope as its bytes, else its hash.
+"""Writes the package that a reviewer takes away: all entries up to one checkpoint, in scope as bytes, else as hashes.
 
 A filter can never hide that something was there, and some kinds it can never hide at all. What is written is compared
 with the checkpoint's root before the file gets its name; a crash leaves a temporary file that the next sweep takes.

@@ -17,6 +17,8 @@ CHUNK: Final = 1024
 BYTES_MAX: Final = 2**31 - 1
 """Of a package: beyond it a zip has a second form. Years of a large hospital; export it in periods when it is full."""
 MEMBERS_MAX: Final = 0xFFFF - 1
+DIRECTORY_BYTES: Final = 1 << 24
+"""Kept free for headers and directory: above what so many members need."""
 ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
 UNIX: Final = 3
 FILE_MODE: Final = 0o100644
@@ -36,7 +38,7 @@ class Writer:
 
     def add(self, name: str, data: bytes) -> None:
         """One member. Raises PackageFull, OSError."""
-        if self._file.tell() + len(data) + (1 << 20) > BYTES_MAX - (1 << 23) or len(self.digests) >= MEMBERS_MAX:
+        if self._file.tell() + len(data) + DIRECTORY_BYTES > BYTES_MAX or len(self.digests) >= MEMBERS_MAX:
             raise PackageFull
         info = zipfile.ZipInfo(name, ZIP_TIME)
         info.create_system = UNIX
@@ -73,7 +75,7 @@ Best take `verifier.py` from the reviewer too; the one in here is the same file,
     python3 -I verifier.py PACKAGE --policy FILE --period-end 2026-12-31T16:00:00Z
 
 PACKAGE is this zip file as you got it: do not unpack it for that. The answer is PASS, FAIL with the place, or
-INCOMPLETE with what is missing; the exit status is 0 for PASS alone. It ends with what it does not prove: read that too.
+INCOMPLETE with what is missing; the exit status is 0 for PASS alone. Read what it does not prove, too.
 
 | Member | Holds |
 |---|---|

@@ -131,25 +131,29 @@ def test_any_changed_note_is_refused_or_unsigned(at: int, data: st.DataObject) -
     signer = Signer.parse("PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz")
     note = signed_head(signer, [b"leaf"]).note.encode()
     key = verifier.parse_key(signer.vkey, verifier.NOTE_KEY)
-    assert verifier.signed_by(verifier.parse_note(note), key)
+    assert verifier.signed_at(verifier.parse_note(note), key) == 0
     at %= len(note)
     other = data.draw(st.integers(0, 255).filter(lambda value: value != note[at]))
     with contextlib.suppress(verifier.Malformed):
-        assert not verifier.signed_by(verifier.parse_note(note[:at] + bytes([other]) + note[at + 1 :]), key)
+        assert verifier.signed_at(verifier.parse_note(note[:at] + bytes([other]) + note[at + 1 :]), key) is None
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_answered(data: bytes) -> None:
     """Parsers give a value or Malformed, and nothing else."""
-    for parse in (verifier.parse_note, verifier.parse_json, lambda given: verifier.Package(BytesIO(given))):
+    for parse in (
+        verifier.parse_note,
+        verifier.parse_json,
+        lambda given: verifier.Package(BytesIO(given), verifier.Report()),
+    ):
         with pytest.raises(verifier.Malformed):
             parse(data + b"\x01")  # type: ignore[operator]
 
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc_AZ09", max_size=4), inner, max_size=4),
     max_leaves=8,
 )
 
@@ -207,6 +211,7 @@ BAD_POLICIES = {
     "operator reviews": "log {log}\nreviewer {log}",
     "witness key as reviewer": "log {log}\nreviewer {witness}",
     "heartbeat in words": "log {log}\nheartbeat often",
+    "no such certificate": "log {log}\ntsa absent.pem",
     "too many words": "log {log} origin and more",
 }
 
