@@ -349,11 +349,9 @@ class Package:
             raise Malformed("bytes that belong to no member", "zip directory")
 
     def _read(self, start: int, size: int) -> bytes:
-        data = b""
-        if start >= 0:
-            self._file.seek(start)
-            data = self._file.read(size)
-        if len(data) != size:
+        self._file.seek(max(start, 0))
+        data = self._file.read(size)
+        if start < 0 or len(data) != size:
             raise Malformed("not a zip file, or cut short", "zip")
         return data
 
@@ -418,8 +416,6 @@ class Policy:
             raise Unusable("policy: one key in two places; who signs, who witnesses and who reviews must be others")
         if not min(1, len(self.witnesses)) <= self.numbers["quorum"] <= len(self.witnesses):
             raise Unusable("policy: a quorum from 1 to the number of witnesses wanted, and none without witnesses")
-        if self.tsa is not None and not self.tsa.is_file():
-            raise Unusable("policy: the time-stamp authority's certificate is not there")
 
     def _take(self, words: list[str], path: Path) -> None:
         word, value = words[0], words[-1]
@@ -433,6 +429,7 @@ class Policy:
             keys.append(parse_key(value, kind))
         elif word == "tsa" and self.tsa is None:
             self.tsa = path.parent / value
+            self.tsa.read_bytes()  # or OSError
         elif word in self.numbers and re.fullmatch(r"[1-9][0-9]{0,8}", value):
             self.numbers[word] = int(value)
         else:
@@ -802,9 +799,8 @@ class Decisions:
             said = parse_json(line[:-1].encode())
             valid, conditions = said["valid"], {name.upper(): each for name, each in said["conditions"].items()}
             policy = hashlib.sha256(canonical({"valid": valid, "conditions": said["conditions"]})).hexdigest()
-            approval = Approval(
-                said["model"], "sha256:" + policy, _day(valid["from"], 0), _day(valid["to"], 1), conditions
-            )
+            starts, ends = _day(valid["from"], 0), _day(valid["to"], 1)
+            approval = Approval(said["model"], "sha256:" + policy, starts, ends, conditions)
             if said.keys() != APPROVAL_FIELDS:
                 raise ValueError
             self._approvals.setdefault(said["approval"].lower(), approval)
@@ -854,12 +850,11 @@ def _difference(approval: Approval, time: str, body: dict[str, Any]) -> str | No
 
 # ---- The whole.
 
-_FIELDS = "format origin size period filter first last counts members verifier does_not_prove"
-
 
 def _read_manifest(package: Package) -> dict[str, Any]:
     manifest = parse_json(package.read("MANIFEST.json"))
-    if type(manifest) is not dict or manifest.keys() != set(_FIELDS.split()) or manifest["format"] != FORMAT:
+    fields = set("format origin size period filter first last counts members verifier does_not_prove".split())
+    if type(manifest) is not dict or manifest.keys() != fields or manifest["format"] != FORMAT:
         raise Malformed(f"not the fields of {FORMAT}", "MANIFEST.json")
     members, period, words = manifest["members"], manifest["period"], manifest["filter"]
     first, last, proven = manifest["first"], manifest["last"], manifest["does_not_prove"]
@@ -942,9 +937,8 @@ def verify(file: BinaryIO, policy: Policy, period_end: str | None = None, tail_m
         report.figures.update(origin=policy.origin, size=size, period=manifest["period"], filter=manifest["filter"])
         if (manifest["origin"], manifest["size"]) != (policy.origin, size):
             report.add(FAIL, "MANIFEST.json", "origin or size: not those of the checkpoint")
-        timed = _check_witnesses(
-            policy.numbers["quorum"], report, checkpoints, end if _is_time(end) else None, tail_max
-        )
+        end = end if _is_time(end) else None
+        timed = _check_witnesses(policy.numbers["quorum"], report, checkpoints, end, tail_max)
         stamped = check_stamps(package, policy, checkpoints)
         report.figures["stamped_size"] = max((one for one, _ in stamped), default=0)
         entries = Entries(policy, report, Windows([*timed, *stamped], policy.numbers["window"]))
