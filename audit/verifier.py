@@ -850,11 +850,12 @@ def _difference(approval: Approval, time: str, body: dict[str, Any]) -> str | No
 
 # ---- The whole.
 
+MANIFEST_FIELDS = "counts does_not_prove filter first format last members origin period size verifier"
+
 
 def _read_manifest(package: Package) -> dict[str, Any]:
     manifest = parse_json(package.read("MANIFEST.json"))
-    fields = set("format origin size period filter first last counts members verifier does_not_prove".split())
-    if type(manifest) is not dict or manifest.keys() != fields or manifest["format"] != FORMAT:
+    if type(manifest) is not dict or " ".join(sorted(manifest)) != MANIFEST_FIELDS or manifest["format"] != FORMAT:
         raise Malformed(f"not the fields of {FORMAT}", "MANIFEST.json")
     members, period, words = manifest["members"], manifest["period"], manifest["filter"]
     first, last, proven = manifest["first"], manifest["last"], manifest["does_not_prove"]

@@ -501,6 +501,29 @@ def test_hidden_entries_explain_only_as_many_gaps_as_they_are(taken: Taken) -> N
     assert "seq 99" in remarks(report)
 
 
+def test_one_hidden_entry_does_not_explain_the_gaps_of_two_sources(taken: Taken) -> None:
+    """Each could be the hidden one's; both cannot."""
+    hospital = taken.hospital
+    hospital.log.seqs["one"] = hospital.log.seqs["two"] = 1
+    hidden = hospital.assembled(100).index
+    hospital.assembled(101, source="one")
+    second = hospital.assembled(102, source="two").index
+    leaves = hospital.log.leaves()
+    note = hospital.witnessed(signed_head(hospital.signer, leaves).note)
+    report = check(repacked(taken.parts, leaves, note, hidden=[hidden]), taken.policy)
+    assert (report.verdict, report.first_bad) == ("FAIL", second)
+
+
+def test_bytes_between_the_members_and_the_directory_fail(taken: Taken) -> None:
+    """Also where the end of the file says that the directory begins later."""
+    end = bytearray(taken.bytes[-22:])
+    start = int.from_bytes(end[16:20], "little")
+    end[16:20] = (start + 4).to_bytes(4, "little")
+    package = taken.bytes[:start] + b"more" + taken.bytes[start:-22] + bytes(end)
+    report = check(package, taken.policy)
+    assert (report.verdict, report.remarks[0].where) == ("FAIL", "zip directory")
+
+
 MANIFEST_EDITS: dict[str, tuple[dict[str, Any], str]] = {
     "format": ({"format": "zhiying.audit-package/2"}, "not the fields"),
     "origin": ({"origin": "other.example"}, "origin or size"),
