@@ -1,0 +1,98 @@
+"""The file that a reviewer takes away: a zip of stored members with fixed times, so that equal input gives equal bytes.
+
+Nothing is compressed: a stored member has one form only, so no byte of the file is free to differ, and a verifier can
+bound what it reads. ``docs/audit-package.md`` is the format for strangers; ``verifier.py`` is its judge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from types import TracebackType
+from typing import BinaryIO, Final
+
+CHUNK: Final = 1024
+"""Entries in one member: few enough to hold in memory at any size of entry, enough that names cost nothing."""
+BYTES_MAX: Final = 2**31 - 1
+"""Of a package: beyond it a zip has a second form. Years of a large hospital; export it in periods when it is full."""
+MEMBERS_MAX: Final = 0xFFFF - 1
+DIRECTORY_BYTES: Final = 1 << 24
+"""Kept free for headers and directory: above what so many members need."""
+ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
+UNIX: Final = 3
+FILE_MODE: Final = 0o100644
+
+
+class PackageFull(Exception):
+    """The package would grow beyond what its format holds. Whoever writes it turns this into their own error."""
+
+
+class Writer:
+    """Writes members, one after the other, and remembers their digests."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=False)
+        self._file = file
+        self.digests: dict[str, str] = {}
+
+    def add(self, name: str, data: bytes) -> None:
+        """One member. Raises PackageFull, OSError."""
+        if self._file.tell() + len(data) + DIRECTORY_BYTES > BYTES_MAX or len(self.digests) >= MEMBERS_MAX:
+            raise PackageFull
+        info = zipfile.ZipInfo(name, ZIP_TIME)
+        info.create_system = UNIX
+        info.external_attr = FILE_MODE << 16
+        self._zip.writestr(info, data)
+        self.digests[name] = f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self._zip.close()
+
+
+def pack_chunk(records: Sequence[tuple[bool, bytes]]) -> bytes:
+    """Entries as a C2SP tlog-tiles bundle: length in 16 bits, then the bytes. Length 0: a leaf hash of 32 bytes."""
+    return b"".join((len(data) if known else 0).to_bytes(2, "big") + data for known, data in records)
+
+
+README: Final = """\
+# An audit package / 审计包
+
+This file holds the log of what an AI service did, in a form that you can check without trusting whoever gave it to
+you, and without installing anything. You need Python 3.9 or later, and a policy file: the public keys that you trust.
+Get the keys from the reviewer and the witnesses themselves, never from this package or from whoever handed it to you.
+
+    log hospital.example/audit+xxxxxxxx+...        the key that signs the log
+    witness commission.example/w+xxxxxxxx+...      one line for each witness outside the hospital
+    quorum 1                                       how many of them must have cosigned
+    reviewer reviewer.example/ai+xxxxxxxx+...      who may sign approvals
+
+Best take `verifier.py` from the reviewer too; the one in here is the same file, and can be read in an evening. Then:
+
+    python3 -I verifier.py PACKAGE --policy FILE --period-end 2026-12-31T16:00:00Z
+
+PACKAGE is this zip file as you got it: do not unpack it for that. The answer is PASS, FAIL with the place, or
+INCOMPLETE with what is missing; the exit status is 0 for PASS alone. Read what it does not prove, too.
+
+| Member | Holds |
+|---|---|
+| `MANIFEST.json` | what was asked for, counts, and the SHA-256 of every other member |
+| `entries/N` | entries from index N on, 1024 at most: length in 16 bits, then JSON; length 0: the entry's hash only |
+| `checkpoint`, `checkpoints/SIZE` | signed heads of the log's tree (C2SP tlog-checkpoint), with cosignatures |
+| `tsa/SIZE.NN.tsr` | time stamps (RFC 3161) over the text of the checkpoint of that size |
+| `reconciliation/` | lists of other systems to compare with; the verifier only checks that they are unchanged |
+
+## 中文
+
+本文件保存一个 AI 服务的行为日志。您无需信任交付者，也无需安装任何软件即可验证。需要 Python 3.9 或更高版本，
+以及一个策略文件：您所信任的公钥。公钥应直接向审查方与见证方索取，绝不能取自本包或本包的交付者。
+
+    python3 -I verifier.py PACKAGE --policy FILE --period-end 2026-12-31T16:00:00Z
+
+PACKAGE 是您收到的 zip 文件本身，无需解压。结果为 PASS（通过）、FAIL（不通过，并指出位置）或 INCOMPLETE
+（证据不全，并指出缺少什么）；仅 PASS 时退出状态为 0。输出末尾列明本验证不能证明的事项，请一并阅读。
+筛选范围之外的条目以哈希形式保留：筛选不能掩盖曾有条目存在。
+"""
