@@ -36,7 +36,6 @@ from service.caretaker import Caretaker
 from service.config import Config
 from service.errors import AlreadyRunning
 from service.heartbeat import Heartbeat
-from service.keys import Pseudonyms
 from service.pipeline import Device, Observer, Parts, Pipeline
 from service.queue import RunQueue
 from service.reading import Reading
@@ -253,7 +252,7 @@ class Service:
                 outbox=self.outbox,
                 peer=config.results.to,
                 store=self.store,
-                pseudonyms=Pseudonyms.load(config.data.folder / "keys" / "pseudonym.key"),
+                pseudonyms=wire.pseudonyms(config),
                 now=wire.now,
                 observe=observe,
             )

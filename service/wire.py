@@ -22,6 +22,7 @@ from ethics_review.register import Register
 from service import config as configuration
 from service.config import Config
 from service.errors import KeyMissing, NothingSuch
+from service.keys import Pseudonyms
 from service.reconcile import Places
 from service.store import Store, connect
 
@@ -59,6 +60,11 @@ def log_vkey(config: Config) -> str:
 def log_verifier(config: Config) -> Verifier:
     """Checks the log's own signature."""
     return Verifier.parse(log_vkey(config))
+
+
+def pseudonyms(config: Config) -> Pseudonyms:
+    """The site's keyed names, by the key that is made where there is none."""
+    return Pseudonyms.load(config.data.folder / "keys" / "pseudonym.key")
 
 
 def _signer(config: Config) -> Signer:

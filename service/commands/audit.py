@@ -1,12 +1,20 @@
-"""zhiying audit: check the log, show its head."""
+"""zhiying audit: check the log, show its head and its public key, hand a reviewer a package."""
 
-from typing import Any
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from audit import fsck
-from service import wire
+from audit.witnessing import Witnessed
+from service import exporting, wire
 from service.commands.output import AsJson, ConfigFile, show, told
+from service.commands.witness import desk, published
+from service.errors import CommandRefused
+from service.exporting import Asked, Handover
+
+CHOICES = ", ".join(exporting.DECISIONS)
 
 app = typer.Typer(no_args_is_help=True, help="The log of every call.")
 
@@ -48,3 +56,58 @@ def head(config: ConfigFile = None, as_json: AsJson = False) -> None:
             "note": checkpoint.note,
         }
         show(value, as_json=as_json, title="head", rows=[{k: value[k] for k in ("origin", "size", "root")}])
+
+
+@app.command()
+def key(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """The log's public key: for reviewers and witnesses, by a way that they trust."""
+    with told():
+        site = wire.existing_log(config)
+        value = {"origin": wire.origin(site), "vkey": wire.log_vkey(site)}
+        show(value, as_json=as_json, title="the log's key", rows=[value])
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option("--out", help="The package, a new file.")],
+    recipient: Annotated[str, typer.Option(help="Whom it is for, such as 'TEST Reviewer'; this is logged.")],
+    purpose: Annotated[str, typer.Option(help="Why, in capitals, such as YEARLY_REVIEW; this is logged.")],
+    contract: Annotated[str, typer.Option(help="Under which agreement; no personal number; this is logged.")],
+    begin: Annotated[datetime | None, typer.Option("--from", help="UTC; entries from this time on.")] = None,
+    end: Annotated[datetime | None, typer.Option("--to", help="UTC; entries before this time.")] = None,
+    study: Annotated[str | None, typer.Option(help="Study Instance UID: only the calls of this study.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only the calls of the model of this name.")] = None,
+    decision: Annotated[str | None, typer.Option(help=f"Only calls that were one of {CHOICES}.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="Witnesses to ask first; see docs/witnesses.md.")] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one file that a reviewer can check without us. The log says that it was handed over."""
+    with told():
+        if decision is not None and decision not in exporting.DECISIONS:
+            raise CommandRefused(f"--decision is one of {CHOICES}")
+        if out.exists():
+            raise CommandRefused(f"{out} exists")
+        settings = wire.existing_log(config)
+        named = None if study is None else wire.pseudonyms(settings).of("study", study)
+        asked = Asked(_utc(begin), _utc(end), named, model, decision)
+
+        def witnessed() -> Witnessed | None:
+            if policy is None:
+                return None
+            from service.witness_client import post  # deferred: only this needs the network
+
+            ours, _ = desk(settings, policy)
+            checkpoint, files = published(settings)
+            ours.push(files, checkpoint, post)
+            return ours.witnessed()
+
+        with wire.offline_of(settings) as site:
+            handover = Handover(recipient, purpose, contract)
+            made = exporting.hand_over(site.log, out, asked, handover, witnessed, lambda: published(settings)[0])
+        value = {"file": str(out), "entries": made.size, "in_scope": made.in_scope, "digest": made.digest}
+        show(value, as_json=as_json, title="package", rows=[value])
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)

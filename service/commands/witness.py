@@ -58,12 +58,14 @@ def add_log(
     vkey: Annotated[str, typer.Argument(help="The log's public key, by a way that you trust.")],
     folder: Folder = DEFAULT,
     origin: Annotated[str | None, typer.Option(help="The log's origin line; the key's name, if not said.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a log known, once, with nothing cosigned yet."""
     with told():
         key = Verifier.parse(vkey)
         _witness(folder).add_log(origin or key.name, key)
-        typer.echo(f"known from now on: {origin or key.name}")
+        row = {"origin": origin or key.name}
+        show(row, as_json=as_json, title="known from now on", rows=[row])
 
 
 @app.command()
@@ -133,9 +135,9 @@ def make(
     """Make a request file for a witness that no network reaches."""
     with told():
         site = wire.existing_log(config)
-        desk, trusted = _desk(site, policy)
-        checkpoint, files = _published(site)
-        known = desk.last_size(trusted.named(name).verifier)
+        ours, trusted = desk(site, policy)
+        checkpoint, files = published(site)
+        known = ours.last_size(trusted.named(name).verifier)
         _refuse_taken(out)
         durable.create(out, make_request(files, checkpoint, known if old is None else old).format(), mode=PUBLIC_MODE)
         typer.echo(f"{out}: {checkpoint.size} entries, from {known if old is None else old}")
@@ -153,10 +155,10 @@ def take(
     """Verify and keep an answer that came as a file. Exit status 0 only if it is good."""
     with told():
         site = wire.existing_log(config)
-        desk, trusted = _desk(site, policy)
+        ours, trusted = desk(site, policy)
         sent = Submission.parse(_read(request)).checkpoint
         asked = Checkpoint.open(sent.note, (wire.log_verifier(site),))
-        reached = desk.take(asked, trusted.named(name), Reply.of_file(_read(answer)))
+        reached = ours.take(asked, trusted.named(name), Reply.of_file(_read(answer)))
         row = {"size": asked.size, "quorum": reached}
         show(row, as_json=as_json, title="taken", rows=[row])
 
@@ -168,9 +170,9 @@ def push(policy: PolicyFile, config: ConfigFile = None, as_json: AsJson = False)
         from service.witness_client import post  # deferred: only this needs the network
 
         site = wire.existing_log(config)
-        desk, _ = _desk(site, policy)
-        checkpoint, files = _published(site)
-        done = desk.push(files, checkpoint, post)
+        ours, _ = desk(site, policy)
+        checkpoint, files = published(site)
+        done = ours.push(files, checkpoint, post)
         rows = [
             {
                 "witness": one.witness,
@@ -190,7 +192,7 @@ def status(policy: PolicyFile, config: ConfigFile = None, as_json: AsJson = Fals
     """The newest checkpoint that a quorum cosigned. Exit status 0 only if there is one."""
     with told():
         site = wire.existing_log(config)
-        held: Witnessed | None = _desk(site, policy)[0].witnessed()
+        held: Witnessed | None = desk(site, policy)[0].witnessed()
         if held is None:
             raise NothingSuch("no checkpoint has reached a quorum yet")
         value = {
@@ -212,7 +214,8 @@ def _witness(folder: Path) -> Witness:
     return Witness(folder, Cosigner.load(folder / KEY), lambda: int(wire.now().timestamp()))
 
 
-def _desk(site: Config, policy: Path) -> tuple[Witnessing, Policy]:
+def desk(site: Config, policy: Path) -> tuple[Witnessing, Policy]:
+    """The hospital's side, for the witnesses of a policy file. Raises CommandRefused, AuditError, OSError."""
     try:
         trusted = Policy.parse(policy.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
@@ -223,7 +226,8 @@ def _desk(site: Config, policy: Path) -> tuple[Witnessing, Policy]:
     return Witnessing(site.data.folder / WITNESSING, trusted, log), trusted
 
 
-def _published(site: Config) -> tuple[Checkpoint, Files]:
+def published(site: Config) -> tuple[Checkpoint, Files]:
+    """The newest public checkpoint, and the files that prove it. Raises NothingSuch, AuditCorrupt."""
     files = Files(wire.audit_root(site), wire.origin(site), wire.log_verifier(site), durable)
     checkpoint = files.checkpoint(CHECKPOINT)
     if checkpoint is None:

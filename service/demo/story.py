@@ -17,7 +17,7 @@ from typing import Any
 from dicom_bridge.modality import SeriesOnDisk
 from dicom_bridge.orthanc import OrthancReader
 from service import wire
-from service.demo import evidence, exam
+from service.demo import evidence, exam, package
 from service.demo.commands import Zhiying, own_environment, scan, shown
 from service.demo.errors import NotHeld, NotInTime, StepFailed
 from service.demo.hospital import AE_TITLE, DICOM_PORT, HTTP_PORT, Hospital
@@ -25,6 +25,7 @@ from service.demo.pacs import SCANNER_AE, Node, Orthanc, orthanc_at
 from service.demo.reviewer import SITE, Reviewer
 from service.demo.screen import Screen
 from service.demo.servers import Servers, free_port
+from service.demo.witness import DemoWitness
 
 MODEL = "brain-extraction-t1"
 SCANNER_PORT = 104  # never used: the scanner only sends
@@ -88,6 +89,9 @@ class Story:
         case = self._case(zhiying)
         self._screen.step(4, "start Orthanc as the PACS and Zhiying beside it; the scanner sends to the PACS")
         self._start(pacs, hospital, zhiying)
+        witness = DemoWitness(self._places.workdir / "witness")
+        witness.meet(zhiying, zhiying.ask("audit", "key")["vkey"])
+        witness.start(self._servers)
         with OrthancReader(pacs.url) as reader:
             world = World(pacs, hospital, zhiying, reviewer, reader)
             study = self._send(world, case)
@@ -98,6 +102,10 @@ class Story:
             results = evidence.fetch(reader, case.series.study_uid, case.series.files, self._places.output)
             self._screen.step(7, "check everything, and the log")
             report = self._checked(world, case, run, results)
+            self._screen.tell("the reviewer takes the log's package away, and checks it with plain python")
+            said = package.hand_over(zhiying, witness, trusted, self._places.output, self._places.workdir)
+            report["audit"]["verifier"] = said
+            report["held"]["the package passes its verifier"] = True
         report["seconds"] = seconds | {"whole demo": round(time.monotonic() - began, 1)}
         (self._places.output / "run.json").write_text(
             json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 FUNCTION_LINES_MAX = 60
 MODULE_LINES_MAX = 400
+ONE_FILE = {"audit/verifier.py": 1020}
+"""What must be one file, as strangers run it alone; its own budget."""
 
 # The three walls: where anything may be caught, because it is recorded there and reported upward. One handler each.
 WALLS = {"dicom_bridge/listener.py": 1, "inference/worker.py": 1, "service/pipeline.py": 1}
@@ -112,8 +114,9 @@ def short_functions(module: Module) -> Iterator[Broken]:
 def short_modules(module: Module) -> Iterator[Broken]:
     """Modules have at most 400 lines."""
     lines = len(module.text.splitlines())
-    if lines > MODULE_LINES_MAX:
-        yield Broken(module.path, lines, f"{lines} lines, {MODULE_LINES_MAX} allowed")
+    allowed = ONE_FILE.get(module.path, MODULE_LINES_MAX)
+    if lines > allowed:
+        yield Broken(module.path, lines, f"{lines} lines, {allowed} allowed")
 
 
 def no_globals(module: Module) -> Iterator[Broken]:

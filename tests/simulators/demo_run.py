@@ -12,11 +12,13 @@ ZHIYING = str(Path(sys.executable).with_name("zhiying"))
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A demo that ended well: its folder, what it printed, its run.json."""
+    """A demo that ended well: its folder, what it printed, its run.json, and what the reviewer took away."""
 
     folder: Path
     printed: str
     run: dict[str, Any]
+    package: bytes
+    keys: bytes
 
 
 def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

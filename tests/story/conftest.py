@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from service.demo.package import KEYS, PACKAGE
 from tests.simulators.demo_run import Told, demo
 
 
@@ -13,4 +14,6 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     folder = tmp_path_factory.mktemp("demo")
     done = demo(folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    return Told(folder, done.stdout, json.loads((folder / "out" / "run.json").read_text(encoding="utf-8")))
+    out = folder / "out"
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    return Told(folder, done.stdout, run, (out / PACKAGE).read_bytes(), (out / KEYS).read_bytes())

@@ -1,18 +1,26 @@
 """The demo itself, as a visitor runs it: with a real Orthanc, twice, and judged by what the PACS holds."""
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
+import zipfile
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from audit import verifier
 from dicom_bridge.orthanc import OrthancReader
 from service.demo import stop
+from service.demo.package import KEYS, PACKAGE
 from service.demo.servers import start_ticks
 from tests.simulators.demo_run import ZHIYING, Told, demo, ledger
 
@@ -39,6 +47,37 @@ def test_first_run(told: Told) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_a_stranger_checks_the_package(told: Told, tmp_path: Path) -> None:
+    """In an empty folder, with plain python and the keys beside it: PASS; with one byte changed anywhere, not."""
+    package, keys = tmp_path / PACKAGE, tmp_path / KEYS
+    package.write_bytes(told.package)
+    keys.write_bytes(told.keys)
+    assert package_verdict(package, keys, tmp_path / "laptop") == "PASS"
+    whole = package.read_bytes()
+    for at in range(len(whole) // 29, len(whole), len(whole) // 29):
+        changed = bytearray(whole)
+        changed[at] ^= 1
+        package.write_bytes(changed)
+        assert package_verdict(package, keys, tmp_path / "laptop") == "FAIL", at
+
+
+def package_verdict(package: Path, keys: Path, folder: Path) -> str:
+    """The first line that the verifier prints, run alone; the verifier itself is our own, not the package's."""
+    folder.mkdir(exist_ok=True)
+    shutil.copy(verifier.__file__, folder / "verifier.py")
+    command = [sys.executable, "-I", "verifier.py", str(package), "--policy", str(keys)]
+    done = subprocess.run(command, cwd=folder, env={}, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode == 0) is done.stdout.startswith("PASS\n"), done.stderr
+    return done.stdout.partition("\n")[0]
+
+
+def _kinds(package: bytes) -> Counter[str]:
+    with zipfile.ZipFile(io.BytesIO(package)) as members:
+        return Counter(json.loads(members.read("MANIFEST.json"))["counts"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_overlay_is_a_picture_with_an_outline(told: Told) -> None:
     """The overlay shows three planes of the head with the mask outlined."""
     with Image.open(told.folder / "out" / "overlay.png") as picture:
@@ -58,12 +97,14 @@ def test_second_run_is_quick_and_duplicates_nothing(told: Told) -> None:
     try:
         assert done.returncode == 0, done.stdout + done.stderr
         second = json.loads((folder / "out" / "run.json").read_text(encoding="utf-8"))
-        for part in ("study", "model", "approval", "refused_before", "findings", "outputs", "audit"):
+        for part in ("study", "model", "approval", "refused_before", "findings", "outputs"):
             assert second[part] == first[part]
+        # A sign of life and an export for each run; nothing else is new.
+        assert _kinds((folder / "out" / PACKAGE).read_bytes()) == _kinds(told.package) + Counter(HEARTBEAT=1, EXPORT=1)
         assert "from an earlier run" in done.stdout
         assert took_s < SECOND_RUN_S
         servers = ledger(folder)
-        assert [server["name"] for server in servers] == ["Orthanc", "zhiying serve"]
+        assert [server["name"] for server in servers] == ["Orthanc", "zhiying serve", "zhiying witness"]
         with OrthancReader(second["orthanc"].split("/app/")[0]) as reader:
             held = {one.modality: len(one.instances) for one in reader.series(second["study"]["uid"])}
         assert held == {"MR": IMAGES, "SR": 1, "SEG": 1}
@@ -81,7 +122,7 @@ def test_interrupted_demo_leaves_nothing_running(told: Told) -> None:
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ))
     servers: list[dict[str, Any]] = []
     deadline = time.monotonic() + 120
-    while len(servers) < 2:
+    while len(servers) < 3:
         assert time.monotonic() < deadline
         assert child.poll() is None
         time.sleep(0.1)

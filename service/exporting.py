@@ -1,0 +1,122 @@
+"""Handing a reviewer the package: what is in scope, the entry that says so, the witnesses, then the file."""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from audit.canonical import JsonValue, canonical
+from audit.checkpoint import Checkpoint
+from audit.entry import Draft, Entry, Kind
+from audit.export import Evidence, Exported, Scope, export
+from audit.log import AuditLog
+from audit.witnessing import Witnessed
+
+DECISIONS: Mapping[str, Kind] = {
+    "permitted": Kind.CALL_INTENT,
+    "denied": Kind.DENIED,
+    "failed": Kind.FAILED,
+    "released": Kind.RELEASED,
+}
+"""What may be asked for with --decision: the kind of entry that says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """Whom the package is for (`recipient`, `contract`: short names without personal numbers) and why (`purpose`)."""
+
+    recipient: str
+    purpose: str
+    contract: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What of the log is wanted; all that is given must hold. `study` is a pseudonym, `model` a name."""
+
+    begin: datetime | None = None
+    end: datetime | None = None
+    study: str | None = None
+    model: str | None = None
+    decision: str | None = None
+
+    @property
+    def words(self) -> dict[str, str]:
+        """For the manifest and the log."""
+        said = {"study": self.study, "model": self.model, "decision": self.decision}
+        return {name: value for name, value in said.items() if value is not None}
+
+
+@dataclass(slots=True)
+class _Call:
+    study: str | None = None
+    models: set[str] = field(default_factory=set)
+    kinds: set[Kind] = field(default_factory=set)
+
+
+def selection(entries: Iterable[Entry], asked: Asked) -> Callable[[Entry], bool]:
+    """Return what tells whether an entry is wanted. A call is taken whole: each decision can be weighed again."""
+    if not asked.words:
+        return lambda _: True
+    calls: dict[str, _Call] = {}
+    for entry in entries:
+        if entry.call is not None:
+            _tell(calls.setdefault(entry.call, _Call()), entry)
+
+    def wanted(entry: Entry) -> bool:
+        told = calls[entry.call] if entry.call is not None else _tell(_Call(), entry)
+        return (
+            asked.study in (None, told.study)
+            and (asked.model is None or asked.model in told.models)
+            and (asked.decision is None or DECISIONS[asked.decision] in told.kinds)
+        )
+
+    return wanted
+
+
+def hand_over(
+    log: AuditLog,
+    path: Path,
+    asked: Asked,
+    to: Handover,
+    witnessed: Callable[[], Witnessed | None],
+    published: Callable[[], Checkpoint],
+) -> Exported:
+    """Log the export, have it witnessed, and write the package; the log says so whether or not the file came to be.
+
+    `witnessed` asks the witnesses for the newest public checkpoint, where there are any, and gives the newest that a
+    quorum has cosigned. Raises AuditError, OSError.
+    """
+    filter_digest = hashlib.sha256(canonical({**asked.words})).hexdigest()
+    size = log.head().size
+    said: dict[str, JsonValue] = {
+        "recipient": to.recipient,
+        "purpose": to.purpose,
+        "contract": to.contract,
+        "scope": f"sha256:{filter_digest}",
+        "first": 0,
+        "size": size,
+    }
+    log.append(Draft(Kind.EXPORT, f"export:{secrets.token_hex(16)}", said))
+    log.publish()
+    vouched = witnessed()
+    newest = published()
+    if vouched is not None and vouched.checkpoint.size > size:
+        evidence = Evidence(checkpoint=vouched.checkpoint.note)
+    else:
+        older = () if vouched is None or vouched.checkpoint.size >= newest.size else (vouched.checkpoint.note,)
+        evidence = Evidence(checkpoint=newest.note, older=older)
+    scope = Scope(asked.begin, asked.end, asked.words, selection(log.entries(), asked))
+    return export(log, path, scope, evidence)
+
+
+def _tell(call: _Call, entry: Entry) -> _Call:
+    study, model = entry.body.get("study"), entry.body.get("model")
+    if isinstance(study, str):
+        call.study = study
+    if isinstance(model, Mapping):
+        call.models.add(str(model["name"]))
+    call.kinds.add(entry.kind)
+    return call
