@@ -184,32 +184,33 @@ def test_a_policy_is_read_and_given_to_readers() -> None:
         policy.named("w9.example")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "quorum 1\n",
-        f"witness {V1}\n",
-        f"witness {V1}\nquorum 0\n",
-        f"witness {V1}\nquorum 2\n",
-        f"witness {V1}\nquorum none\n",
-        f"witness {V1}\nquorum 01\n",
-        f"witness {V1}\nquorum 1\nquorum 1\n",
-        f"witness {V1}\nquorum 1\nwitness {V2}\n",
-        f"witness {V1}\nwitness {V1}\nquorum 1\n",
-        f"witness {V1} ftp://x\nquorum 1\n",
-        f"witness {V1} https://x/\nquorum 1\n",
-        f"witness {V1} https://x y\nquorum 1\n",
-        f"witness  {V1}\nquorum 1\n",
-        f"witness\t{V1}\nquorum 1\n",
-        f"witness {LOG}\nquorum 1\n",
-        f"log {V1}\nwitness {V1}\nquorum 1\n",
-        f"Witness {V1}\nquorum 1\n",
-        f"witness {V1}\r\nquorum 1\r\n",
-        f"witness {V1}\nwitness {Cosigner.generate('w1.example').vkey}\nquorum 1\n",
-        "".join(f"witness {Cosigner.generate(f'w{n}.example').vkey}\n" for n in range(33)) + "quorum 1\n",
-    ],
-)
+BAD_POLICIES = [
+    "",
+    "quorum 1\n",
+    f"witness {V1}\n",
+    f"witness {V1}\nquorum 0\n",
+    f"witness {V1}\nquorum 2\n",
+    f"witness {V1}\nquorum none\n",
+    f"witness {V1}\nquorum 01\n",
+    f"witness {V1}\nquorum 1\nquorum 1\n",
+    f"witness {V1}\nquorum 1\nwitness {V2}\n",
+    f"witness {V1}\nwitness {V1}\nquorum 1\n",
+    f"witness {V1} ftp://x\nquorum 1\n",
+    f"witness {V1} https://x/\nquorum 1\n",
+    f"witness {V1} https://x y\nquorum 1\n",
+    f"witness  {V1}\nquorum 1\n",
+    f"witness\t{V1}\nquorum 1\n",
+    f"witness {LOG}\nquorum 1\n",
+    f"log {V1}\nwitness {V1}\nquorum 1\n",
+    f"Witness {V1}\nquorum 1\n",
+    f"witness {V1}\r\nquorum 1\r\n",
+    f"witness {V1}\nwitness {Cosigner.generate('w1.example').vkey}\nquorum 1\n",
+    "".join(f"witness {Cosigner.generate(f'w{n}.example').vkey}\n" for n in range(33)) + "quorum 1\n",
+]
+
+
+# Keys are new each time, and names of tests must not be.
+@pytest.mark.parametrize("text", BAD_POLICIES, ids=range(len(BAD_POLICIES)))
 def test_bad_policies_are_refused(text: str) -> None:
     """No quorum, one that cannot be reached or that asks for nobody, one organisation twice, anything loose."""
     with pytest.raises(PolicyInvalid):
