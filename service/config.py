@@ -170,6 +170,25 @@ class Review(Section):
     autonomy: Literal["A0", "A1", "A2", "A3", "A4"] = "A1"  # what this site asks for: A1, a physician decides each case
 
 
+class Syslog(Section):
+    """Where DICOM audit messages go (PS3.15 A.5, A.6; RFC 5425): mutual TLS, or not at all. Paths of PEM files."""
+
+    host: str = Field(min_length=1)
+    port: int = Field(6514, ge=1, le=65535)  # syslog-tls
+    certificate: Path
+    key: Path
+    authority: Path  # signs the repository's certificate
+    fingerprint: str | None = None  # of the one certificate that it may show
+    msgid: str = Field("IHE+RFC-3881", pattern=r"[!-~]{1,32}")  # some repositories want DICOM+RFC3881
+    spool_bytes_max: int = Field(64 * 1024**2, ge=1024**2)  # more waits in the log itself
+
+
+class Audit(Section):
+    """What of the log goes out live."""
+
+    syslog: Syslog | None = None
+
+
 class Database(Section):
     """Workflow state: SQLite files under the data folder, or one PostgreSQL for many machines."""
 
@@ -208,6 +227,7 @@ class Config(BaseSettings):
     assembly: AssemblySection = AssemblySection()
     engine: EngineSection = EngineSection()
     review: Review = Review()
+    audit: Audit = Audit()
     database: Database = Database()
 
     @classmethod

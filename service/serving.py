@@ -32,6 +32,7 @@ from models.ref import ModelRef
 from service import bridging, pull_api, wire
 from service.app import build_app
 from service.assembler import Assembler
+from service.audit_messages import AuditMessages
 from service.caretaker import Caretaker
 from service.config import Config
 from service.errors import AlreadyRunning
@@ -101,6 +102,8 @@ class Service:
         )
         self._warmed: frozenset[ModelRef] = frozenset()
         keep = Keep(done=timedelta(hours=config.retention.pixels_h))
+        syslog = config.audit.syslog
+        self.messages = None if syslog is None else AuditMessages(config, syslog, self.log, peers)
         # Of its own, as warming a model takes many seconds.
         self.pulse = Caretaker(Heartbeat(self.log))
         self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))
@@ -121,6 +124,8 @@ class Service:
     def start(self) -> None:
         """Results that wait go out first, then what was interrupted resumes, then new images are taken."""
         self.pulse.start()
+        if self.messages is not None:
+            self.messages.start()
         self.outbox.start()
         self.workflows.start()
         self.queue.start()
@@ -152,6 +157,8 @@ class Service:
         self.inbox.close()
         self.store.close()
         self.pulse.stop()
+        if self.messages is not None:
+            self.messages.stop()
         self.log.close()
         self._lock.close()
 
@@ -162,6 +169,7 @@ class Service:
             "dicom": "ok" if all(one.port for one in self.listeners) else "not listening",
             "assembler": "ok" if self.assembler.running else "stopped",
             "queue": "ok" if self.queue.healthy else "stopped",
+            "audit_messages": "ok" if self.messages is None or self.messages.running else "stopped",
             "heartbeat": "ok" if self.pulse.running else "stopped",
             "caretaker": "ok" if self.caretaker.running else "stopped",
             "database": _answers(self.store),
