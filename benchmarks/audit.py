@@ -1,7 +1,7 @@
 """How many entries a second the log takes, durably, beside what this disk and this language can do at most.
 
 In one run: the disk's own fsync rate; a group commit with nothing to it (the same threads and bytes, one file, one
-fsync for all that wait); and our log, published when it must be, as in the service, and at each commit. Writes
+fsync for all that wait); and our log, published when it must be, and at each commit, as in the service. Writes
 results/audit.json. audit.py [SECONDS]: of each measurement.
 """
 

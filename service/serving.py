@@ -47,8 +47,6 @@ from service.stow_api import known_senders, stow_router
 from service.telemetry import Metrics, set_up_logging
 from service.workflow import AT_ONCE, Workflows
 
-PUBLISH_S = 1.0
-"""How long other software may wait for an entry's tiles; a study logs six entries, which then share their syncs."""
 HTTP_STOP_S = 5  # for requests under way
 
 _log = structlog.get_logger()
@@ -70,7 +68,7 @@ class Service:
         durable.make_dirs(data)
         self._lock = _only_one(data)
         self._metrics = Metrics()
-        self.log = wire.open_log(config, PUBLISH_S)
+        self.log = wire.open_log(config)
         self.library = Library(data / "models")
         self.register = wire.open_register(config, self.log)
         limits = InboxLimits(

@@ -179,8 +179,8 @@ def places(config: Config) -> Iterator[Places]:
         store.close()
 
 
-def open_log(config: Config, publish_s: float = 0.0) -> AuditLog:
-    """The log, made where there is none; see AuditLog.open for `publish_s`. Raises AuditCorrupt, AuditUnavailable."""
+def open_log(config: Config) -> AuditLog:
+    """The log, made where there is none. Raises AuditCorrupt, AuditUnavailable."""
     durable.make_dirs(config.data.folder)
     return AuditLog.open(
         audit_root(config),
@@ -189,7 +189,6 @@ def open_log(config: Config, publish_s: float = 0.0) -> AuditLog:
         signer=_signer(config),
         now=now,
         software=SOFTWARE,
-        publish_s=publish_s,
     )
 
 

@@ -120,8 +120,6 @@ class FakePacs:
     def _established(self, event: evt.Event) -> None:
         with self._lock:
             self.associations += 1
-            proposed = {str(c.abstract_syntax) for c in event.assoc.requestor.requested_contexts}
-            self._proposed = proposed
 
     def _store(self, event: evt.Event) -> int:
         self.before_answer()
@@ -131,7 +129,9 @@ class FakePacs:
             ds = dcmread(io.BytesIO(data))
             if ds.SOPInstanceUID != uid or ds.SOPClassUID != event.request.AffectedSOPClassUID:
                 self.complaints.append("the object is not the one announced")
-            if str(ds.SOPClassUID) not in self._proposed:
+            # Of this association: others may be open, for a query or a commitment.
+            proposed = {str(c.abstract_syntax) for c in event.assoc.requestor.requested_contexts}
+            if str(ds.SOPClassUID) not in proposed:
                 self.complaints.append("the class was not proposed")
             body = event.request.DataSet.getvalue()
             if self.stored.get(uid, body) != body:

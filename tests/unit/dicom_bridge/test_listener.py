@@ -269,10 +269,9 @@ def test_more_associations_than_the_limit_are_rejected_for_now(tmp_path: Path) -
         association(scp.port, MR) as first,
         association(scp.port, MR) as second,
     ):
-        with association(scp.port, MR) as third:
-            assert third.is_rejected
-            answer = third.acceptor.primitive
-            assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 2)
+        with RawPeer(scp.port) as third:
+            third.send(request([(1, MRImageStorage, [ExplicitVRLittleEndian])]))
+            assert third.pdu() == (3, bytes((0, 2, 3, 2)))
             assert [denial.code for denial in scp.denials] == ["LIMIT"]
         assert (first.send_c_store(prepared(0)).Status, second.send_c_store(prepared(1)).Status) == (0, 0)
 
