@@ -73,17 +73,8 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
         Kind.LOG_START: Record({"origin": TOKEN, "software": TOKEN}),
         # The writer is alive and promises another one within so many seconds: a longer silence is to be explained.
         Kind.HEARTBEAT: Record({"interval_s": INTEGER}),
-        # A package is about to be handed over: to whom, why, under which contract, and how much of the log it shows.
-        Kind.EXPORT: Record(
-            {
-                "recipient": OBSERVED,
-                "purpose": CODE,
-                "contract": OBSERVED,
-                "scope": DIGEST,
-                "first": INTEGER,
-                "size": INTEGER,
-            }
-        ),
+        # A package is about to be handed over: to whom, why, under which contract, and a digest of what was asked for.
+        Kind.EXPORT: Record({"recipient": OBSERVED, "purpose": CODE, "contract": OBSERVED, "scope": DIGEST}),
         Kind.APPROVAL: Record({"note": NOTE, "note_digest": DIGEST}),
         Kind.ASSEMBLED: Record(
             {"study": HEX32, "instances": INTEGER, "series": INTEGER, "trigger": CODE, "input": HEX32}

@@ -61,6 +61,20 @@ class Scope:
     filter: Mapping[str, str] = field(default_factory=dict)
     selects: Callable[[Entry], bool] = lambda _: True
 
+    @property
+    def said(self) -> dict[str, JsonValue]:
+        """The manifest's ``period`` and ``filter``."""
+        period = {
+            "from": None if self.begin is None else format_time(self.begin),
+            "to": None if self.end is None else format_time(self.end),
+        }
+        return {"period": period, "filter": dict(self.filter)}
+
+    @property
+    def digest(self) -> str:
+        """What an EXPORT entry names the scope by: SHA-256 of the canonical form of ``said``."""
+        return f"sha256:{hashlib.sha256(canonical(self.said)).hexdigest()}"
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -198,11 +212,7 @@ def _manifest(head: Checkpoint, scope: Scope, walk: _Walk, digests: Mapping[str,
         "format": verifier.FORMAT,
         "origin": head.origin,
         "size": head.size,
-        "period": {
-            "from": None if scope.begin is None else format_time(scope.begin),
-            "to": None if scope.end is None else format_time(scope.end),
-        },
-        "filter": dict(scope.filter),
+        **scope.said,
         "first": walk.first,
         "last": walk.last,
         "counts": dict(walk.counts),

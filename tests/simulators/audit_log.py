@@ -4,12 +4,15 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
+from audit import fsck
 from audit.canonical import JsonValue
 from audit.durable import Disk
 from audit.entry import Draft, Kind
@@ -51,8 +54,6 @@ def body(kind: Kind) -> dict[str, JsonValue]:
             "purpose": "YEARLY_REVIEW",
             "contract": "TEST-2026-1",
             "scope": DIGEST,
-            "first": 0,
-            "size": 300,
         },
         Kind.APPROVAL: {"note": SIGNER.sign("zhiying-approval/1\n{}\n"), "note_digest": DIGEST},
         Kind.ASSEMBLED: {
@@ -115,6 +116,23 @@ def twin(root: Path, copy: Path) -> Path:
     """A copy of a log, by hard links: no file of a log is ever written twice, so nothing is shared that changes."""
     shutil.copytree(root, copy, copy_function=os.link)
     return copy
+
+
+def healthy(root: Path) -> int:
+    """Assert that nothing is wrong, and return the size."""
+    report = fsck.check(root, SIGNER.verifier)
+    assert report.problems == ()
+    return report.size
+
+
+def staged_logs(tmp_path_factory: pytest.TempPathFactory, stages: Sequence[int]) -> dict[int, Path]:
+    """A log with so many entries beyond the first, for each; to be copied."""
+    made = {}
+    for count in stages:
+        made[count] = tmp_path_factory.mktemp("stage") / "log"
+        with open_log(made[count]) as log:
+            fill(log, range(1000, 1000 + count))
+    return made
 
 
 class Died(BaseException):

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from audit import fsck
 from audit.entry import Entry
 from audit.errors import AuditUnavailable
 from audit.log import AuditLog
-from tests.simulators.audit_log import SIGNER, Died, FaultyDisk, draft, fill, open_log, twin
+from tests.simulators.audit_log import Died, FaultyDisk, draft, fill, healthy, open_log, staged_logs, twin
 
 REPOSITORY = Path(__file__).parents[3]
 STAGES = (0, 255)
@@ -23,19 +22,7 @@ STAGES = (0, 255)
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """A log of each stage, to be copied."""
-    made = {}
-    for count in STAGES:
-        made[count] = tmp_path_factory.mktemp("stage") / "log"
-        with open_log(made[count]) as log:
-            fill(log, range(1000, 1000 + count))
-    return made
-
-
-def healthy(root: Path) -> int:
-    """Assert that nothing is wrong, and return the size."""
-    report = fsck.check(root, SIGNER.verifier)
-    assert report.problems == ()
-    return report.size
+    return staged_logs(tmp_path_factory, STAGES)
 
 
 @pytest.mark.slow

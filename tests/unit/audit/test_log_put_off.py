@@ -13,18 +13,21 @@ from audit.errors import AuditCorrupt, AuditUnavailable
 from audit.layout import CHECKPOINT, HEAD, STAGING, StagedName
 from audit.log import BATCH_MAX, AuditLog
 from audit.merkle import Tree, leaf_hash
-from tests.simulators.audit_log import ORIGIN, SIGNER, Died, FaultyDisk, draft, fill, open_log, twin
+from tests.simulators.audit_log import (
+    ORIGIN,
+    SIGNER,
+    Died,
+    FaultyDisk,
+    draft,
+    healthy,
+    open_log,
+    staged_logs,
+    twin,
+)
 
 LONG_S = 1000.0
 STAGES = (0, 253)
 """Entries already there beyond the first: the four that follow go across a full tile in one of them."""
-
-
-def healthy(root: Path) -> int:
-    """Assert that nothing is wrong, and return the size."""
-    report = fsck.check(root, SIGNER.verifier)
-    assert report.problems == ()
-    return report.size
 
 
 def public(root: Path) -> int:
@@ -40,12 +43,7 @@ def lazy(root: Path, disk: FaultyDisk | None = None) -> AuditLog:
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """A log of each stage, to be copied."""
-    made = {}
-    for count in STAGES:
-        made[count] = tmp_path_factory.mktemp("stage") / "log"
-        with open_log(made[count]) as log:
-            fill(log, range(1000, 1000 + count))
-    return made
+    return staged_logs(tmp_path_factory, STAGES)
 
 
 def test_a_commit_writes_two_files(tmp_path: Path) -> None:
