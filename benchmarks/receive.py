@@ -27,6 +27,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from audit import durable
 from audit.errors import ContentDiffers
 from dicom_bridge.inbox import Inbox
@@ -34,9 +36,7 @@ from dicom_bridge.listener import TRANSFER_SYNTAXES, Listener
 from dicom_bridge.network import new_entity, no_delay
 from dicom_bridge.offers import STORAGE_CLASSES
 from dicom_bridge.spool_disk import DurableDisk
-
-# Beside this file, as python puts a script's folder on its path.
-from ct_slices import SIDE, SLICES, write_slices
+from tests.simulators.ct_slices import SIDE, SLICES, write_slices
 
 ROUNDS = 3
 ASSOCIATIONS = (1, 4, 16)

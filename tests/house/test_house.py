@@ -128,6 +128,12 @@ def test_dependencies_are_pinned() -> None:
     assert wanted <= {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
 
 
+def test_no_script_hides_a_package() -> None:
+    """Python puts a script's own folder first: benchmarks/audit.py would be `audit` to every benchmark beside it."""
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert not scripts & {*FOLDERS, "tests", *sys.stdlib_module_names}
+
+
 def test_tests_outweigh_code() -> None:
     """There are at least as many lines of tests as of code."""
     code = sum(len(module.text.splitlines()) for module in modules(*FOLDERS))

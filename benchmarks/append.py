@@ -2,7 +2,7 @@
 
 In one run: the disk's own fsync rate; a group commit with nothing to it (the same threads and bytes, one file, one
 fsync for all that wait); and our log, published when it must be, and at each commit, as in the service. Writes
-results/audit.json. audit.py [SECONDS]: of each measurement.
+results/append.json. append.py [SECONDS]: of each measurement.
 """
 
 import json
@@ -30,7 +30,7 @@ from tests.simulators.audit_log import body
 SECONDS = 4.0
 ROUNDS = 3
 CALLERS = (1, 16, 256)
-RESULT = Path(__file__).resolve().parent / "results" / "audit.json"
+RESULT = Path(__file__).resolve().parent / "results" / "append.json"
 
 
 def sample(number: int) -> Draft:
