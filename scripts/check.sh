@@ -9,4 +9,4 @@ cd "$(dirname "$0")/.."
 .venv/bin/lint-imports
 if [ "${1:-}" = lint ]; then exit 0; fi
 # The longest first, so that none of them is left over for one worker at the end.
-exec .venv/bin/pytest -n 3 --dist loadfile tests/faults tests/story tests/unit tests/house
+exec .venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder tests/faults tests/story tests/unit tests/house
