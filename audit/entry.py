@@ -40,7 +40,7 @@ ENTRY_BYTES_MAX = 65_535
 """An entry's length is written in 16 bits (C2SP tlog-tiles)."""
 ENVELOPE_BYTES_MAX = 1_000
 """All of an entry but its body, at most: key 128, source 64, and names."""
-ENVELOPE = frozenset({"schema", "kind", "key", "call", "source", "seq", "time", "body"})
+ENVELOPE = frozenset({"schema", "kind", "key", "call", "source", "seq", "time", "boot", "tick_us", "body"})
 
 _KEY = re.compile(r"[a-z0-9:._-]{1,128}")
 _FOREIGN_UID = re.compile(r"(?:[0-9]+\.){5}")
@@ -171,23 +171,26 @@ class Entry:
     """One leaf of the log. ``index`` is its position, and is not among its bytes.
 
     ``seq`` counts the entries of one ``source`` from 0 without a gap, so that one that is left out shows.
-    ``time`` is UTC with microseconds, as ``2026-11-23T16:07:12.123456Z``.
+    ``time`` is UTC with microseconds, as ``2026-11-23T16:07:12.123456Z``. ``boot`` (32 hexadecimal digits) names one
+    run of the writer, within which ``tick_us`` counts microseconds that no setting of the clock can move.
     """
 
     index: int
     source: str
     seq: int
     time: str
+    boot: str
+    tick_us: int
     kind: Kind
     key: str
     body: Mapping[str, JsonValue]
     call: str | None = None
 
     @classmethod
-    def of(cls, draft: Draft, *, index: int, source: str, seq: int, now: datetime) -> Entry:
+    def of(cls, draft: Draft, *, index: int, source: str, seq: int, now: datetime, boot: str, tick_us: int) -> Entry:
         """The draft, placed. ``now`` is aware."""
         refuse_bad_source(source)
-        return cls(index, source, seq, format_time(now), draft.kind, draft.key, draft.body, draft.call)
+        return cls(index, source, seq, format_time(now), boot, tick_us, draft.kind, draft.key, draft.body, draft.call)
 
     @property
     def draft(self) -> Draft:
@@ -205,6 +208,8 @@ class Entry:
                 "source": self.source,
                 "seq": self.seq,
                 "time": self.time,
+                "boot": self.boot,
+                "tick_us": self.tick_us,
                 "body": self.body,
             }
         )
@@ -223,7 +228,7 @@ def parse(index: int, data: bytes) -> Entry:
     if value["schema"] != SCHEMA:
         raise EntryInvalid("schema: unknown")
     kind, key, call, body = value["kind"], value["key"], value["call"], value["body"]
-    source, seq, time = value["source"], value["seq"], value["time"]
+    source, seq, time, boot, tick_us = (value[name] for name in ("source", "seq", "time", "boot", "tick_us"))
     if not isinstance(kind, str) or kind not in Kind.__members__:
         raise EntryInvalid("kind: unknown")
     if not isinstance(key, str) or not isinstance(body, Mapping) or not (call is None or isinstance(call, str)):
@@ -234,8 +239,12 @@ def parse(index: int, data: bytes) -> Entry:
     if not 0 <= seq <= INTEGER_MAX:
         raise EntryInvalid("seq: negative")
     parse_time(time)
+    if not isinstance(boot, str) or isinstance(tick_us, bool) or not isinstance(tick_us, int):
+        raise EntryInvalid("entry: a field of the wrong type")
+    HEX32.check(boot, "boot")
+    INTEGER.check(tick_us, "tick_us")
     draft = Draft(Kind(kind), key, body, call)
-    return Entry(index, source, seq, time, draft.kind, draft.key, draft.body, draft.call)
+    return Entry(index, source, seq, time, boot, tick_us, draft.kind, draft.key, draft.body, draft.call)
 
 
 def format_time(now: datetime) -> str:

@@ -18,6 +18,7 @@ but persisted" is then found by its key. The staging pattern is Sunlight's (``in
 from __future__ import annotations
 
 import errno
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,8 @@ from audit.ticket import Ticket
 BATCH_MAX = 256
 """Entries in one commit: one tile's worth, so that a commit stays below 16 MiB."""
 LOG_START_KEY = "log-start"
+BOOT_BYTES = 16
+MICRO = 1_000_000
 
 
 class AuditLog:
@@ -84,6 +87,7 @@ class AuditLog:
         self._waiting: list[Ticket] = []
         self._publish_s = publish_s
         self._clock = clock
+        self._boot = secrets.token_hex(BOOT_BYTES)
         self._public = Published(root, self._files, disk)
         # What is published and what is committed above that, whose leaves are these; all of it is under the head.
         self._ahead = Growth(self._public.state)
@@ -246,7 +250,9 @@ class AuditLog:
         """The draft as the entry that is ``ahead`` places after the tree's end."""
         seq = self._ahead.next_seq(self._source) + ahead
         index = self._ahead.tree.size + ahead
-        return Entry.of(draft, index=index, source=self._source, seq=seq, now=self._now())
+        tick_us = int(self._clock() * MICRO)
+        now = self._now()
+        return Entry.of(draft, index=index, source=self._source, seq=seq, now=now, boot=self._boot, tick_us=tick_us)
 
     def _commit(self, entries: Sequence[Entry]) -> None:
         """Stage, commit, publish. See the module's docstring for what a crash after each leaves."""

@@ -607,7 +607,7 @@ def leaves_of(name: str, data: bytes, count: int) -> Iterator[tuple[bool, bytes]
 # ---- Entries: form, order, time, and what one kind demands of another.
 
 SCHEMA = "zhiying.audit/1"
-ENVELOPE = frozenset({"schema", "kind", "key", "call", "source", "seq", "time", "body"})
+ENVELOPE = frozenset({"schema", "kind", "key", "call", "source", "seq", "time", "boot", "tick_us", "body"})
 CALL_NEEDED = frozenset({"CALL_INTENT", "CALL_RESULT", "RELEASED"})
 CALL_ABSENT = frozenset({"LOG_START", "APPROVAL"})
 INTENT, RESULT = 1, 2

@@ -50,7 +50,15 @@ class OneFile:
     def append(self, draft: Draft) -> None:
         """Make it durable."""
         with self._gate:
-            entry = Entry.of(draft, index=self._next, source="bench", seq=self._next, now=datetime.now(UTC))
+            entry = Entry.of(
+                draft,
+                index=self._next,
+                source="bench",
+                seq=self._next,
+                now=datetime.now(UTC),
+                boot="b0" * 16,
+                tick_us=0,
+            )
             self._next += 1
             done = threading.Event()
             self._waiting.append((entry.to_bytes(), done))
@@ -156,7 +164,9 @@ def main() -> None:
         "per_s": {name: {n: round(value, 1) for n, value in one.items()} for name, one in median.items()},
         "ratio_to_group_commit": ratios,
         "bytes_of_the_entry": len(
-            Entry.of(sample(1), index=0, source="bench", seq=0, now=datetime.now(UTC)).to_bytes()
+            Entry.of(
+                sample(1), index=0, source="bench", seq=0, now=datetime.now(UTC), boot="b0" * 16, tick_us=0
+            ).to_bytes()
         ),
         "machine": {
             "processor": platform.processor() or platform.machine(),

@@ -45,7 +45,7 @@ def entry(kind: str, given: Mapping[str, Any] | None = None, *, index: int = 7, 
     member = Kind(kind) if known else cast("Kind", Later(kind))
     if known and given is None:
         Draft(member, "key", content, named)  # it could be logged
-    return Entry(index, "service", index, TIME, member, f"{kind.lower()}:{index}", content, named)
+    return Entry(index, "service", index, TIME, "b0" * 16, index, member, f"{kind.lower()}:{index}", content, named)
 
 
 def every_event() -> list[Event]:

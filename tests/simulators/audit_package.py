@@ -77,6 +77,8 @@ class MemoryLog:
     def __init__(self, signer: Signer) -> None:
         self.signer = signer
         self.now = START
+        self.began = START
+        self.boot = "b0" * 16
         self.made: list[Entry] = []
         self.seqs: dict[str, int] = {}
 
@@ -84,7 +86,10 @@ class MemoryLog:
         """One entry more, so much later."""
         self.now += timedelta(seconds=seconds)
         seq = self.seqs.get(source, 0)
-        entry = Entry.of(draft, index=len(self.made), source=source, seq=seq, now=self.now)
+        tick_us = (self.now - self.began) // timedelta(microseconds=1)
+        entry = Entry.of(
+            draft, index=len(self.made), source=source, seq=seq, now=self.now, boot=self.boot, tick_us=tick_us
+        )
         self.seqs[source] = seq + 1
         self.made.append(entry)
         return entry

@@ -16,6 +16,8 @@ from tests.simulators.audit_log import CALL, DIGEST, ORIGIN, SIGNER, STUDY, body
 
 NULLABLE = {"condition", "observed", "model"}  # of DENIED
 NOW = datetime(2026, 11, 23, 16, 7, 12, 123456, tzinfo=UTC)
+BOOT = "b0" * 16
+TICK_US = 1_234_567
 
 # Each could come out of an image's header. None of them may find a place in any entry.
 CANARIES = [
@@ -96,7 +98,7 @@ def planted(value: JsonValue, path: tuple[str | int, ...], new: JsonValue) -> Js
 @pytest.mark.parametrize("kind", Kind)
 def test_every_kind_both_ways(kind: Kind) -> None:
     """Each kind has a body's rule, and survives its bytes."""
-    entry = Entry.of(draft(kind), index=7, source="service", seq=3, now=NOW)
+    entry = Entry.of(draft(kind), index=7, source="service", seq=3, now=NOW, boot=BOOT, tick_us=TICK_US)
     data = entry.to_bytes()
     again = parse(7, data)
     assert again == entry
@@ -107,11 +109,13 @@ def test_every_kind_both_ways(kind: Kind) -> None:
 
 def test_golden_bytes() -> None:
     """The bytes of an entry, once and for all: what is hashed today must be hashed the same in thirty years."""
-    entry = Entry.of(draft(Kind.FAILED, call=CALL), index=0, source="service", seq=0, now=NOW)
+    entry = Entry.of(
+        draft(Kind.FAILED, call=CALL), index=0, source="service", seq=0, now=NOW, boot=BOOT, tick_us=TICK_US
+    )
     assert entry.to_bytes() == (
         b'{"body":{"code":"ENGINE_DIED","fault":"MODEL","stage":"INFER","study":"' + STUDY.encode() + b'"},'
-        b'"call":"' + CALL.encode() + b'","key":"failed:1","kind":"FAILED","schema":"zhiying.audit/1","seq":0,'
-        b'"source":"service","time":"2026-11-23T16:07:12.123456Z"}'
+        b'"boot":"' + BOOT.encode() + b'","call":"' + CALL.encode() + b'","key":"failed:1","kind":"FAILED",'
+        b'"schema":"zhiying.audit/1","seq":0,"source":"service","tick_us":1234567,"time":"2026-11-23T16:07:12.123456Z"}'
     )
 
 
@@ -243,7 +247,9 @@ def test_drafts_are_read_only() -> None:
 
 def test_envelopes_are_closed() -> None:
     """Unknown or missing fields, other schemas and kinds, wrong types, bytes that are not canonical: refused."""
-    data = Entry.of(draft(Kind.FAILED), index=0, source="service", seq=0, now=NOW).to_bytes()
+    data = Entry.of(
+        draft(Kind.FAILED), index=0, source="service", seq=0, now=NOW, boot=BOOT, tick_us=TICK_US
+    ).to_bytes()
     good = json.loads(data)
     wrong: list[dict[str, JsonValue]] = [
         {key: value for key, value in good.items() if key != "call"},
@@ -263,6 +269,11 @@ def test_envelopes_are_closed() -> None:
         {**good, "time": 0},
         {**good, "body": []},
         {**good, "call": 1},
+        {**good, "boot": None},
+        {**good, "boot": "B0" * 16},
+        {**good, "tick_us": -1},
+        {**good, "tick_us": True},
+        {**good, "tick_us": 1.5},
     ]
     for value in wrong:
         with pytest.raises(EntryInvalid):
@@ -276,7 +287,9 @@ def test_envelopes_are_closed() -> None:
 @given(st.integers(0, 10_000), st.integers(0, 255))
 def test_what_parses_reformats_to_the_same_bytes(at: int, value: int) -> None:
     """Whatever one changed byte makes of an entry: refused, or exactly what we would have written."""
-    data = bytearray(Entry.of(draft(Kind.CALL_INTENT), index=0, source="s", seq=0, now=NOW).to_bytes())
+    data = bytearray(
+        Entry.of(draft(Kind.CALL_INTENT), index=0, source="s", seq=0, now=NOW, boot=BOOT, tick_us=TICK_US).to_bytes()
+    )
     data[at % len(data)] = value
     try:
         entry = parse(0, bytes(data))

@@ -143,7 +143,8 @@ def test_what_the_tree_alone_does_not_show(tmp_path: Path) -> None:
     """A left-out entry, one key twice, an entry that is not ours: named though hashes and signatures are all right."""
     clock = Clock()
     leaves = [
-        Entry.of(draft(number), index=number, source="s", seq=number, now=clock()).to_bytes() for number in range(5)
+        Entry.of(draft(number), index=number, source="s", seq=number, now=clock(), boot="b0" * 16, tick_us=0).to_bytes()
+        for number in range(5)
     ]
     rebuilt(tmp_path / "whole", leaves)
     assert fsck.check(tmp_path / "whole", VERIFIER).ok
@@ -153,7 +154,7 @@ def test_what_the_tree_alone_does_not_show(tmp_path: Path) -> None:
     assert [(problem.where, problem.what) for problem in gap.problems] == [
         (f"{name} entry 2", "number 3 of its source where 2 was due")
     ]
-    twice = Entry.of(draft(0), index=3, source="s", seq=3, now=clock()).to_bytes()
+    twice = Entry.of(draft(0), index=3, source="s", seq=3, now=clock(), boot="b0" * 16, tick_us=0).to_bytes()
     rebuilt(tmp_path / "twice", [*leaves[:3], twice])
     assert [problem.where for problem in fsck.check(tmp_path / "twice", VERIFIER).problems] == [f"{name} entry 3"]
     rebuilt(tmp_path / "alien", [*leaves[:3], canonical({"PatientName": "TEST^Phantom"})])
