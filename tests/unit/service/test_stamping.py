@@ -14,7 +14,7 @@ from audit.checkpoint import Checkpoint
 from service import wire
 from service.config import Timestamps
 from service.stamping import RETRY_S, Stamper, StampMetrics
-from service.stamps import Stamps
+from service.stamps import Stamps, text_of
 from service.timestamping import TimestampRefused, query
 from service.tsa_client import TimestampUnreachable, post
 from tests.simulators.audit_log import SIGNER
@@ -138,7 +138,7 @@ def bad_answers(folder: Path, honest: LocalAuthority) -> dict[str, Callable[[byt
         "the same names": lambda der: twin.answer(der, honest.file),
         "another policy": lesser.answer,
         "a replay": lambda _: replayed,
-        "another nonce": lambda _: honest.answer(query(b"x").der),
+        "an older stamp of the same": lambda _: honest.answer(query(text_of(head(leaves(5)))).der),
         "too long": lambda _: b"0" * 70_000,
         "cut": lambda der: honest.answer(der)[:-3],
         "a refusal": lambda _: bytes.fromhex("300530030201023000"),
