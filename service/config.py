@@ -183,10 +183,21 @@ class Syslog(Section):
     spool_bytes_max: int = Field(64 * 1024**2, ge=1024**2)  # more waits in the log itself
 
 
+class Timestamps(Section):
+    """Who stamps the log's checkpoints (RFC 3161). Paths of PEM files."""
+
+    url: str | None = Field(None, pattern=r"^https?://[!-~]+$")  # none: queries and answers travel as files
+    authority: Path  # the one certificate whose stamps count, from the authority itself
+    chain: Path | None = None  # those above it, up to the root; none: it signed itself
+    every_s: float = Field(3600.0, ge=1)  # an hour bounds each entry well enough, and no public authority minds it
+    policy_oid: str | None = Field(None, pattern=r"^[0-2](\.(0|[1-9][0-9]*))+$")  # none: any of the authority's
+
+
 class Audit(Section):
     """What of the log goes out live."""
 
     syslog: Syslog | None = None
+    timestamps: Timestamps | None = None
 
 
 class Database(Section):

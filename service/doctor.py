@@ -14,11 +14,14 @@ from dicom_bridge.tls import TlsFiles, check, expires_at
 from ethics_review.errors import ReviewError
 from models.errors import ModelError
 from models.library import Broken, Library
-from service import wire
+from service import stamping, timestamping, wire
 from service.config import Config
+from service.errors import ServiceError
+from service.tsa_client import post
 
 OK, WARN, FAIL = "ok", "WARN", "FAIL"
 TLS_WARNING = timedelta(days=30)  # a hospital's authority needs weeks to sign another one
+PROBE = b"zhiying doctor\n"  # what a time-stamp authority is asked to stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,9 @@ class Finding:
 
 def examine(settings: Config) -> list[Finding]:
     """All checks, in the order in which one would repair them. Does not change anything but its own folder."""
-    checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (_disk, _log, _models, _approvals, _tls, _ports, _peers)
+    checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (
+        *(_disk, _log, _models, _approvals, _tls, _time_stamps, _ports, _peers),
+    )
     return [finding for check in checks for finding in check(settings)]
 
 
@@ -113,6 +118,31 @@ def _tls(settings: Config) -> Iterator[Finding]:
         return
     soon = ends - wire.now() < TLS_WARNING
     yield Finding("DICOM TLS", WARN if soon else OK, f"certificates are good until {ends:%Y-%m-%d}")
+
+
+def _time_stamps(settings: Config) -> Iterator[Finding]:
+    site = settings.audit.timestamps
+    if site is None:
+        return
+    try:
+        trusted = stamping.authority(site)
+    except (ServiceError, OSError) as error:
+        yield Finding("time-stamp certificate", FAIL, f"{site.authority}: {error}")
+        return
+    ends, now = trusted.certificate.not_valid_after_utc, wire.now()
+    result = FAIL if ends <= now else WARN if ends - now < TLS_WARNING else OK
+    yield Finding("time-stamp certificate", result, f"is good until {ends:%Y-%m-%d}")
+    if site.url is None:
+        yield Finding("time-stamp authority", OK, "no url: queries travel by `zhiying audit stamp request`")
+        return
+    try:
+        # A real stamp, of nothing that anybody could mistake for ours.
+        asked = timestamping.query(PROBE)
+        timestamping.verify(PROBE, post(site.url, asked.der), trusted, asked.nonce)
+    except ServiceError as error:
+        yield Finding("time-stamp authority", FAIL, f"{error.code}: {error}")
+    else:
+        yield Finding("time-stamp authority", OK, "answers with stamps by the pinned certificate")
 
 
 def _ports(settings: Config) -> Iterator[Finding]:

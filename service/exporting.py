@@ -12,6 +12,7 @@ from audit.entry import Draft, Entry, Kind
 from audit.export import Evidence, Exported, Scope, export
 from audit.log import AuditLog
 from audit.witnessing import Witnessed
+from service.stamps import Held, with_stamps
 
 DECISIONS: Mapping[str, Kind] = {
     "permitted": Kind.CALL_INTENT,
@@ -82,11 +83,12 @@ def hand_over(
     to: Handover,
     witnessed: Callable[[], Witnessed | None],
     published: Callable[[], Checkpoint],
+    stamps: Callable[[], Iterable[Held]] = tuple,
 ) -> Exported:
     """Log the export, have it witnessed, and write the package; the log says so whether or not the file came to be.
 
     `witnessed` asks the witnesses for the newest public checkpoint, where there are any, and gives the newest that a
-    quorum has cosigned. Raises AuditError, OSError.
+    quorum has cosigned; `stamps` gives the time stamps that are held. Raises AuditError, OSError.
     """
     scope = Scope(asked.begin, asked.end, asked.words)
     said: dict[str, JsonValue] = {
@@ -100,10 +102,13 @@ def hand_over(
     vouched = witnessed()
     newest = published()
     if vouched is not None and vouched.checkpoint.size > ours.index:
-        evidence = Evidence(checkpoint=vouched.checkpoint.note)
+        head = vouched.checkpoint
+        evidence = Evidence(checkpoint=head.note)
     else:
+        head = newest
         older = () if vouched is None or vouched.checkpoint.size >= newest.size else (vouched.checkpoint.note,)
         evidence = Evidence(checkpoint=newest.note, older=older)
+    evidence = with_stamps(evidence, head, stamps(), asked.begin, asked.end)
     # Chosen last: a service beside us has logged more meanwhile, and the package ends where the checkpoint does.
     return export(log, path, replace(scope, selects=selection(log.entries(), asked)), evidence)
 

@@ -29,7 +29,7 @@ from inference.errors import InferenceError
 from models.errors import ModelError
 from models.library import Installed, Library
 from models.ref import ModelRef
-from service import bridging, pull_api, wire
+from service import bridging, pull_api, stamping, wire
 from service.app import build_app
 from service.assembler import Assembler
 from service.audit_messages import AuditMessages
@@ -104,6 +104,8 @@ class Service:
         self.messages = None if syslog is None else AuditMessages(config, syslog, self.log, peers)
         # Of its own, as warming a model takes many seconds.
         self.pulse = Caretaker(Heartbeat(self.log))
+        # Of its own too, as an authority may take its time.
+        self.stamping = self._stamping()
         self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))
         self._stopping = False
         self._http = _Http(self, config)
@@ -122,6 +124,8 @@ class Service:
     def start(self) -> None:
         """Results that wait go out first, then what was interrupted resumes, then new images are taken."""
         self.pulse.start()
+        if self.stamping is not None:
+            self.stamping.start()
         if self.messages is not None:
             self.messages.start()
         self.outbox.start()
@@ -155,6 +159,8 @@ class Service:
         self.inbox.close()
         self.store.close()
         self.pulse.stop()
+        if self.stamping is not None:
+            self.stamping.stop()
         if self.messages is not None:
             self.messages.stop()
         self.log.close()
@@ -169,6 +175,7 @@ class Service:
             "queue": "ok" if self.queue.healthy else "stopped",
             "audit_messages": "ok" if self.messages is None or self.messages.running else "stopped",
             "heartbeat": "ok" if self.pulse.running else "stopped",
+            "time_stamps": "ok" if self.stamping is None or self.stamping.running else "stopped",
             "caretaker": "ok" if self.caretaker.running else "stopped",
             "database": _answers(self.store),
             "outbox": "ok" if self.outbox.healthy() else "stopped",
@@ -180,6 +187,15 @@ class Service:
         """What the HTTP port serves besides looking."""
         door = stow_router(self.inbox, sender=known_senders(self._access), stopping=lambda: self._stopping)
         return (door, pull_api.build_router(self.puller))
+
+    def _stamping(self) -> Caretaker | None:
+        """What has the log's checkpoints stamped, where an authority can be reached."""
+        site = self._config.audit.timestamps
+        if site is None or site.url is None:
+            return None
+        newest = partial(stamping.public, self._config)
+        metrics = stamping.StampMetrics(self._metrics.registry)
+        return Caretaker(stamping.Stamper(site, stamping.opened(self._config), newest, metrics))
 
     def _sending(self, peers: dict[str, Peer]) -> tuple[Outbox, CommitmentDesk]:
         """What takes results to peers, and what hears and says who holds what."""

@@ -9,6 +9,7 @@ import typer
 from audit import fsck
 from audit.witnessing import Witnessed
 from service import exporting, wire
+from service.commands import stamp
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.commands.witness import desk, published
 from service.errors import CommandRefused
@@ -17,6 +18,7 @@ from service.exporting import Asked, Handover
 CHOICES = ", ".join(exporting.DECISIONS)
 
 app = typer.Typer(no_args_is_help=True, help="The log of every call.")
+app.add_typer(stamp.app, name="stamp")
 
 
 @app.command()
@@ -88,6 +90,8 @@ def export(
             raise CommandRefused(f"--decision is one of {CHOICES}")
         if out.exists():
             raise CommandRefused(f"{out} exists")
+        from service.stamping import opened  # deferred: only an export reads stamps
+
         settings = wire.existing_log(config)
         named = None if study is None else wire.pseudonyms(settings).of("study", study)
         asked = Asked(_utc(begin), _utc(end), named, model, decision)
@@ -104,7 +108,9 @@ def export(
 
         with wire.offline_of(settings) as site:
             handover = Handover(recipient, purpose, contract)
-            made = exporting.hand_over(site.log, out, asked, handover, witnessed, lambda: published(settings)[0])
+            made = exporting.hand_over(
+                site.log, out, asked, handover, witnessed, lambda: published(settings)[0], opened(settings).all
+            )
         value = {"file": str(out), "entries": made.size, "in_scope": made.in_scope, "digest": made.digest}
         show(value, as_json=as_json, title="package", rows=[value])
 

@@ -18,6 +18,7 @@ from service.doctor import FAIL, OK, WARN, Finding, examine
 from tests.simulators import reviewer, small_model
 from tests.simulators.certificates import Authority, today
 from tests.simulators.pacs import FakePacs
+from tests.simulators.tsa import DAY_S, LocalAuthority, TsaServer
 
 
 class Site:
@@ -222,3 +223,52 @@ def test_certificates_are_looked_at(site: Site, tmp_path: Path) -> None:
 
     site.sections["dicom.tls"]["key"] = str(tmp_path / "none.pem")
     assert site.found()["DICOM TLS"].result == FAIL
+
+
+def _stamped_by(authority: LocalAuthority, url: str | None) -> dict[str, Any]:
+    named = {"authority": str(authority.file), "chain": str(authority.chain)}
+    return named if url is None else {**named, "url": url}
+
+
+def test_the_time_stamp_authority_is_really_asked(site: Site, tmp_path: Path) -> None:
+    """A stamp by the pinned certificate is fine; another's, none, and no server fail with their code."""
+    authority, other = LocalAuthority(tmp_path / "tsa"), LocalAuthority(tmp_path / "other")
+    with TsaServer(authority.answer) as server:
+        for answers, status, wanted, word in (
+            (authority.answer, 200, OK, "pinned"),
+            (other.answer, 200, FAIL, "TIMESTAMP_REFUSED"),
+            (authority.answer, 503, FAIL, "TIMESTAMP_UNREACHABLE"),
+        ):
+            server.answers, server.status = answers, status
+            site.sections["audit.timestamps"] = _stamped_by(authority, server.url)
+
+            found = site.found()
+
+            assert (found["time-stamp authority"].result, found["time-stamp certificate"].result) == (wanted, OK)
+            assert word in found["time-stamp authority"].what
+    assert "TIMESTAMP_UNREACHABLE" in site.found()["time-stamp authority"].what
+
+    site.sections["audit.timestamps"] = _stamped_by(authority, None)
+    assert site.found()["time-stamp authority"].result == OK
+
+
+@pytest.mark.parametrize(("days", "result"), [(29, WARN), (31, OK), (-0.5, FAIL)])
+def test_a_time_stamp_certificate_that_ends_soon_is_told(site: Site, tmp_path: Path, days: float, result: str) -> None:
+    """A month before, as another one has to travel to every reviewer."""
+    authority = LocalAuthority(tmp_path / "tsa", seconds=days * DAY_S)
+    site.sections["audit.timestamps"] = _stamped_by(authority, None)
+
+    found = site.found()["time-stamp certificate"]
+
+    assert (found.result, f"{authority.ends:%Y-%m-%d}" in found.what) == (result, True)
+
+
+def test_a_time_stamp_certificate_that_cannot_be_read_fails(site: Site, tmp_path: Path) -> None:
+    """Its file is named; nobody is asked."""
+    site.sections["audit.timestamps"] = {"authority": str(tmp_path / "none.pem"), "url": "http://127.0.0.1:1/"}
+
+    found = site.found()
+
+    assert found["time-stamp certificate"].result == FAIL
+    assert "none.pem" in found["time-stamp certificate"].what
+    assert "time-stamp authority" not in found

@@ -2,64 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
-from service.timestamping import Authority, TimestampRefused, query, verify
+from service.timestamping import Authority, TimestampRefused, imprint_of, query, read, verify
+from tests.simulators.tsa import POLICY, LocalAuthority, openssl
 
 DATA = b"hospital.example/audit\n5\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n"
-CONFIG = """[tsa]
-default_tsa = here
-[here]
-serial = {folder}/serial
-default_policy = 1.2.3.4.1
-digests = sha256, sha512
-signer_digest = sha256
-ess_cert_id_alg = sha256
-"""
-
-
-def openssl(*words: str | Path) -> None:
-    """Run it, or fail."""
-    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True, timeout=60)
-
-
-class LocalAuthority:
-    """A root, and a time-stamping certificate under it."""
-
-    def __init__(self, folder: Path, usage: str = "critical,timeStamping", root: LocalAuthority | None = None) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.root = root or self
-        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30")
-        if root is None:
-            made = ("-keyout", folder / "root.key", "-out", folder / "root.pem", "-subj", f"/CN=root {folder.name}")
-            openssl("req", "-x509", *curve, *made, "-addext", "basicConstraints=critical,CA:TRUE")
-        openssl("req", *curve[:-2], "-keyout", folder / "tsa.key", "-out", folder / "tsa.csr", "-subj", "/CN=tsa")
-        (folder / "ext").write_text(f"extendedKeyUsage={usage}\n", encoding="utf-8")
-        by = ("-CA", self.root.folder / "root.pem", "-CAkey", self.root.folder / "root.key", "-CAcreateserial")
-        signed = ("-in", folder / "tsa.csr", "-out", folder / "tsa.pem", "-extfile", folder / "ext", "-days", "30")
-        openssl("x509", "-req", *by, *signed)
-        (folder / "serial").write_text("01\n", encoding="utf-8")
-        (folder / "config").write_text(CONFIG.format(folder=folder), encoding="utf-8")
-
-    @property
-    def pinned(self) -> Authority:
-        """What a hospital pins."""
-        return Authority.parse((self.folder / "tsa.pem").read_bytes(), (self.root.folder / "root.pem").read_bytes())
-
-    def answer(self, der: bytes, *bag: Path) -> bytes:
-        """The authority's response; `bag`: certificates that come along."""
-        (self.folder / "query").write_bytes(der)
-        (self.folder / "bag").write_bytes(b"".join(path.read_bytes() for path in bag))
-        along = ("-chain", self.folder / "bag") if bag else ()
-        keys = ("-inkey", self.folder / "tsa.key", "-signer", self.folder / "tsa.pem", *along)
-        files = ("-queryfile", self.folder / "query", "-out", self.folder / "answer")
-        openssl("ts", "-reply", "-config", self.folder / "config", *keys, *files)
-        return (self.folder / "answer").read_bytes()
 
 
 def test_a_stamp_the_whole_way(tmp_path: Path) -> None:
@@ -121,3 +74,67 @@ def test_certificates_must_be_pem() -> None:
     """What cannot be read pins nothing."""
     with pytest.raises(TimestampRefused):
         Authority.parse(b"x", b"y")
+    with pytest.raises(TimestampRefused):
+        Authority.pinned(b"x")
+
+
+def test_one_certificate_is_pinned_and_its_chain_ends_somewhere(tmp_path: Path) -> None:
+    """A file of two certificates pins none; a chain without its root is refused now, not when a stamp comes."""
+    authority = LocalAuthority(tmp_path / "a")
+    own, root = authority.file.read_bytes(), authority.chain.read_bytes()
+    for certificate, chain in ((own + root, root), (own, b""), (own, own)):
+        with pytest.raises(TimestampRefused):
+            Authority.pinned(certificate, chain)
+    assert Authority.pinned(own, root).roots == authority.pinned.roots
+
+
+def test_the_policy_must_be_the_one_that_was_named(tmp_path: Path) -> None:
+    """An authority may stamp under a lesser policy too."""
+    authority = LocalAuthority(tmp_path / "a")
+    asked = query(DATA)
+    answer = authority.answer(asked.der)
+    assert verify(DATA, answer, replace(authority.pinned, policy=POLICY), asked.nonce)
+    for policy in ("1.2.3.4.2", "1.2.3.4.1.1"):
+        with pytest.raises(TimestampRefused):
+            verify(DATA, answer, replace(authority.pinned, policy=policy), asked.nonce)
+
+
+@pytest.mark.parametrize(
+    ("usage", "critical"), [(ExtendedKeyUsageOID.CODE_SIGNING, True), (ExtendedKeyUsageOID.TIME_STAMPING, False)]
+)
+def test_a_certificate_for_something_else_stamps_nothing(
+    tmp_path: Path, usage: ObjectIdentifier, critical: bool
+) -> None:
+    """RFC 3161 2.3: time stamping alone, and critical; it is refused when it is pinned."""
+    with pytest.raises(TimestampRefused):
+        _ = LocalAuthority(tmp_path / "a", usage=usage, critical=critical).pinned
+
+
+def test_a_twin_with_the_same_names_and_serial_number_is_refused(tmp_path: Path) -> None:
+    """Everything that a person would look at is equal, but the keys; also with the pinned certificate in its bag."""
+    honest = LocalAuthority(tmp_path / "honest")
+    twin = LocalAuthority(tmp_path / "twin", twin=honest)
+    asked = query(DATA)
+    for bag in ((), (honest.file,), (honest.file, honest.chain), (twin.chain, honest.file)):
+        with pytest.raises(TimestampRefused):
+            verify(DATA, twin.answer(asked.der, *bag), honest.pinned, asked.nonce)
+
+
+def test_whatever_comes_is_a_stamp_or_refused(tmp_path: Path) -> None:
+    """Bytes changed, cut or put in: no other error, and what still verifies says the same."""
+    authority = LocalAuthority(tmp_path / "a")
+    asked, dice = query(DATA), random.Random(3161)
+    good = authority.answer(asked.der)
+    said, pinned = read(good), authority.pinned
+    assert (said.imprint, said.nonce) == (imprint_of(DATA), asked.nonce)
+    for _ in range(1500):
+        bad = bytearray(good)
+        for _ in range(dice.choice((1, 1, 2, 40))):
+            bad[dice.randrange(len(bad))] = dice.randrange(256)
+        if dice.random() < 0.2:
+            del bad[dice.randrange(len(bad)) :]
+        try:
+            stamp = verify(DATA, bytes(bad), pinned, asked.nonce)
+        except TimestampRefused:
+            continue
+        assert stamp.at == said.stamp.at
