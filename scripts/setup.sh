@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly DEMO_PACKAGES=(orthanc orthanc-dicomweb dcmtk)
-readonly TEST_PACKAGES=(dicom3tools pixelmed-apps default-jre-headless strace postgresql)
+readonly TEST_PACKAGES=(dicom3tools pixelmed-apps default-jre-headless strace postgresql chromium npm)
 readonly PYTHON_NEEDED="3.11"
 readonly VENV=".venv"
 readonly STAMP="$VENV/.installed"
@@ -20,7 +20,8 @@ as_root() {
 
 installed() {
   # Any version of PostgreSQL will do: one that is here is somebody's, and its server must not be touched.
-  if [ "$1" = postgresql ] && tools_present postgresql; then return 0; fi
+  # An npm that came with another Node than Debian's will do as well.
+  case "$1" in postgresql | npm) if tools_present "$1"; then return 0; fi ;; esac
   [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]
 }
 
@@ -116,7 +117,10 @@ need_venv() {
 
 case "${1:-}" in
   demo) need_packages "${DEMO_PACKAGES[@]}" ;;
-  test) need_packages "${DEMO_PACKAGES[@]}" "${TEST_PACKAGES[@]}" ;;
+  test)
+    need_packages "${DEMO_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
+    scripts/viewer.sh
+    ;;
   lint) ;;
   *) fail USAGE "scripts/setup.sh demo|test|lint" ;;
 esac

@@ -88,11 +88,12 @@ def demo(
     output: Annotated[Path, typer.Option(help="Where the results are written.")] = Path("demo-output"),
     workdir: Annotated[Path, typer.Option(help="Where the demo keeps its PACS and data.")] = Path(".demo"),
     keep: Annotated[bool, typer.Option(help="Leave the servers running.")] = False,
+    viewer: Annotated[Path | None, typer.Option(help="With --keep: OHIF's dist folder, to be served too.")] = None,
 ) -> None:
     """The whole story on this machine: a PACS, a study, a reviewer, a finding."""
     from service.demo.main import run  # deferred: only the demo needs it
 
-    raise typer.Exit(run(keep=keep, output=output, workdir=workdir))
+    raise typer.Exit(run(keep=keep, output=output, workdir=workdir, viewer=viewer))
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from service.demo.errors import NotHeld
 from service.demo.screen import Screen
 from service.demo.servers import Servers
 from service.demo.story import Places, Story
+from service.demo.viewer import start_viewer
 from service.errors import ServiceError
 
 STAGES = ("load", "preprocess", "forward", "postprocess", "total")
@@ -28,8 +29,11 @@ WHEELS = "ZHIYING_DEMO_WHEELS"
 """A folder with the pinned wheels, for a machine without internet: no download is then tried for those in it."""
 
 
-def run(*, keep: bool, output: Path, workdir: Path) -> int:
-    """Tell the story; exit status 0 only if all of it held. `keep` leaves the servers up if it did."""
+def run(*, keep: bool, output: Path, workdir: Path, viewer: Path | None = None) -> int:
+    """Tell the story; exit status 0 only if all of it held. `keep` leaves the servers up if it did.
+
+    `viewer`: the built files of OHIF, which is then served as well.
+    """
     console = Console()
     workdir, output = workdir.absolute(), output.absolute()
     try:
@@ -44,6 +48,9 @@ def run(*, keep: bool, output: Path, workdir: Path) -> int:
                 screen.say(f"zhiying audit verify: ok, {report['audit']['entries']} entries, nothing differs")
                 screen.say(f"written: {', '.join(sorted(path.name for path in output.iterdir()))} in {output}")
             if keep:
+                if viewer is not None:
+                    opened = start_viewer(servers, viewer, world.pacs, workdir, report["study"]["uid"])
+                    console.print(f"Open the study in OHIF: {opened}", soft_wrap=True)
                 servers.keep()
                 console.print(f"The servers stay up: Orthanc {world.pacs.url}, Zhiying {world.hospital.url}")
                 console.print("Stop them with: make demo-stop")

@@ -1,0 +1,173 @@
+"""What a radiologist sees of the demo's study, in the real viewer: and that a wrong result would be noticed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from playwright.sync_api import Error as PageError
+from pydicom.dataset import Dataset
+
+from service.demo.servers import free_port
+from tests.simulators import ohif
+from tests.simulators.demo_run import Told
+from tests.simulators.real_orthanc import RealOrthanc, orthanc_for, running
+
+DICE_MIN = 0.97
+"""On screen, against the SEG file; a large organ that is moved by 8 voxels still reaches 0.94."""
+BARE_MAX = 0.1
+GREY_MIN = 5.0
+SHIFT = 8
+
+
+@dataclass(frozen=True)
+class Study:
+    """The demo's study as files: images in order, SEG and SR, and the slice where the contour is."""
+
+    images: list[Path]
+    headers: list[Dataset]
+    seg: Dataset
+    sr: Dataset
+    truth: Dataset | None = None
+
+    @property
+    def key(self) -> int:
+        """The index of the image that the SR's contour lies on."""
+        library = next(item for item in _items(self.sr) if item.ValueType == "IMAGE")
+        uid = str(library.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        return next(k for k, ds in enumerate(self.headers) if ds.SOPInstanceUID == uid)
+
+    @property
+    def number(self) -> str:
+        """The one number of the report, with its unit, as a reader should see it."""
+        (value,) = (item.MeasuredValueSequence[0] for item in _items(self.sr) if item.ValueType == "NUM")
+        return f"{float(value.NumericValue):.2f} {value.MeasurementUnitsCodeSequence[0].CodeValue}"
+
+    def mask(self, k: int) -> NDArray[np.bool_]:
+        """Segment 1 of the SEG file on image k, by a reader that is not ours."""
+        read = highdicom.seg.Segmentation.from_dataset(self.truth or self.seg)
+        uid = self.headers[k].SOPInstanceUID
+        pixels = read.get_pixels_by_source_instance([uid], segment_numbers=[1])
+        found: NDArray[np.bool_] = pixels[0, ..., 0] > 0
+        return found
+
+
+@pytest.fixture(scope="module")
+def study(told: Told) -> Study:
+    """As the demo left it."""
+    paths = sorted((told.folder / "work" / "scanner").rglob("*.dcm"))
+    read = [(pydicom.dcmread(path, stop_before_pixels=True), path) for path in paths]
+    read.sort(key=lambda one: float(one[0].ImagePositionPatient[2]))
+    out = told.folder / "out"
+    return Study(
+        [path for _, path in read],
+        [ds for ds, _ in read],
+        pydicom.dcmread(out / "seg.dcm"),
+        pydicom.dcmread(out / "sr.dcm"),
+    )
+
+
+@pytest.fixture(scope="module")
+def pacs(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOrthanc]:
+    """An Orthanc that holds the images."""
+    root = tmp_path_factory.mktemp("viewer-pacs")
+    ports = (free_port(0), free_port(0))
+    with running(orthanc_for(root, 104, ports=ports)) as orthanc:
+        orthanc.put(study.images)
+        yield orthanc
+
+
+def _put(pacs: RealOrthanc, ds: Dataset, path: Path) -> str:
+    ds.save_as(path, enforce_file_format=True)
+    said = pacs.ask("POST", "/instances", content=path.read_bytes())
+    return str(said["ID"])
+
+
+def _items(ds: Dataset) -> Iterator[Dataset]:
+    for item in ds.get("ContentSequence", ()):
+        yield item
+        yield from _items(item)
+
+
+def _shifted(seg: Dataset, _: Dataset) -> None:
+    frames = pydicom.pixels.unpack_bits(seg.PixelData)[: seg.NumberOfFrames * seg.Rows * seg.Columns]
+    moved = np.roll(frames.reshape(seg.NumberOfFrames, seg.Rows, seg.Columns), SHIFT, axis=2)
+    seg.PixelData = pydicom.pixels.pack_bits(moved.ravel())
+
+
+def _without_derivation(seg: Dataset, _: Dataset) -> None:
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        del frame.DerivationImageSequence
+
+
+def _without_coordinates(_: Dataset, sr: Dataset) -> None:
+    for item in _items(sr):
+        if item.ValueType == "NUM":
+            item.ContentSequence = [one for one in item.ContentSequence if one.ValueType != "SCOORD"]
+
+
+WRONG: dict[str, tuple[Callable[[Dataset, Dataset], None], str | None]] = {
+    "shifted": (_shifted, "the overlay on other voxels"),
+    "without derivation": (_without_derivation, None),
+    "without coordinates": (_without_coordinates, "no number with its unit"),
+}
+
+
+def faults(study: Study, pacs: RealOrthanc, version: str, shots: Path) -> list[str]:
+    """Put the results into the PACS, load SR and SEG in the viewer, take them out again; what was not as it must be."""
+    held = [_put(pacs, ds, shots / name) for ds, name in ((study.seg, "seg.dcm"), (study.sr, "sr.dcm"))]
+    head = study.headers[study.key]
+    plane = ohif.planes([head])[0]
+    found: dict[str, bool] = {}
+    try:
+        with ohif.viewer(version, pacs.url, shots) as screen:
+            screen.open(str(head.StudyInstanceUID), str(head.SeriesInstanceUID), plane.sop_uid)
+            pixels = screen.shoot("1-image")
+            drawn = screen.project(study.mask(study.key), plane, (pixels.shape[0], pixels.shape[1]))
+            found["no image"] = pixels[drawn].std() < GREY_MIN
+            found["an overlay before one was loaded"] = ohif.dice(ohif.coloured(pixels), drawn) > BARE_MAX
+            words = screen.load_report(str(study.sr.SeriesDescription), study.number)
+            found["no number with its unit"] = not any(study.number in word for word in words)
+            found["the number on another image"] = plane.sop_uid not in screen.image()
+            screen.shoot("2-sr")
+            labels = screen.load_segmentation(str(study.seg.SeriesDescription), plane.sop_uid)
+            found["another segment"] = labels != ["Brain"]
+            pixels = screen.shoot("3-seg")
+            found["the overlay on other voxels"] = ohif.dice(ohif.coloured(pixels), drawn) <= DICE_MIN
+            found["an error in the page"] = bool(screen.seen.errors)
+            found["a refused request"] = bool(screen.seen.refused)
+            found["a request to another origin"] = bool(screen.seen.foreign)
+            found["a complaint to the user"] = bool(screen.complaints())
+    except PageError:
+        found["the viewer failed"] = True
+    finally:
+        for one in held:
+            pacs.ask("DELETE", f"/instances/{one}")
+    return [name for name, holds in found.items() if holds]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_viewer_shows_the_findings(study: Study, pacs: RealOrthanc, tmp_path: Path) -> None:
+    """The overlay lies on the right voxels, the number with its unit on the right slice, and nothing complains."""
+    assert faults(study, pacs, "3.13.2", tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_results_are_noticed(study: Study, pacs: RealOrthanc, name: str, tmp_path: Path) -> None:
+    """The same test fails for a result that is displaced, or that a viewer cannot place."""
+    change, expected = WRONG[name]
+    seg, sr = copy.deepcopy(study.seg), copy.deepcopy(study.sr)
+    change(seg, sr)
+    found = faults(replace(study, seg=seg, sr=sr, truth=study.seg), pacs, "3.13.2", tmp_path)
+    assert found
+    assert expected is None or expected in found
