@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,13 +23,18 @@ from audit.checkpoint import Checkpoint
 from audit.entry import Entry, format_time
 from audit.errors import AuditError
 from audit.merkle import Tree, leaf_hash
-from audit.package import CHUNK, README, PackageFull, Writer, pack_chunk
+from audit.package import CHUNK, LENGTH_BYTES, README, PackageFull, Writer, pack_chunk
 
 ALWAYS: Final = frozenset({"APPROVAL", "EXPORT", "HEARTBEAT", "LOG_START", "RESTORE"})
 """Kinds that are in scope whatever is asked: what a call rests on, and what shows silence, copies and restored logs."""
 STAMPS_MAX: Final = 100
 """Time stamps over one checkpoint: two digits name them."""
+SCAN: Final = "phi_scan.json"
+_UNSEEN: Final = frozenset({"README.md", "verifier.py", SCAN})
 _RECONCILIATION: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\.json")
+_FOR_PEOPLE: Final = re.compile(
+    r"summary\.html|tables/[a-z0-9][a-z0-9_-]{0,63}\.csv|fhir/[0-9]{13}\.ndjson|dicom-audit/[0-9]{13}\.xml"
+)
 
 
 class ExportInvalid(AuditError):
@@ -46,6 +51,22 @@ class Log(Protocol):
 
     def head(self) -> Checkpoint:
         """The newest signed head."""
+
+
+class Companion(Protocol):
+    """Whoever adds members for people, and looks at all that goes in. Each may raise: then nothing is written."""
+
+    def look(self, member: str, offset: int, data: bytes) -> None:
+        """Called with everything that goes in, in pieces: an entry, or a part of a member; ``offset`` is within it.
+
+        Not with README.md, verifier.py and time stamps, which are the same for all or hold nothing but digests.
+        """
+
+    def members(self, entries: Iterator[Entry]) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """Names and pieces of members, made from the entries in scope; asked once, and read to its end."""
+
+    def verdict(self) -> bytes:
+        """The member phi_scan.json; asked once, after everything was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +104,16 @@ class Evidence:
     Attributes:
         checkpoint: the signed note to export up to, with its cosignatures; the log's head if None.
         older: signed notes of smaller sizes. stamps: (size of the checkpoint, DER of an RFC 3161 token or response),
-            whose imprint is of the checkpoint's text. reconciliation: file name ending in .json, bytes.
+            whose imprint is of the checkpoint's text. reconciliation: file name ending in .json, bytes. sm3: the file
+            sm3/checkpoint of the log. companion: see Companion.
     """
 
     checkpoint: str | None = None
     older: Sequence[str] = ()
     stamps: Sequence[tuple[int, bytes]] = ()
     reconciliation: Mapping[str, bytes] = field(default_factory=dict)
+    sm3: bytes | None = None
+    companion: Companion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +145,12 @@ def export(log: Log, path: Path, scope: Scope | None = None, evidence: Evidence 
         with temporary.open("xb") as file:
             temporary.chmod(durable.FILE_MODE)
             with Writer(file) as writer:
-                walk = _Walk(scope, writer)
+                walk = _Walk(scope, writer, evidence.companion)
                 walk.run(islice(log.entries(), head.size))
                 walk.refuse_other_root(head)
                 for name, data in extras:
-                    writer.add(name, data)
+                    walk.add(name, [data])
+                walk.accompany(log, head)
                 writer.add("MANIFEST.json", canonical(_manifest(head, scope, walk, writer.digests)))
         digest = _digest(temporary)
         durable.adopt(temporary, path)
@@ -139,10 +164,11 @@ def export(log: Log, path: Path, scope: Scope | None = None, evidence: Evidence 
 
 
 class _Walk:
-    """Once over the entries: writes chunks, grows the tree, counts."""
+    """Once over the entries: writes chunks, grows the tree, counts. Once more for the companion, where there is one."""
 
-    def __init__(self, scope: Scope, writer: Writer) -> None:
+    def __init__(self, scope: Scope, writer: Writer, companion: Companion | None) -> None:
         self._scope = scope
+        self._companion = companion
         self._begin = "" if scope.begin is None else format_time(scope.begin)
         self._end = "~" if scope.end is None else format_time(scope.end)
         self._writer = writer
@@ -170,24 +196,67 @@ class _Walk:
         if (self._tree.size, self._tree.root()) != (head.size, head.root):
             raise ExportInvalid("checkpoint: not of this log's entries")
 
+    def add(self, name: str, pieces: Iterable[bytes]) -> None:
+        """One member, which the companion looks at too."""
+        if self._companion is None or name in _UNSEEN or name.startswith("tsa/"):
+            self._writer.add(name, pieces)
+        else:
+            self._writer.add(name, _watched(name, pieces, self._companion))
+
+    def accompany(self, log: Log, head: Checkpoint) -> None:
+        """The members for people, and what the companion has seen."""
+        if self._companion is None:
+            return
+        known = (entry for entry in islice(log.entries(), head.size) if self._asked(entry) or self._always(entry))
+        for name, pieces in self._companion.members(known):
+            if not _FOR_PEOPLE.fullmatch(name) or name in self._writer.digests:
+                raise ExportInvalid("a member for people: a name that no package has, or twice")
+            self.add(name, pieces)
+        # All of the manifest but the line that names what is only written then.
+        manifest = canonical(_manifest(head, self._scope, self, self._writer.digests))
+        self._companion.look("MANIFEST.json", 0, manifest)
+        self.add(SCAN, [self._companion.verdict()])
+
     def _takes(self, entry: Entry) -> bool:
-        # Times are text of one width, so that they compare as text.
-        if self._begin <= entry.time < self._end and self._scope.selects(entry):
+        if self._asked(entry):
             self.first = entry.index if self.first is None else self.first
             self.last = entry.index
             return True
+        return self._always(entry)
+
+    def _asked(self, entry: Entry) -> bool:
+        # Times are text of one width, so that they compare as text.
+        return self._begin <= entry.time < self._end and self._scope.selects(entry)
+
+    def _always(self, entry: Entry) -> bool:
         return str(entry.kind) in ALWAYS
 
     def _flush(self, records: list[tuple[bool, bytes]]) -> None:
         first = self._tree.size - len(records)
-        self._writer.add(f"entries/{first:013d}", pack_chunk(records))
+        name, offset = f"entries/{first:013d}", 0
+        for known, data in records:
+            offset += LENGTH_BYTES
+            if known and self._companion is not None:
+                self._companion.look(name, offset, data)
+            offset += len(data)
+        self._writer.add(name, pack_chunk(records))
         records.clear()
+
+
+def _watched(name: str, pieces: Iterable[bytes], companion: Companion) -> Iterator[bytes]:
+    offset = 0
+    for piece in pieces:
+        companion.look(name, offset, piece)
+        offset += len(piece)
+        yield piece
 
 
 def _extras(head: Checkpoint, evidence: Evidence) -> list[tuple[str, bytes]]:
     """All members but entries and manifest, in order of their names. Refuses before anything is written."""
     members = {"checkpoint": head.note.encode(), "README.md": README.encode()}
     members["verifier.py"] = Path(verifier.__file__).read_bytes()
+    if evidence.sm3 is not None:
+        members["sm3/checkpoint"] = evidence.sm3
     sizes = {head.size}
     for note in evidence.older:
         older = Checkpoint.unverified(note)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import BinaryIO, Final
 
 CHUNK: Final = 1024
 """Entries in one member: few enough to hold in memory at any size of entry, enough that names cost nothing."""
+LENGTH_BYTES: Final = 2
+"""Before each entry in a chunk."""
 BYTES_MAX: Final = 2**31 - 1
 """Of a package: beyond it a zip has a second form. Years of a large hospital; export it in periods when it is full."""
 MEMBERS_MAX: Final = 0xFFFF - 1
@@ -36,15 +38,22 @@ class Writer:
         self._file = file
         self.digests: dict[str, str] = {}
 
-    def add(self, name: str, data: bytes) -> None:
-        """One member. Raises PackageFull, OSError."""
-        if self._file.tell() + len(data) + DIRECTORY_BYTES > BYTES_MAX or len(self.digests) >= MEMBERS_MAX:
+    def add(self, name: str, data: bytes | Iterable[bytes]) -> None:
+        """One member, whole or in pieces as they come: it need not fit in memory. Raises PackageFull, OSError."""
+        if len(self.digests) >= MEMBERS_MAX:
             raise PackageFull
         info = zipfile.ZipInfo(name, ZIP_TIME)
         info.create_system = UNIX
         info.external_attr = FILE_MODE << 16
-        self._zip.writestr(info, data)
-        self.digests[name] = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        digest = hashlib.sha256()
+        # The header is written twice: the second time with size and sum, in the one form that a verifier takes.
+        with self._zip.open(info, "w") as member:
+            for piece in [data] if isinstance(data, bytes) else data:
+                if self._file.tell() + len(piece) + DIRECTORY_BYTES > BYTES_MAX:
+                    raise PackageFull
+                member.write(piece)
+                digest.update(piece)
+        self.digests[name] = f"sha256:{digest.hexdigest()}"
 
     def __enter__(self) -> Writer:
         return self
@@ -55,7 +64,7 @@ class Writer:
 
 def pack_chunk(records: Sequence[tuple[bool, bytes]]) -> bytes:
     """Entries as a C2SP tlog-tiles bundle: length in 16 bits, then the bytes. Length 0: a leaf hash of 32 bytes."""
-    return b"".join((len(data) if known else 0).to_bytes(2, "big") + data for known, data in records)
+    return b"".join((len(data) if known else 0).to_bytes(LENGTH_BYTES, "big") + data for known, data in records)
 
 
 README: Final = """\
@@ -84,6 +93,12 @@ INCOMPLETE with what is missing; the exit status is 0 for PASS alone. Read what 
 | `checkpoint`, `checkpoints/SIZE` | signed heads of the log's tree (C2SP tlog-checkpoint), with cosignatures |
 | `tsa/SIZE.NN.tsr` | time stamps (RFC 3161) over the text of the checkpoint of that size |
 | `reconciliation/` | lists of other systems to compare with; the verifier only checks that they are unchanged |
+| `sm3/checkpoint` | signed head of the second tree (SM3), where the site keeps one |
+| `summary.html`, `tables/` | for people: the period on one page, and rows for a spreadsheet |
+| `fhir/N.ndjson`, `dicom-audit/N.xml` | for other systems: the same events as FHIR R4 and DICOM audit messages |
+| `phi_scan.json` | what patients' data was looked for in here, and that none was found |
+
+The last three rows are conveniences that the exporter made from the entries. They prove nothing: the entries do.
 
 ## 中文
 
@@ -95,4 +110,5 @@ INCOMPLETE with what is missing; the exit status is 0 for PASS alone. Read what 
 PACKAGE 是您收到的 zip 文件本身，无需解压。结果为 PASS（通过）、FAIL（不通过，并指出位置）或 INCOMPLETE
 （证据不全，并指出缺少什么）；仅 PASS 时退出状态为 0。输出末尾列明本验证不能证明的事项，请一并阅读。
 筛选范围之外的条目以哈希形式保留：筛选不能掩盖曾有条目存在。
+`summary.html`、`tables/`、`fhir/`、`dicom-audit/` 与 `phi_scan.json` 由导出方根据条目生成，仅为方便阅读，不构成证明。
 """

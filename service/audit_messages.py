@@ -20,6 +20,17 @@ from service.syslog_spool import Spool
 SYSTEM = "zhiying"
 
 
+def reporter_of(config: Config, peers: Mapping[str, Peer], host: str) -> Reporter:
+    """Who we are in audit messages. Raises ReporterInvalid."""
+    return Reporter(
+        site=config.site.id,
+        system=SYSTEM,
+        origin=wire.origin(config),
+        node=Node(config.dicom.ae_title, host),
+        peers={name: Node(peer.ae_title, peer.host) for name, peer in peers.items()},
+    )
+
+
 class AuditMessages:
     """Follows the log until stopped. Raises TlsUnusable, SpoolUnavailable, SyslogInvalid, ReporterInvalid."""
 
@@ -30,13 +41,7 @@ class AuditMessages:
         folder: Path = config.data.folder / "syslog"
         durable.make_dirs(folder)
         host = socket.getfqdn()
-        reporter = Reporter(
-            site=config.site.id,
-            system=SYSTEM,
-            origin=wire.origin(config),
-            node=Node(config.dicom.ae_title, host),
-            peers={name: Node(peer.ae_title, peer.host) for name, peer in peers.items()},
-        )
+        reporter = reporter_of(config, peers, host)
         header = Header(host=host, process=str(os.getpid()), msgid=site.msgid)
         self._spool = Spool(folder / "spool.sqlite", bytes_max=site.spool_bytes_max)
         self._sender = SyslogSender(self._spool, Repository(site.host, files, site.port, site.fingerprint))

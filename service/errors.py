@@ -10,7 +10,10 @@ ServiceError
     InputSuperseded    INPUT_SUPERSEDED    more images arrived; another run reads them
     NothingFits        NO_MODEL_FITS       no series of the study is for any installed model
                        NO_RULE_MATCHES     none meets a rule of the site and its model's manifest
+    PatientDataFound   EXPORT_PHI          a package would hold what looks like a patient's data
 """
+
+from collections.abc import Sequence
 
 
 class ServiceError(Exception):
@@ -35,6 +38,18 @@ class NothingSuch(ServiceError):
     """Asked for something that is not here."""
 
     code = "NOT_FOUND"
+
+
+class PatientDataFound(ServiceError):
+    """A package that was not written; `hits` are (rule, member, offset), `count` is all of them."""
+
+    code = "EXPORT_PHI"
+
+    def __init__(self, hits: Sequence[tuple[str, str, int]], count: int) -> None:
+        rule, member, offset = hits[0]
+        more = f" and {count - 1} more" if count > 1 else ""
+        super().__init__(f"{member}, byte {offset}: {rule}{more}; nothing was written")
+        self.hits, self.count = tuple(hits), count
 
 
 class CommandRefused(ServiceError):

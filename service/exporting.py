@@ -12,7 +12,10 @@ from audit.entry import Draft, Entry, Kind
 from audit.export import Evidence, Exported, Scope, export
 from audit.log import AuditLog
 from audit.witnessing import Witnessed
+from dicom_bridge.audit_event import Reporter
+from service.people import People, scan_of
 from service.stamps import Held, with_stamps
+from service.summary import About
 
 DECISIONS: Mapping[str, Kind] = {
     "permitted": Kind.CALL_INTENT,
@@ -47,6 +50,15 @@ class Asked:
         """For the manifest and the log."""
         said = {"study": self.study, "model": self.model, "decision": self.decision}
         return {name: value for name, value in said.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class ForPeople:
+    """What the members for people need. `words`: the hospital's patients, for the scan alone; see service.phi_scan."""
+
+    reporter: Reporter
+    words: Iterable[str] = ()
+    canaries: Iterable[str] = ()
 
 
 @dataclass(slots=True)
@@ -84,11 +96,14 @@ def hand_over(
     witnessed: Callable[[], Witnessed | None],
     published: Callable[[], Checkpoint],
     stamps: Callable[[], Iterable[Held]] = tuple,
+    people: ForPeople | None = None,
+    sm3: Callable[[], bytes | None] = lambda: None,
 ) -> Exported:
     """Log the export, have it witnessed, and write the package; the log says so whether or not the file came to be.
 
     `witnessed` asks the witnesses for the newest public checkpoint, where there are any, and gives the newest that a
-    quorum has cosigned; `stamps` gives the time stamps that are held. Raises AuditError, OSError.
+    quorum has cosigned; `stamps` gives the time stamps that are held. `people` None: without members for people. `sm3`:
+    the second tree's checkpoint, where there is one. Raises AuditError, OSError, PatientDataFound.
     """
     scope = Scope(asked.begin, asked.end, asked.words)
     said: dict[str, JsonValue] = {
@@ -109,8 +124,22 @@ def hand_over(
         older = () if vouched is None or vouched.checkpoint.size >= newest.size else (vouched.checkpoint.note,)
         evidence = Evidence(checkpoint=newest.note, older=older)
     evidence = with_stamps(evidence, head, stamps(), asked.begin, asked.end)
+    companion = None if people is None else _companion(log, people, scope, said)
+    evidence = replace(evidence, sm3=sm3(), companion=companion)
     # Chosen last: a service beside us has logged more meanwhile, and the package ends where the checkpoint does.
     return export(log, path, replace(scope, selects=selection(log.entries(), asked)), evidence)
+
+
+def _companion(log: AuditLog, people: ForPeople, scope: Scope, said: Mapping[str, JsonValue]) -> People:
+    manifest = scope.said
+    period, words = manifest["period"], manifest["filter"]
+    about = About(
+        origin=log.head().origin,
+        period=period if isinstance(period, Mapping) else {},
+        filter=words if isinstance(words, Mapping) else {},
+        recipient={name: str(said[name]) for name in ("recipient", "purpose", "contract")},
+    )
+    return People(log, people.reporter, about, scan_of(people.words, people.canaries))
 
 
 def _tell(call: _Call, entry: Entry) -> _Call:

@@ -17,6 +17,7 @@ from audit.cosignature import Cosigner
 from audit.entry import Draft, Kind
 from audit.verifier import Policy, verify
 from audit.witness import KEY, Witness
+from dicom_bridge.inbox import Inbox
 from service import wire
 from service.cli import app
 from service.commands.witness import published
@@ -24,6 +25,8 @@ from service.config import load
 from service.exporting import Asked, Handover, hand_over
 from service.witness_api import WitnessServer
 from tests.simulators.audit_log import MODEL, body
+from tests.simulators.received import Clock, received
+from tests.simulators.series import make_slice
 
 STUDY = "1.2.840.99999.7.1"
 ABOUT = ("--recipient", "TEST Reviewer", "--purpose", "YEARLY_REVIEW", "--contract", "TEST-2026-1")
@@ -215,3 +218,45 @@ def test_the_key_is_shown(desk: Desk) -> None:
     """The line that reviewers and witnesses need."""
     done = desk.run("audit", "key", "--json")
     assert json.loads(done.stdout)["vkey"] == wire.log_vkey(load(desk.config))
+
+
+def with_images(desk: Desk, name: str) -> None:
+    """The site's spool holds an image of this patient."""
+    inbox = Inbox(wire.spool(load(desk.config)), Clock())
+    image = make_slice(0)
+    image.PatientName, image.PatientID = name, "TP04711001"
+    inbox.store(received(ds=image), "SCANNER")
+    inbox.close()
+
+
+def test_people_and_other_systems_get_theirs(desk: Desk) -> None:
+    """By default; and nothing of it with --without-people. The scan knew the patients whose images are kept."""
+    with_images(desk, "ZHANGSAN^LISI")
+    tree = wire.audit_root(load(desk.config)) / "sm3"
+    tree.mkdir()
+    (tree / "checkpoint").write_bytes(b"another head\n")
+    for_people = {
+        *("summary.html", "phi_scan.json", "fhir/0000000000000.ndjson", "dicom-audit/0000000000000.xml"),
+        *(f"tables/{name}.csv" for name in ("approvals", "calls", "denials", "failures", "kinds")),
+    }
+    made = desk.export()
+    assert for_people | {"sm3/checkpoint"} <= set(made["members"])
+    with zipfile.ZipFile(desk.folder / "package.zip") as members:
+        said = json.loads(members.read("phi_scan.json"))
+        page = members.read("summary.html").decode()
+        assert members.read("sm3/checkpoint") == b"another head\n"
+    assert (said["hits"], said["dictionary"]["words"] > 3) == ([], True)
+    assert "TEST Reviewer" in page
+    assert not for_people & set(desk.export("--without-people")["members"])
+
+
+def test_a_patients_name_keeps_the_package_inside(desk: Desk) -> None:
+    """Typed in as the recipient, where no rule of the log can know it: refused with the place, and no file is left."""
+    with_images(desk, "ZHANGSAN^LISI")
+    out = desk.folder / "package.zip"
+    about = ("--recipient", "Zhangsan Lisi", *ABOUT[2:])
+    done = desk.run("audit", "export", "--out", out, *about)
+    assert done.exit_code == 1
+    assert "error EXPORT_PHI: entries/0000000000000, byte " in done.stderr
+    assert "zhangsan" not in (done.stderr + done.stdout).lower()
+    assert [path.name for path in desk.folder.glob("*.zip*")] == []

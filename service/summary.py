@@ -1,0 +1,50 @@
+"""The page for people: one file without script or anything from elsewhere, in Chinese and English, for A4."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from service.tally import Tally
+
+PAGES: Final = Path(__file__).with_name("pages")
+PAGE: Final = "summary.html"
+STATES: Final = (
+    ("RELEASED", "结果已发布", "its result was released"),
+    ("NOT_RELEASED", "有结果，未发布", "it has a result, which was not released"),
+    ("DENIED", "被规则拒绝", "a rule said no"),
+    ("FAILED", "失败", "something failed"),
+    ("NO_END", "无结局条目", "no entry says how it ended"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the page is of: the log's origin; period and filter as the manifest has them; the EXPORT entry's words."""
+
+    origin: str
+    period: Mapping[str, Any]
+    filter: Mapping[str, Any]
+    recipient: Mapping[str, str]
+
+
+def render(tally: Tally, about: About) -> bytes:
+    """The page. All that comes from entries is escaped."""
+    pages = Environment(
+        loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    # With separators: a count is then no long number that could be one of a person.
+    pages.filters["n"] = lambda count: f"{count:,}"
+    pages.filters["s"] = lambda seconds: f"{seconds:,.3f}"
+    given = {"period": about.period, "filter": about.filter, "recipient": about.recipient, "origin": about.origin}
+    return pages.get_template(PAGE).render(t=tally, states=STATES, **given).encode()
+
+
+def fixed_texts() -> list[str]:
+    """All that this page says whatever the log holds."""
+    words = [text for state in STATES for text in state]
+    return [(PAGES / PAGE).read_text(encoding="utf-8"), *words]
