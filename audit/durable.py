@@ -134,6 +134,13 @@ _SYNC_FILE_RANGE: Final = _sync_file_range()
 _SYNC_FILE_RANGE_WRITE: Final = 2
 
 
+def move(source: Path, target: Path) -> None:
+    """Give a folder another name on the same file system, durably. A target that is there raises OSError."""
+    source.rename(target)
+    sync_dir(target.parent)
+    sync_dir(source.parent)
+
+
 def remove(path: Path) -> None:
     """Take the name away, durably. A name that is not there is fine: a retry finds it so."""
     path.unlink(missing_ok=True)

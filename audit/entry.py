@@ -24,6 +24,7 @@ from audit.schema import (
     NOTE,
     OBSERVED,
     OWN_UID,
+    ROOT,
     TOKEN,
     Listing,
     Maybe,
@@ -63,6 +64,8 @@ class Kind(StrEnum):
     RELEASED = "RELEASED"
     DENIED = "DENIED"
     FAILED = "FAILED"
+    RESTORE = "RESTORE"
+    SEAL = "SEAL"
 
 
 _MODEL = Record({"name": TOKEN, "version": TOKEN, "digest": DIGEST})
@@ -70,7 +73,14 @@ _CHECK = Observation(Record({"condition": CODE, "outcome": CODE, "observed": TOK
 
 BODIES: Mapping[Kind, Rule] = MappingProxyType(
     {
-        Kind.LOG_START: Record({"origin": TOKEN, "software": TOKEN}),
+        # A log that succeeds another one names where that one ended.
+        Kind.LOG_START: Record(
+            {
+                "origin": TOKEN,
+                "software": TOKEN,
+                "predecessor": Maybe(Record({"origin": TOKEN, "size": INTEGER, "root": ROOT})),
+            }
+        ),
         # The writer is alive and promises another one within so many seconds: a longer silence is to be explained.
         Kind.HEARTBEAT: Record({"interval_s": INTEGER}),
         # A package is about to be handed over: to whom, why, under which contract, and a digest of what was asked for.
@@ -122,12 +132,16 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
             )
         ),
         Kind.FAILED: Record({"study": HEX32, "stage": CODE, "code": CODE, "fault": CODE}),
+        # Why this log succeeds another one: a statement that somebody outside signed; see succession.
+        Kind.RESTORE: Record({"note": NOTE, "note_digest": DIGEST, "reason": CODE}),
+        # The last entry of a log that another one succeeds; nothing follows it.
+        Kind.SEAL: Record({"successor": TOKEN, "reason": CODE}),
     }
 )
 """What each kind's body holds: exactly these fields, all of them."""
 
 CALL_NEEDED = frozenset({Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.RELEASED})
-CALL_ABSENT = frozenset({Kind.LOG_START, Kind.HEARTBEAT, Kind.EXPORT, Kind.APPROVAL})
+CALL_ABSENT = frozenset({Kind.LOG_START, Kind.HEARTBEAT, Kind.EXPORT, Kind.APPROVAL, Kind.RESTORE, Kind.SEAL})
 
 
 @dataclass(frozen=True, slots=True)

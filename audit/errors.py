@@ -7,6 +7,7 @@
     |- KeyConflict       AUDIT_KEY_CONFLICT    us: one idempotency key, two different contents
     |- AuditUnavailable  AUDIT_UNAVAILABLE     site: the disk refuses; try again later (also an OSError)
     |- AuditCorrupt      AUDIT_CORRUPT         site: what is on disk is not what was signed; trying again cannot help
+    |- AuditSealed       AUDIT_SEALED          site: the log has ended, another one succeeds it (docs/restore.md)
     |- ContentDiffers    CONTENT_DIFFERS       us or site: the name is taken by other bytes (also a FileExistsError)
     |- ProofInvalid      PROOF_INVALID         sender: a Merkle proof that does not prove
     `- NoteError
@@ -65,6 +66,12 @@ class AuditCorrupt(AuditError):
         super().__init__(f"{where}: {what}")
         self.where = where
         self.what = what
+
+
+class AuditSealed(AuditError):
+    """The log holds its SEAL: nothing may be appended after it."""
+
+    code = "AUDIT_SEALED"
 
 
 class ContentDiffers(AuditError, FileExistsError):

@@ -21,18 +21,20 @@ import errno
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from audit import durable, layout
+from audit.canonical import JsonValue
 from audit.checkpoint import Checkpoint
 from audit.durable import Disk
 from audit.entry import Draft, Entry, Kind, parse, refuse_bad_source
 from audit.errors import (
     AuditCorrupt,
     AuditError,
+    AuditSealed,
     AuditUnavailable,
     EntryInvalid,
     KeyConflict,
@@ -51,6 +53,8 @@ BATCH_MAX = 256
 LOG_START_KEY = "log-start"
 BOOT_BYTES = 16
 MICRO = 1_000_000
+SEAL_KEY = "seal"
+"""The one key of a SEAL entry. A log that holds it takes nothing more."""
 
 
 class AuditLog:
@@ -109,16 +113,19 @@ class AuditLog:
         disk: Disk = durable,
         publish_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        predecessor: Mapping[str, JsonValue] | None = None,
     ) -> AuditLog:
         """Open the log, or make it when the directory is empty; finish what a crash interrupted; rehash every entry.
 
         ``origin`` names the log for ever (its checkpoints' first line); ``source`` names this writer; ``now`` gives
         aware time. ``publish_s``: an append may put off publishing for so many seconds by ``clock``, until the next
-        append after that, 256 entries, or ``close``; 0 publishes each commit. Takes about 20 us per entry. Raises
-        AuditUnavailable, AuditCorrupt, EntryInvalid (a bad name).
+        append after that, 256 entries, or ``close``; 0 publishes each commit. ``predecessor``: where the log ended
+        that this one succeeds (origin, size, root in base64); only a log that is made now is told. Takes about 20 us
+        per entry. Raises AuditUnavailable, AuditCorrupt, EntryInvalid (a bad name).
         """
         refuse_bad_source(source)
-        start = Draft(Kind.LOG_START, LOG_START_KEY, {"origin": origin, "software": software})
+        said: dict[str, JsonValue] = {"origin": origin, "software": software, "predecessor": predecessor}
+        start = Draft(Kind.LOG_START, LOG_START_KEY, said)
         try:
             disk.make_dirs(root / STAGING)
             lock = DirectoryLock(root / LOCK)
@@ -234,10 +241,12 @@ class AuditLog:
             first = fresh.get(draft.key) if index is None else self._entry(index)
             try:
                 if first is None:
+                    if SEAL_KEY in fresh or self._ahead.find(SEAL_KEY) is not None:
+                        raise AuditSealed("this log has ended: another one succeeds it")
                     first = fresh[draft.key] = self._place(draft, len(fresh))
                 elif first.draft.content != draft.content:
                     raise KeyConflict("the key is in the log with other content")
-            except (EntryInvalid, KeyConflict) as error:
+            except (AuditSealed, EntryInvalid, KeyConflict) as error:
                 ticket.fail(error)
             else:
                 ticket.entry = first

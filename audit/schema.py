@@ -155,6 +155,7 @@ _PERSONAL = re.compile(rf"[0-9]{{6}}|[0-9]{{4}}[-./][0-9]{{1,2}}[-./][0-9]{{1,2}
 CODE = Text("code", re.compile(r"[A-Z0-9_]{1,64}"), re.compile(r"[0-9]{6}"))
 DIGEST = Text("digest", re.compile(r"sha256:[0-9a-f]{64}"))
 HEX32 = Text("value of 32 hexadecimal digits", re.compile(r"[0-9a-f]{32}"))
+ROOT = Text("root of a tree in base64", re.compile(r"[A-Za-z0-9+/]{43}="))
 OWN_UID = Text("UID of our own", re.compile(r"2\.25\.(?:0|[1-9][0-9]{0,38})"))
 DECIMAL = Text("decimal", re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,9})?"))
 TOKEN = Text("token", _TOKEN, re.compile(_UID))

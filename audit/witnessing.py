@@ -8,6 +8,7 @@ replaced by a larger one with a quorum, or by the same one with more lines; it n
     <folder>/                  beside the log, not in it
       witnessed                a note: the checkpoint, the log's signature, a quorum (or more) of cosignatures
       collected/<size>         the same, of checkpoints with fewer; and the newest of witnesses that lag
+      lock                     who holds its flock may read and write: the service, and commands beside it
 
 ::
 
@@ -25,8 +26,9 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +38,14 @@ from audit.cosignature import CosignatureVerifier, Cosigned, cosignatures, parse
 from audit.durable import Disk
 from audit.errors import AuditCorrupt, AuditError, NoteError
 from audit.growth import Leaves, TreeView
+from audit.lock import DirectoryLock
 from audit.note import Note, Verifier, parse_note
 from audit.policy import Policy, WitnessAt
 from audit.submission import Submission
 
 WITNESSED = "witnessed"
 COLLECTED = "collected"
+LOCK = "lock"
 COLLECTED_MAX = 16
 """Checkpoints above ``witnessed`` that are kept while a quorum is missing: two or three couriers' rounds."""
 ATTEMPTS = 3
@@ -197,7 +201,7 @@ def open_latest(note: bytes, log: Verifier, origin: str, witness: WitnessAt) -> 
 
 
 class Witnessing:
-    """Asks, judges and keeps. Threads may share one; one process at a time."""
+    """Asks, judges and keeps. Threads may share one, processes the folder: AuditUnavailable where another holds it."""
 
     def __init__(self, folder: Path, policy: Policy, log: Verifier, disk: Disk = durable) -> None:
         """``folder`` is ours alone. ``log``: the key that signs our checkpoints."""
@@ -205,16 +209,23 @@ class Witnessing:
         self._policy = policy
         self._log = log
         self._disk = disk
-        self._lock = threading.RLock()
+        self._threads = threading.RLock()
+        self._depth = 0
 
     def witnessed(self) -> Witnessed | None:
         """What ``witnessed`` holds, verified again; None if there never was one. Raises AuditCorrupt, OSError."""
-        with self._lock:
+        with self._held():
             return self._read(WITNESSED) if (self._folder / WITNESSED).exists() else None
+
+    def newest(self) -> Checkpoint | None:
+        """The largest checkpoint of ours that any witness cosigned, quorum or not, as far as we kept it."""
+        with self._held():
+            found = [held.checkpoint for held in self._all() if held.cosigned]
+        return max(found, key=lambda one: one.size, default=None)
 
     def last_size(self, witness: CosignatureVerifier) -> int:
         """The largest size of which we hold this witness's cosignature; 0 for none. It may have cosigned more since."""
-        with self._lock:
+        with self._held():
             return max((held.checkpoint.size for held in self._all() if witness in _keys(held)), default=0)
 
     def take(self, checkpoint: Checkpoint, witness: WitnessAt, reply: Reply) -> bool:
@@ -223,7 +234,8 @@ class Witnessing:
         Raises WitnessingError, AuditCorrupt (what we hold, or a second root of ours at one size), OSError.
         """
         line = judge(checkpoint, witness, reply)
-        with self._lock:
+        self._disk.make_dirs(self._folder / COLLECTED)
+        with self._held():
             return self._keep(checkpoint, line)
 
     def push(self, leaves: Leaves, checkpoint: Checkpoint, post: Post) -> Round:
@@ -231,9 +243,23 @@ class Witnessing:
         asked = [witness for witness in self._policy.witnesses if witness.url is not None]
         with ThreadPoolExecutor(max(1, len(asked))) as pool:
             outcomes = tuple(pool.map(lambda witness: self._ask(leaves, checkpoint, witness, post), asked))
-        with self._lock:
+        with self._held():
             same = [held for held in self._all() if _same_tree(held.checkpoint, checkpoint)]
         return Round(outcomes, any(held.reached for held in same))
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold the folder, for this thread of this process. A folder that is not there yet holds nothing to guard."""
+        with self._threads, ExitStack() as stack:
+            if self._depth == 0 and self._folder.is_dir():
+                lock = DirectoryLock(self._folder / LOCK)
+                stack.callback(lock.close)
+                stack.enter_context(lock.held())
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
 
     def _ask(self, leaves: Leaves, checkpoint: Checkpoint, witness: WitnessAt, post: Post) -> Outcome:
         name = witness.verifier.name
@@ -264,7 +290,6 @@ class Witnessing:
         note = self._format(checkpoint, lines).encode()
         reached = self._policy.reached(lines)
         done = self.witnessed()
-        self._disk.make_dirs(self._folder / COLLECTED)
         if reached and (done is None or checkpoint.size >= done.checkpoint.size):
             if done is not None and done.checkpoint.size != checkpoint.size:
                 # Kept first, so that a crash here leaves every witness's last size.

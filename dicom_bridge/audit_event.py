@@ -61,6 +61,7 @@ INSTANCES_TRANSFERRED: Final = _dcm("110104", "DICOM Instances Transferred")
 EXPORT: Final = _dcm("110106", "Export")
 SECURITY_ALERT: Final = _dcm("110113", "Security Alert")
 _STARTED: Final = _dcm("110120", "Application Start")
+_RECORDING_STOPPED: Final = _dcm("110133", "Audit Recording Stopped")
 _RECORDING_STARTED: Final = _dcm("110134", "Audit Recording Started")
 _OBJECT_SECURITY: Final = _dcm("110135", "Object Security Attributes Changed")
 
@@ -240,7 +241,11 @@ def _approval(given: _Given) -> tuple[Event, ...]:
 
 
 def _restore(given: _Given) -> tuple[Event, ...]:
-    return given.warn((_RECORDING_STARTED,), "the log was restored from a backup")
+    return given.warn((_RECORDING_STARTED,), "this log succeeds another one", _taken(given.body, {"reason": CODE}))
+
+
+def _seal(given: _Given) -> tuple[Event, ...]:
+    return given.warn((_RECORDING_STOPPED,), "this log has ended", _taken(given.body, {"reason": CODE}))
 
 
 def _assembled(given: _Given) -> tuple[Event, ...]:
@@ -318,6 +323,7 @@ _RULES: Final[Mapping[str, Callable[[_Given], tuple[Event, ...]]]] = MappingProx
         "FAILED": _failed,
         "EXPORT": _export,
         "RESTORE": _restore,
+        "SEAL": _seal,
         "HEARTBEAT": _silent,
     }
 )

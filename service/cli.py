@@ -40,6 +40,8 @@ def serve(config: ConfigFile = None) -> None:
         service = build(wire.settings(config))
         service.start()
         typer.echo(f"zhiying: DICOM {service.dicom_address}, HTTP {service.http_address}", err=True)
+        if service.frozen is not None:
+            typer.echo(f"error {service.frozen.code}: images only: {service.frozen}", err=True)
         stop.wait()
         service.stop()
     # Steps that wait for a disk or a device are safe to cut off, and must not keep the process alive.

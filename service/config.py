@@ -194,10 +194,13 @@ class Timestamps(Section):
 
 
 class Audit(Section):
-    """What of the log goes out live."""
+    """What of the log goes out live, and whose word counts beside ours."""
 
     syslog: Syslog | None = None
     timestamps: Timestamps | None = None
+    witnesses: Path | None = None  # a policy: who cosigns our checkpoints; see docs/witnesses.md
+    unwitnessed_max_h: float = Field(24.0, gt=0)  # no inference when the last quorum is older; for media once a day: 48
+    restore_keys: tuple[str, ...] = ()  # C2SP verifier keys of who may let a log end; see docs/restore.md
 
 
 class Database(Section):

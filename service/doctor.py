@@ -14,10 +14,11 @@ from dicom_bridge.tls import TlsFiles, check, expires_at
 from ethics_review.errors import ReviewError
 from models.errors import ModelError
 from models.library import Broken, Library
-from service import stamping, timestamping, wire
+from service import stamping, timestamping, wire, witness_client, witnessing
 from service.config import Config
 from service.errors import ServiceError
 from service.tsa_client import post
+from service.witnessing import Get
 
 OK, WARN, FAIL = "ok", "WARN", "FAIL"
 TLS_WARNING = timedelta(days=30)  # a hospital's authority needs weeks to sign another one
@@ -36,7 +37,7 @@ class Finding:
 def examine(settings: Config) -> list[Finding]:
     """All checks, in the order in which one would repair them. Does not change anything but its own folder."""
     checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (
-        *(_disk, _log, _models, _approvals, _tls, _time_stamps, _ports, _peers),
+        *(_disk, _log, witnesses, _time_stamps, _models, _approvals, _tls, _ports, _peers),
     )
     return [finding for check in checks for finding in check(settings)]
 
@@ -65,6 +66,35 @@ def _log(settings: Config) -> Iterator[Finding]:
     else:
         first = report.problems[0]
         yield Finding("audit log", FAIL, f"{first.where}: {first.what}; freeze it, do not repair it")
+
+
+def witnesses(settings: Config, get: Get = witness_client.get) -> Iterator[Finding]:
+    """What the log's witnesses hold and have said last. They are asked now, unless what we kept is bad enough."""
+    try:
+        policy = witnessing.policy_of(settings)
+        if policy is None:
+            yield Finding(
+                "witnesses", WARN, "audit.witnesses is not set: nobody outside can tell if the log was exchanged"
+            )
+            return
+        if not wire.audit_root(settings).exists():
+            return
+        looked = witnessing.look(settings, policy, get)
+    except (AuditError, ServiceError) as error:
+        yield Finding("witnesses", FAIL, str(error))
+        return
+    if looked.wrong is not None:
+        yield Finding("witnesses", FAIL, f"{looked.wrong.code}: {looked.wrong}")
+        return
+    hours = settings.audit.unwitnessed_max_h
+    if looked.quorum_at is None:
+        yield Finding("witnesses", WARN, "no quorum yet; see docs/witnesses.md")
+    elif wire.now() - looked.quorum_at > timedelta(hours=hours):
+        yield Finding("witnesses", FAIL, f"AUDIT_UNWITNESSED: last quorum {looked.quorum_at:%Y-%m-%d %H:%M} UTC")
+    else:
+        yield Finding("witnesses", OK, f"{looked.entries} entries, {looked.quorum_at:%Y-%m-%d %H:%M} UTC")
+    for name, code, grave in looked.each:
+        yield Finding(f"witness {name}", OK if code is None else FAIL if grave else WARN, code or "answers")
 
 
 def _models(settings: Config) -> Iterator[Finding]:

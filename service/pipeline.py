@@ -20,7 +20,6 @@ from sqlalchemy.exc import OperationalError
 
 from audit.entry import Draft, Entry
 from audit.errors import AuditUnavailable
-from audit.log import AuditLog
 from dicom_bridge.outbox import Outbox
 from dicom_bridge.volume import LoadedSeries
 from ethics_review import gate
@@ -32,6 +31,7 @@ from inference.errors import EngineDied
 from models.library import Library, VerifiedModel
 from service import records
 from service.faults import INTERNAL, Fault, explain
+from service.heartbeat import Log
 from service.keys import Pseudonyms
 from service.reading import Reading
 from service.results import ResultWriter
@@ -85,7 +85,7 @@ class Parts:
     site: str
     autonomy: str
     reading: Reading
-    log: AuditLog
+    log: Log
     library: Library
     register: Register
     engine: Device

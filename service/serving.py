@@ -1,13 +1,11 @@
 """The composition root of `zhiying serve`: every constructor call, once, by hand, and the order of start and stop."""
 
-import fcntl
 import gc
 import threading
 from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import structlog
 import uvicorn
@@ -15,7 +13,8 @@ from fastapi import APIRouter
 from sqlalchemy.exc import SQLAlchemyError
 
 from audit import durable
-from audit.errors import AuditError
+from audit.errors import AuditError, AuditUnavailable
+from audit.policy import Policy as TrustPolicy
 from dicom_bridge import query, selection
 from dicom_bridge.assembly import Policy
 from dicom_bridge.commitment import CommitmentDesk
@@ -29,14 +28,13 @@ from inference.errors import InferenceError
 from models.errors import ModelError
 from models.library import Installed, Library
 from models.ref import ModelRef
-from service import bridging, pull_api, stamping, wire
+from service import bridging, pull_api, stamping, wire, witness_client, witnessing
 from service.app import build_app
 from service.assembler import Assembler
 from service.audit_messages import AuditMessages
 from service.caretaker import Caretaker
 from service.config import Config
-from service.errors import AlreadyRunning
-from service.heartbeat import Heartbeat
+from service.heartbeat import Heartbeat, Log
 from service.pipeline import Device, Observer, Parts, Pipeline
 from service.queue import RunQueue
 from service.reading import Reading
@@ -45,6 +43,7 @@ from service.retention import Keep, Retention
 from service.store import Store, connect
 from service.stow_api import known_senders, stow_router
 from service.telemetry import Metrics, set_up_logging
+from service.witnessing import Guarded, Watch
 from service.workflow import AT_ONCE, Workflows
 
 HTTP_STOP_S = 5  # for requests under way
@@ -66,9 +65,12 @@ class Service:
         self._config = config
         data = config.data.folder
         durable.make_dirs(data)
-        self._lock = _only_one(data)
+        self._lock = wire.only_one(data)
         self._metrics = Metrics()
+        policy = witnessing.policy_of(config)
         self.log = wire.open_log(config)
+        self.watch = None if policy is None else self._watched_by(policy)
+        self._writes: Log = self.log if self.watch is None else Guarded(self.log, self.watch.permit)
         self.library = Library(data / "models")
         self.register = wire.open_register(config, self.log)
         limits = InboxLimits(
@@ -102,10 +104,10 @@ class Service:
         keep = Keep(done=timedelta(hours=config.retention.pixels_h))
         syslog = config.audit.syslog
         self.messages = None if syslog is None else AuditMessages(config, syslog, self.log, peers)
-        # Of its own, as warming a model takes many seconds.
-        self.pulse = Caretaker(Heartbeat(self.log))
-        # Of its own too, as an authority may take its time.
+        # Of their own, as warming a model takes many seconds, and an authority or a witness may take its time.
+        self.pulse = Caretaker(Heartbeat(self._writes))
         self.stamping = self._stamping()
+        self.asking = None if self.watch is None else Caretaker(self.watch)
         self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))
         self._stopping = False
         self._http = _Http(self, config)
@@ -121,14 +123,27 @@ class Service:
         """The base URL of the API."""
         return f"http://{self._config.http.host}:{self._config.http.port}"
 
+    @property
+    def frozen(self) -> AuditUnavailable | None:
+        """Why nothing may be appended to the log; None as long as it may."""
+        return None if self.watch is None else self.watch.frozen
+
     def start(self) -> None:
-        """Results that wait go out first, then what was interrupted resumes, then new images are taken."""
+        """Results that wait go out first, then what was interrupted resumes, then new images are taken.
+
+        Where the log is older than its witnesses know, images are taken, and nothing else happens; see `frozen`.
+        """
+        if self.watch is not None:
+            self.watch.look()
+        if self.asking is not None:
+            self.asking.start()
         self.pulse.start()
         if self.stamping is not None:
             self.stamping.start()
         if self.messages is not None:
             self.messages.start()
-        self.outbox.start()
+        if self.frozen is None:
+            self.outbox.start()
         self.workflows.start()
         self.queue.start()
         self.desk.start()
@@ -161,6 +176,8 @@ class Service:
         self.pulse.stop()
         if self.stamping is not None:
             self.stamping.stop()
+        if self.asking is not None:
+            self.asking.stop()
         if self.messages is not None:
             self.messages.stop()
         self.log.close()
@@ -169,7 +186,9 @@ class Service:
     def checks(self) -> dict[str, str]:
         """For /health: each answer is looked up now."""
         return {
-            "audit": "ok" if self.log.head().size > 0 else "empty",
+            "audit": self.frozen.code if self.frozen else "ok" if self.log.head().size > 0 else "empty",
+            "witnesses": "ok" if self.watch is None else self.watch.state(),
+            "asking": "ok" if self.asking is None or self.asking.running else "stopped",
             "dicom": "ok" if all(one.port for one in self.listeners) else "not listening",
             "assembler": "ok" if self.assembler.running else "stopped",
             "queue": "ok" if self.queue.healthy else "stopped",
@@ -193,9 +212,12 @@ class Service:
         site = self._config.audit.timestamps
         if site is None or site.url is None:
             return None
-        newest = partial(stamping.public, self._config)
+        newest = partial(stamping.newest, self._config)
         metrics = stamping.StampMetrics(self._metrics.registry)
         return Caretaker(stamping.Stamper(site, stamping.opened(self._config), newest, metrics))
+
+    def _watched_by(self, policy: TrustPolicy) -> Watch:
+        return Watch(self._config, self.log, policy, self._metrics.registry, witness_client.post, witness_client.get)
 
     def _sending(self, peers: dict[str, Peer]) -> tuple[Outbox, CommitmentDesk]:
         """What takes results to peers, and what hears and says who holds what."""
@@ -266,7 +288,7 @@ class Service:
                 site=config.site.id,
                 autonomy=config.review.autonomy,
                 reading=Reading(self.inbox, rules=wire.rules(config), charsets=wire.charsets(config)),
-                log=self.log,
+                log=self._writes,
                 library=self.library,
                 register=self.register,
                 engine=self.engine,
@@ -344,14 +366,3 @@ def build(config: Config, observer: Observer | None = None, engine: ClosingDevic
     """
     set_up_logging()
     return Service(config, observer, engine)
-
-
-def _only_one(folder: Path) -> IO[str]:
-    """Hold the data folder for this process; the kernel lets go when it ends, however it ends."""
-    lock = (folder / "serve.lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise AlreadyRunning(f"another zhiying serves {folder}") from None
-    return lock

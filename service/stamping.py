@@ -19,6 +19,7 @@ from service.errors import CommandRefused, ConfigInvalid
 from service.stamps import Held, Stamps, text_of
 from service.timestamping import Authority, TimestampRefused, query, verify
 from service.tsa_client import TimestampUnreachable, post
+from service.witnessing import desk
 
 FOLDER = "stamps"
 """In the data folder, beside the log."""
@@ -56,6 +57,14 @@ def public(config: Config) -> Checkpoint | None:
     """The newest checkpoint that the log has published. Raises AuditCorrupt."""
     root: Path = wire.audit_root(config)
     return Files(root, wire.origin(config), wire.log_verifier(config), durable).checkpoint(CHECKPOINT)
+
+
+def newest(config: Config) -> Checkpoint | None:
+    """The checkpoint to be stamped: what a quorum has cosigned, where there are witnesses, else the public one."""
+    if config.audit.witnesses is None:
+        return public(config)
+    held = desk(config, None)[0].witnessed()
+    return None if held is None else held.checkpoint
 
 
 def fetch(url: str, trusted: Authority, checkpoint: Checkpoint, send: Post = post) -> Held:

@@ -3,16 +3,23 @@
 The only place that looks at the clock. `service.serving` builds the running service from these.
 """
 
+import fcntl
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
-from audit import durable
+from audit import durable, succession
+from audit.canonical import JsonValue
+from audit.entry import Draft, Kind
+from audit.layout import HEAD
 from audit.log import AuditLog
 from audit.note import Signer, Verifier
+from audit.succession import Generations, StatementBad
 from dicom_bridge.inbox import digest_of
 from dicom_bridge.ledger import LEDGER_FILE, Ledger
 from dicom_bridge.peers import Peer
@@ -21,11 +28,14 @@ from dicom_bridge.spool_index import SpoolIndex
 from ethics_review.register import Register
 from service import config as configuration
 from service.config import Config
-from service.errors import KeyMissing, NothingSuch
+from service.errors import AlreadyRunning, KeyMissing, NothingSuch
 from service.keys import Pseudonyms
 from service.reconcile import Places
 from service.store import Store, connect
 
+PUBLIC = ".vkey"
+RESTORE_KEY = "restore"
+"""The one key of a RESTORE entry."""
 SOFTWARE = f"zhiying {version('zhiying')}"
 
 
@@ -49,7 +59,13 @@ def audit_root(config: Config) -> Path:
 
 def origin(config: Config) -> str:
     """The log's name in its checkpoints (C2SP tlog-checkpoint: a schemeless URL)."""
-    return f"{config.site.id}.zhiying/audit"
+    logs = generations(config)
+    return logs.origin(logs.number)
+
+
+def generations(config: Config) -> Generations:
+    """The log of today and those that it succeeded."""
+    return Generations(config.data.folder, f"{config.site.id}.zhiying/audit")
 
 
 def log_vkey(config: Config) -> str:
@@ -67,16 +83,38 @@ def pseudonyms(config: Config) -> Pseudonyms:
     return Pseudonyms.load(config.data.folder / "keys" / "pseudonym.key")
 
 
+def known_verifier(config: Config, number: int) -> Verifier | None:
+    """A generation's public key by what is on the disk, also when the private one is gone; None if nothing is."""
+    path = key_path(config, number)
+    if path.exists():
+        return Signer.load(path).verifier
+    public = path.with_suffix(PUBLIC)
+    return Verifier.parse(public.read_text(encoding="utf-8").strip()) if public.exists() else None
+
+
+def key_path(config: Config, number: int) -> Path:
+    """The private key of a generation of the log; beside it lies the public one, for when this one is gone."""
+    return config.data.folder / "keys" / ("log.key" if number == 1 else f"log.{number}.key")
+
+
+def make_key(config: Config, number: int) -> Signer:
+    """The key of a generation, made where there is none."""
+    path = key_path(config, number)
+    signer = Signer.load(path, create=True, name=generations(config).origin(number))
+    public = path.with_suffix(PUBLIC)
+    if not public.exists():
+        durable.create_same(public, f"{signer.vkey}\n".encode())
+    return signer
+
+
 def _signer(config: Config) -> Signer:
-    folder = config.data.folder / "keys"
-    durable.make_dirs(folder)
-    path = folder / "log.key"
-    if not path.exists():
-        if audit_root(config).exists():
-            # Another key would sign a history that nobody can tie to the old one: a person has to decide.
-            raise KeyMissing(f"{path} is gone, but the log is there; bring the key back from the backup")
-        Signer.generate(origin(config)).save(path)
-    return Signer.load(path)
+    number = generations(config).number
+    path = key_path(config, number)
+    # Another key would sign a history that nobody can tie to the old one: a person has to decide.
+    if not path.exists() and (number > 1 or audit_root(config).exists()):
+        what = "bring it back from the backup, or see `zhiying audit succeed`"
+        raise KeyMissing(f"{path} is gone, but the log is there; {what}")
+    return make_key(config, number)
 
 
 def database_url(config: Config, name: str) -> str:
@@ -86,6 +124,17 @@ def database_url(config: Config, name: str) -> str:
     folder = config.data.folder / "db"
     durable.make_dirs(folder)
     return f"sqlite:///{folder.absolute() / name}.sqlite"
+
+
+def only_one(folder: Path) -> IO[str]:
+    """Hold the data folder for this process; the kernel lets go however it ends. Raises AlreadyRunning."""
+    lock = (folder / "serve.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise AlreadyRunning(f"another zhiying serves {folder}") from None
+    return lock
 
 
 def peers(config: Config) -> dict[str, Peer]:
@@ -180,8 +229,30 @@ def places(config: Config) -> Iterator[Places]:
 
 
 def open_log(config: Config) -> AuditLog:
-    """The log, made where there is none. Raises AuditCorrupt, AuditUnavailable."""
+    """The log, made where there is none. Raises AuditCorrupt, AuditUnavailable, SuccessionError."""
     durable.make_dirs(config.data.folder)
+    logs = generations(config)
+    logs.refuse_ending()
+    before = logs.number - 1
+    if before and not (audit_root(config) / HEAD).exists():
+        _restored(config, logs, before)  # no log begins by a note that somebody put there
+    log = _open(config, logs.end(before).body if before else None)
+    try:
+        if before and log.find(RESTORE_KEY) is None:
+            log.append(_restored(config, logs, before))
+    except BaseException:
+        log.close()
+        raise
+    return log
+
+
+def open_ending_log(config: Config) -> AuditLog:
+    """As `open_log`, for whoever seals a log that has been told to end."""
+    number = generations(config).number
+    return _open(config, generations(config).end(number - 1).body if number > 1 else None)
+
+
+def _open(config: Config, predecessor: dict[str, JsonValue] | None) -> AuditLog:
     return AuditLog.open(
         audit_root(config),
         origin=origin(config),
@@ -189,7 +260,23 @@ def open_log(config: Config) -> AuditLog:
         signer=_signer(config),
         now=now,
         software=SOFTWARE,
+        predecessor=predecessor,
     )
+
+
+def _restored(config: Config, logs: Generations, before: int) -> Draft:
+    """The second entry of a log that succeeds another. The statement is verified once more: it lay on our disk."""
+    note = logs.note(before) or ""
+    statement = succession.open_statement(note, restore_keys(config), [_signer(config).verifier])
+    if (statement.successor, statement.key) != (origin(config), log_vkey(config)):
+        raise StatementBad(f"the statement that ended log {before} names another successor, or another key")
+    digest = f"sha256:{hashlib.sha256(note.encode()).hexdigest()}"
+    return Draft(Kind.RESTORE, RESTORE_KEY, {"note": note, "note_digest": digest, "reason": statement.reason.value})
+
+
+def restore_keys(config: Config) -> list[Verifier]:
+    """Who may let a log end."""
+    return [Verifier.parse(key) for key in config.audit.restore_keys]
 
 
 def open_register(config: Config, log: AuditLog) -> Register:

@@ -8,6 +8,8 @@ from audit.witnessing import Reply, WitnessUnreachable
 TIMEOUT_S = 10.0
 """For each of connect, write and read: a witness answers in milliseconds, across a country in a second."""
 
+LOOK_TIMEOUT_S = 3.0
+
 
 def post(url: str, body: bytes) -> Reply:
     """POST `body`; the answer, believed by nobody yet. Raises WitnessUnreachable."""
@@ -15,15 +17,15 @@ def post(url: str, body: bytes) -> Reply:
 
 
 def get(url: str) -> Reply:
-    """GET; as `post`."""
-    return _send("GET", url, b"")
+    """GET; as `post`, and with less patience: a start waits for it."""
+    return _send("GET", url, b"", LOOK_TIMEOUT_S)
 
 
-def _send(method: str, url: str, body: bytes) -> Reply:
+def _send(method: str, url: str, body: bytes, timeout_s: float = TIMEOUT_S) -> Reply:
     # No proxy or netrc out of the environment, and no redirect: nothing leaves but to the peer that was named (I8).
     try:
         with (
-            httpx.Client(timeout=TIMEOUT_S, trust_env=False, follow_redirects=False) as client,
+            httpx.Client(timeout=timeout_s, trust_env=False, follow_redirects=False) as client,
             client.stream(method, url, content=body) as answer,
         ):
             held = bytearray()

@@ -10,17 +10,18 @@ import typer
 from audit import fsck
 from audit.witnessing import Witnessed
 from service import exporting, wire
-from service.commands import stamp
+from service.commands import stamp, succession
 from service.commands.output import AsJson, ConfigFile, show, told
-from service.commands.witness import desk, published
 from service.config import Config
 from service.errors import CommandRefused
 from service.exporting import Asked, ForPeople, Handover
+from service.witnessing import desk, published
 
 CHOICES = ", ".join(exporting.DECISIONS)
 
 app = typer.Typer(no_args_is_help=True, help="The log of every call.")
 app.add_typer(stamp.app, name="stamp")
+app.add_typer(succession.app, name="succeed")
 
 
 @app.command()

@@ -9,26 +9,25 @@ import typer
 from audit import durable
 from audit.checkpoint import Checkpoint
 from audit.cosignature import Cosigner
-from audit.files import Files
-from audit.layout import CHECKPOINT
 from audit.note import Verifier
-from audit.policy import Policy
 from audit.submission import BODY_BYTES_MAX, Submission
 from audit.witness import KEY, Witness
-from audit.witnessing import Reply, Witnessed, Witnessing, make_request
+from audit.witnessing import Reply, Witnessed, make_request
 from service import wire
 from service.commands.output import AsJson, ConfigFile, show, told
-from service.config import Config
 from service.errors import CommandRefused, NothingSuch
+from service.witnessing import desk, published
 
-WITNESSING = "witnessing"
-"""Folder in the data folder, beside the log."""
+__all__ = ["app", "desk", "published"]
+
 PUBLIC_MODE = 0o644
 PREPARED = (200, 409)
 
 app = typer.Typer(no_args_is_help=True, help="Witnesses: who keeps checkpoints outside the hospital's power.")
 Folder = Annotated[Path, typer.Option("--folder", help="Where this witness keeps its key and what it has cosigned.")]
-PolicyFile = Annotated[Path, typer.Option("--policy", help="Lines 'witness VKEY [URL]' and 'quorum K'.")]
+PolicyFile = Annotated[
+    Path | None, typer.Option("--policy", help="Lines 'witness VKEY [URL]' and 'quorum K'; or [audit] witnesses.")
+]
 Output = Annotated[Path, typer.Option("--out", help="A new file.")]
 DEFAULT = Path("zhiying-witness")
 
@@ -127,8 +126,8 @@ def sign(
 @app.command("request")
 def make(
     name: Annotated[str, typer.Argument(help="The witness's name in the policy.")],
-    policy: PolicyFile,
     out: Output,
+    policy: PolicyFile = None,
     old: Annotated[int | None, typer.Option(help="The size that the witness named.", min=0)] = None,
     config: ConfigFile = None,
 ) -> None:
@@ -148,7 +147,7 @@ def take(
     name: Annotated[str, typer.Argument(help="The witness's name in the policy.")],
     request: Annotated[Path, typer.Argument(help="The request file that was answered.")],
     answer: Annotated[Path, typer.Argument(help="The answer.")],
-    policy: PolicyFile,
+    policy: PolicyFile = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -164,7 +163,7 @@ def take(
 
 
 @app.command()
-def push(policy: PolicyFile, config: ConfigFile = None, as_json: AsJson = False) -> None:
+def push(policy: PolicyFile = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Send the newest checkpoint to all witnesses. Exit status 0 only if it has its quorum."""
     with told():
         from service.witness_client import post  # deferred: only this needs the network
@@ -188,7 +187,7 @@ def push(policy: PolicyFile, config: ConfigFile = None, as_json: AsJson = False)
 
 
 @app.command()
-def status(policy: PolicyFile, config: ConfigFile = None, as_json: AsJson = False) -> None:
+def status(policy: PolicyFile = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """The newest checkpoint that a quorum cosigned. Exit status 0 only if there is one."""
     with told():
         site = wire.existing_log(config)
@@ -212,27 +211,6 @@ def _witness(folder: Path) -> Witness:
     if not (folder / KEY).exists():
         raise NothingSuch(f"{folder} holds no witness's key; make one with zhiying witness keygen")
     return Witness(folder, Cosigner.load(folder / KEY), lambda: int(wire.now().timestamp()))
-
-
-def desk(site: Config, policy: Path) -> tuple[Witnessing, Policy]:
-    """The hospital's side, for the witnesses of a policy file. Raises CommandRefused, AuditError, OSError."""
-    try:
-        trusted = Policy.parse(policy.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise CommandRefused(f"{policy} is not text") from None
-    log = wire.log_verifier(site)
-    if trusted.logs and log not in trusted.logs:
-        raise CommandRefused("the policy names other logs, not this one")
-    return Witnessing(site.data.folder / WITNESSING, trusted, log), trusted
-
-
-def published(site: Config) -> tuple[Checkpoint, Files]:
-    """The newest public checkpoint, and the files that prove it. Raises NothingSuch, AuditCorrupt."""
-    files = Files(wire.audit_root(site), wire.origin(site), wire.log_verifier(site), durable)
-    checkpoint = files.checkpoint(CHECKPOINT)
-    if checkpoint is None:
-        raise NothingSuch("the log has published no checkpoint yet")
-    return checkpoint, files
 
 
 def _read(path: Path) -> bytes:

@@ -47,7 +47,7 @@ class Clock:
 def body(kind: Kind) -> dict[str, JsonValue]:
     """A full, good body of each kind."""
     return {
-        Kind.LOG_START: {"origin": ORIGIN, "software": "zhiying 0.1.0"},
+        Kind.LOG_START: {"origin": ORIGIN, "software": "zhiying 0.1.0", "predecessor": None},
         Kind.HEARTBEAT: {"interval_s": 60},
         Kind.EXPORT: {
             "recipient": "TEST Reviewer",
@@ -96,6 +96,12 @@ def body(kind: Kind) -> dict[str, JsonValue]:
             "model": MODEL,
         },
         Kind.FAILED: {"study": STUDY, "stage": "INFER", "code": "ENGINE_DIED", "fault": "MODEL"},
+        Kind.RESTORE: {
+            "note": SIGNER.sign("zhiying.audit/restore/1\n{}\n"),
+            "note_digest": DIGEST,
+            "reason": "BACKUP",
+        },
+        Kind.SEAL: {"successor": f"{ORIGIN}/2", "reason": "KEY_ROTATION"},
     }[kind]
 
 

@@ -128,7 +128,7 @@ class Hospital:
         self.log = MemoryLog(self.signer)
         self.log.now = self.start
         self.approval = self.reviewer.approve()
-        self.add(Kind.LOG_START, "log-start", {"origin": ORIGIN, "software": "test"})
+        self.add(Kind.LOG_START, "log-start", {"origin": ORIGIN, "software": "test", "predecessor": None})
 
     def add(self, kind: Kind, key: str, body: Mapping[str, Any], call: str | None = None, **place: Any) -> Entry:
         """Append."""

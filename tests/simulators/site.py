@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -188,16 +189,29 @@ trusted_keys = ["{self.reviewer.vkey}"]
 
     # ---- the process -----------------------------------------------------------------------------------------------
 
-    def start(self, die_at: tuple[str, ...] | None = None, under: Sequence[str] = ()) -> None:
+    def start(
+        self, die_at: tuple[str, ...] | None = None, under: Sequence[str] = (), *, degraded: bool = False
+    ) -> None:
         """Start the service; with `die_at` it kills itself at that step and moment, or by the third's signal.
 
-        `under`: a command that runs it, such as strace.
+        `under`: a command that runs it, such as strace. `degraded`: wait until it says that something is wrong.
         """
         victim = REPOSITORY / "tests" / "faults" / "serve_and_die.py"
         command = [*under, sys.executable, str(victim), str(self.config_file), *(die_at or ())]
         with (self.root / "serve.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY)
-        until(self._up, START_LIMIT_S, "the service answers")
+        until(lambda: self.checks() if degraded else self._up(), START_LIMIT_S, "the service answers")
+
+    def checks(self) -> dict[str, str]:
+        """What /health says of each part; nothing while it does not answer, or answers that all is well."""
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/health", timeout=1).close()
+        except urllib.error.HTTPError as answer:
+            with answer:
+                return dict(json.load(answer)["checks"])
+        except OSError:
+            pass
+        return {}
 
     def _up(self) -> bool:
         if self._process is not None and self._process.poll() is not None:

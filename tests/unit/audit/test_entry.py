@@ -14,7 +14,7 @@ from audit.entry import BODIES, CALL_ABSENT, CALL_NEEDED, Draft, Entry, Kind, ca
 from audit.errors import EntryInvalid
 from tests.simulators.audit_log import CALL, DIGEST, ORIGIN, SIGNER, STUDY, body
 
-NULLABLE = {"condition", "observed", "model"}  # of DENIED
+NULLABLE = {(Kind.DENIED, name) for name in ("condition", "observed", "model")} | {(Kind.LOG_START, "predecessor")}
 NOW = datetime(2026, 11, 23, 16, 7, 12, 123456, tzinfo=UTC)
 BOOT = "b0" * 16
 TICK_US = 1_234_567
@@ -46,6 +46,7 @@ CANARIES = [
 # Fields that hold names and versions of software, codes and our own measurements, never anything that was read from an
 # image's header: digits are allowed there.
 OURS = {
+    "successor",
     "version",
     "approval",
     "code",
@@ -126,7 +127,7 @@ def test_bodies_are_closed(kind: Kind) -> None:
     for name in good:
         with pytest.raises(EntryInvalid, match=name):
             draft(kind, {key: value for key, value in good.items() if key != name})
-        for wrong in (1.5, [1], {"a": None}, True, -1, *([] if kind is Kind.DENIED and name in NULLABLE else [None])):
+        for wrong in (1.5, [1], {"a": None}, True, -1, *([] if (kind, name) in NULLABLE else [None])):
             with pytest.raises(EntryInvalid):
                 draft(kind, {**good, name: wrong})  # type: ignore[dict-item]
     with pytest.raises(EntryInvalid, match="unknown") as error:

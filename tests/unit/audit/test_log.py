@@ -44,7 +44,7 @@ def test_a_new_log_begins_with_its_start(tmp_path: Path, log: AuditLog) -> None:
     """The first entry says which log it is and which software began it."""
     (start,) = log.entries()
     assert (start.index, start.seq, start.kind, start.source) == (0, 0, Kind.LOG_START, "service")
-    assert dict(start.body) == {"origin": ORIGIN, "software": "test"}
+    assert dict(start.body) == {"origin": ORIGIN, "software": "test", "predecessor": None}
     clean(tmp_path / "log", 1)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -508,3 +510,54 @@ def test_witnesses_are_of_the_policy(tmp_path: Path) -> None:
     stranger: Witness = knowing_witness(tmp_path / "s", "w1.example")
     with pytest.raises(WitnessAnswerBad):
         net.desk().take(head(leaves(5)), net.policy.witnesses[0], Reply(200, stranger.answer(body(0, leaves(5))).body))
+
+
+# ---- several processes -----------------------------------------------------------------------------------------------
+
+
+class SlowDisk:
+    """A disk that takes its time, so that whoever is not kept out comes in between."""
+
+    def create_same(self, path: Path, data: bytes) -> bool:
+        """See audit.durable."""
+        return durable.create_same(path, data)
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """See audit.durable."""
+        time.sleep(0.05)
+        durable.replace(path, data)
+
+    def discard(self, path: Path) -> None:
+        """See audit.durable."""
+        durable.discard(path)
+
+    def make_dirs(self, path: Path) -> None:
+        """See audit.durable."""
+        durable.make_dirs(path)
+
+
+def test_a_command_beside_the_service_loses_nothing(tmp_path: Path) -> None:
+    """Two desks over one folder, as two processes have them, take answers at once: every cosignature is kept."""
+    net = Net(tmp_path, quorum=3)
+    hashes = leaves(5)
+    asked = head(hashes)
+    replies = [net.post(f"{at.url}/add-checkpoint", body(0, hashes)) for at in net.policy.witnesses]
+
+    def take(at: WitnessAt, reply: Reply) -> None:
+        net.desk(SlowDisk()).take(asked, at, reply)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(take, net.policy.witnesses, replies))
+    assert net.held() == (5, NAMES)
+
+
+def test_the_newest_that_anybody_cosigned(tmp_path: Path) -> None:
+    """Also without a quorum: it says how long our log has been."""
+    net = Net(tmp_path)
+    assert net.desk().newest() is None
+    net.push(4)
+    net.down = {f"http://{name}" for name in NAMES[1:]}
+    net.push(6)
+    newest = net.desk().newest()
+    assert newest is not None
+    assert (newest.size, net.held()[0]) == (6, 4)

@@ -260,6 +260,7 @@ EVENTS = {
     "DENIED": ("110103", "R", "4", [("DENIED", "99ZHIYING")]),
     "FAILED": ("110103", "R", "8", [("FAILED", "99ZHIYING")]),
     "RESTORE": ("110113", "E", "0", [("110134", "DCM"), ("RESTORE", "99ZHIYING")]),
+    "SEAL": ("110113", "E", "0", [("110133", "DCM"), ("SEAL", "99ZHIYING")]),
     "HUMAN_DECISION": ("110103", "R", "0", [("HUMAN_DECISION", "99ZHIYING")]),
 }
 

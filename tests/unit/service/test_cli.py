@@ -604,10 +604,8 @@ def test_the_doctor_fails_with_what_is_broken(desk: Desk) -> None:
 
 def test_two_services_on_one_folder_are_refused(desk: Desk) -> None:
     """The second one says so and touches nothing."""
-    from service.serving import _only_one
-
     desk.data.mkdir()
-    with _only_one(desk.data):
+    with wire.only_one(desk.data):
         _refused(desk.run("serve"), "ALREADY_RUNNING")
 
 

@@ -356,7 +356,7 @@ def test_a_log_that_holds_a_patient_gives_no_package(field: str, plant: str, tmp
     elif field != "source":
         content[field] = plant
     call = call_id(0) if kind in {Kind.CALL_RESULT, Kind.RELEASED} else None
-    entry = Entry.of(Draft(kind, "k:1", body(kind), call), index=6, source="s", seq=0, now=START)
+    entry = Entry.of(Draft(kind, "k:1", body(kind), call), index=6, source="s", seq=0, now=START, boot=BOOT, tick_us=0)
     hospital.log.made.append(replace(entry, body=content, source=plant if field == "source" else "s"))
     with pytest.raises(PatientDataFound) as caught:
         package(hospital, tmp_path, words=("TP04711001",))
@@ -465,7 +465,8 @@ def test_entries_are_not_held(hospital: Hospital) -> None:
 def test_an_approval_that_is_none_is_shown_without_words() -> None:
     """The verifier names what is wrong with it; here nothing is guessed."""
     for note in ("no note", body(Kind.APPROVAL)["note"]):
-        entry = Entry.of(Draft(Kind.APPROVAL, "a", body(Kind.APPROVAL)), index=1, source="s", seq=1, now=START)
+        made = Draft(Kind.APPROVAL, "a", body(Kind.APPROVAL))
+        entry = Entry.of(made, index=1, source="s", seq=1, now=START, boot=BOOT, tick_us=0)
         approved = Approved.of(replace(entry, body={"note": note, "note_digest": "sha256:" + "0" * 64}))
         assert approved.text("reviewer_org") == approved.text("valid", "from") == ""
     assert parse_note(str(body(Kind.APPROVAL)["note"]))
