@@ -184,8 +184,9 @@ class Syslog(Section):
 
 
 class Audit(Section):
-    """What of the log goes out live."""
+    """The log: what of it goes out live, and whether an SM3 tree is signed beside the SHA-256 one."""
 
+    sm3: bool = False
     syslog: Syslog | None = None
 
 

@@ -103,7 +103,7 @@ class Service:
         syslog = config.audit.syslog
         self.messages = None if syslog is None else AuditMessages(config, syslog, self.log, peers)
         # Of its own, as warming a model takes many seconds.
-        self.pulse = Caretaker(Heartbeat(self.log))
+        self.pulse = Caretaker(Heartbeat(self.log), self.log.publish, pause_s=wire.PUBLISH_S)
         self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))
         self._stopping = False
         self._http = _Http(self, config)

@@ -27,6 +27,8 @@ from service.reconcile import Places
 from service.store import Store, connect
 
 SOFTWARE = f"zhiying {version('zhiying')}"
+PUBLISH_S = 1.0
+"""How long other software may wait for an entry's tiles; a study logs six entries, which then share their syncs."""
 
 
 def now() -> datetime:
@@ -189,6 +191,8 @@ def open_log(config: Config) -> AuditLog:
         signer=_signer(config),
         now=now,
         software=SOFTWARE,
+        publish_s=PUBLISH_S,
+        sm3=config.audit.sm3,
     )
 
 

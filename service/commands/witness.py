@@ -1,6 +1,8 @@
 """zhiying witness: run one (keygen, add-log, logs, serve, sign), and use others (request, take, push, status)."""
 
 import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,8 +11,9 @@ import typer
 from audit import durable
 from audit.checkpoint import Checkpoint
 from audit.cosignature import Cosigner
+from audit.errors import AuditUnavailable
 from audit.files import Files
-from audit.layout import CHECKPOINT
+from audit.layout import CHECKPOINT, HEAD
 from audit.note import Verifier
 from audit.policy import Policy
 from audit.submission import BODY_BYTES_MAX, Submission
@@ -25,6 +28,8 @@ WITNESSING = "witnessing"
 """Folder in the data folder, beside the log."""
 PUBLIC_MODE = 0o644
 PREPARED = (200, 409)
+POLL_S = 0.05
+"""How often to look whether the service has published."""
 
 app = typer.Typer(no_args_is_help=True, help="Witnesses: who keeps checkpoints outside the hospital's power.")
 Folder = Annotated[Path, typer.Option("--folder", help="Where this witness keeps its key and what it has cosigned.")]
@@ -227,12 +232,28 @@ def desk(site: Config, policy: Path) -> tuple[Witnessing, Policy]:
 
 
 def published(site: Config) -> tuple[Checkpoint, Files]:
-    """The newest public checkpoint, and the files that prove it. Raises NothingSuch, AuditCorrupt."""
+    """The newest public checkpoint, and the files that prove it. Raises NothingSuch, AuditCorrupt.
+
+    What is committed is published first: by the service, which takes a second, or by us where none runs.
+    """
     files = Files(wire.audit_root(site), wire.origin(site), wire.log_verifier(site), durable)
-    checkpoint = files.checkpoint(CHECKPOINT)
+    head, checkpoint = files.checkpoint(HEAD), files.checkpoint(CHECKPOINT)
+    deadline = time.monotonic() + 2 * wire.PUBLISH_S
+    while _behind(checkpoint, head) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        checkpoint = files.checkpoint(CHECKPOINT)
+    if _behind(checkpoint, head):
+        # On a disk that takes no writes, what was published before is good, and the newest there is.
+        with suppress(AuditUnavailable), wire.open_log(site) as log:
+            log.publish()
+        checkpoint = files.checkpoint(CHECKPOINT)
     if checkpoint is None:
         raise NothingSuch("the log has published no checkpoint yet")
     return checkpoint, files
+
+
+def _behind(checkpoint: Checkpoint | None, head: Checkpoint | None) -> bool:
+    return head is not None and (checkpoint is None or checkpoint.size < head.size)
 
 
 def _read(path: Path) -> bytes:
