@@ -82,7 +82,7 @@ class AuditLog:
         self._now = now
         self._disk = disk
         self._files = Files(root, origin, signer.verifier, disk)
-        self._line = Line()
+        self.line = Line()  # who waits, for whoever measures
         self._writer = threading.Lock()  # guards everything below; held through a commit
         self._publish_s = publish_s
         self._clock = clock
@@ -150,12 +150,12 @@ class AuditLog:
         """
         ticket = Ticket(draft)
         try:
-            self._line.join(ticket)
+            self.line.join(ticket)
             if not ticket.done:
                 with self._writer:
-                    self._settle(ticket, self._line.take(BATCH_MAX))
+                    self._settle(ticket, self.line.take(BATCH_MAX))
         finally:
-            self._line.leave(ticket)
+            self.line.leave(ticket)
         return ticket.result()
 
     def find(self, key: str) -> Entry | None:
@@ -243,7 +243,7 @@ class AuditLog:
         finally:
             for ticket in batch:
                 ticket.fail(AuditUnavailable("interrupted; repeat with the same key", errno.EINTR))
-            self._line.answered(leader, batch)
+            self.line.answered(leader, batch)
 
     def _admit(self, batch: Sequence[Ticket]) -> None:
         fresh: dict[str, Entry] = {}

@@ -71,6 +71,11 @@ class Line:
         with self._gate:
             return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
+    def waiting(self) -> tuple[Ticket, ...]:
+        """Those whom nobody has taken yet."""
+        with self._gate:
+            return tuple(self._waiting)
+
     def answered(self, leader: Ticket, tickets: list[Ticket]) -> None:
         """Wake all of these, which are done, but the leader, who is awake."""
         for ticket in tickets:
