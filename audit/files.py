@@ -11,6 +11,7 @@ from pathlib import Path
 from audit import layout
 from audit.checkpoint import Checkpoint
 from audit.durable import Disk
+from audit.entry import Entry, parse
 from audit.errors import AuditCorrupt, ContentDiffers, EntryInvalid, NoteError
 from audit.layout import STAGING, StagedName, TileName
 from audit.merkle import HASH_BYTES
@@ -71,8 +72,11 @@ class Files:
 
     def staged(self) -> list[StagedName]:
         """Commits under way, or left by a crash."""
-        names = (layout.parse_staged(path.name) for path in (self._root / STAGING).iterdir())
-        return [name for name in names if name is not None]
+        found = []
+        # A copy may have been made by something that leaves out empty folders.
+        with suppress(FileNotFoundError):
+            found = [layout.parse_staged(path.name) for path in (self._root / STAGING).iterdir()]
+        return [name for name in found if name is not None]
 
     def create_same(self, path: str, data: bytes) -> None:
         """Write what may be written once; other bytes under that name are corruption, not a fault of the disk."""
@@ -80,6 +84,13 @@ class Files:
             self._disk.create_same(self._root / path, data)
         except ContentDiffers:
             raise AuditCorrupt(path, "holds other bytes than the signed entries make") from None
+
+    def entry(self, index: int, leaf: bytes) -> Entry:
+        """A leaf as the entry that it must be."""
+        try:
+            return parse(index, leaf)
+        except EntryInvalid as error:
+            raise AuditCorrupt(f"entry {index}", str(error)) from None
 
     def _read_tile(self, name: TileName) -> bytes:
         """A partial tile may have gone when the full one came, which begins with the same."""

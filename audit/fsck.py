@@ -21,6 +21,7 @@ from audit.layout import (
     ENTRIES_LEVEL,
     HEAD,
     LOCK,
+    SM3_CHECKPOINT,
     STAGING,
     StagedName,
     TileName,
@@ -33,9 +34,11 @@ from audit.layout import (
 from audit.merkle import HASH_BYTES, TILE_WIDTH, leaf_hash
 from audit.merkle import root as merkle_root
 from audit.note import Verifier
+from audit.sm3 import SM3_TREE, origin_of, verifier_of
 
 PROBLEMS_MAX = 1000
 """Named at most; a disk that lost everything need not be listed file by file."""
+OURS = frozenset({HEAD, CHECKPOINT, SM3_CHECKPOINT, LOCK})
 _KEY_BYTES = 16
 
 
@@ -78,17 +81,20 @@ class _Check:
         self._levels: list[list[bytes]] = [[]]  # the hashes that all tiles should hold, level by level
         self._unknown = False  # some leaf hash is known neither from its entry nor from its tile
         self._lost = 0  # entries that could not be read
+        self._beside: list[bytes] = []  # SM3 leaf hashes, from the entries; where there is a head that signs them
+        self._hashes_beside = False
         self._keys: set[bytes] = set()
         self._seqs: dict[str, int] = {}
 
     def run(self) -> Report:
         """Heads, entries, roots, tiles, strays: in this order."""
         with self._still():
-            head = self._head(HEAD)
+            head = self._head(HEAD, self._verifier)
             # Before the first commit is published there is no public checkpoint.
             born = (self._root / CHECKPOINT).exists()
-            public = self._head(CHECKPOINT) if born else None
+            public = self._head(CHECKPOINT, self._verifier) if born else None
             staged = self._staged(head, 0 if public is None else public.size)
+            beside = None if head is None else self._head_beside(head.origin)
             if not born and not (staged and staged[0][0].start == 0):
                 self._wrong(CHECKPOINT, "missing")
         published = 0
@@ -100,6 +106,7 @@ class _Check:
                 self._take_staged(commit, data)
             self._arbitrate(head)
             self._heads(head, public, published)
+            self._tree_beside(head, beside)
             for name in tiles(0, published):
                 self._tile(name)
             self._others(published, head)
@@ -107,12 +114,33 @@ class _Check:
         problems = tuple(self._problems)
         return Report(not problems, size, root_hash, problems, self._verifier is not None)
 
-    def _head(self, path: str) -> Checkpoint | None:
+    def _head_beside(self, origin: str) -> Checkpoint | None:
+        """The head of the SM3 tree, where the site has turned it on at some time."""
+        self._hashes_beside = (self._root / SM3_CHECKPOINT).exists()
+        if not self._hashes_beside:
+            return None
+        head = self._head(SM3_CHECKPOINT, self._verifier and verifier_of(origin, self._verifier))
+        if head is not None and head.origin != origin_of(origin):
+            self._wrong(SM3_CHECKPOINT, "is of another log than the head")
+        return head
+
+    def _tree_beside(self, head: Checkpoint, beside: Checkpoint | None) -> None:
+        """The root of the SM3 tree. It may be behind: where the site has turned it off, it stays what it was."""
+        if beside is None:
+            return
+        if beside.size > head.size:
+            self._wrong(SM3_CHECKPOINT, f"has {beside.size} entries, the head {head.size}")
+        elif self._unknown or merkle_root(self._derived) != head.root:
+            return  # the files whose entries are wrong are named already
+        elif merkle_root(self._beside[: beside.size], SM3_TREE) != beside.root:
+            self._wrong(SM3_CHECKPOINT, "its root is not that of the entries")
+
+    def _head(self, path: str, verifier: Verifier | None) -> Checkpoint | None:
         try:
             note = (self._root / path).read_bytes().decode()
-            if self._verifier is None:
+            if verifier is None:
                 return Checkpoint.unverified(note)
-            return Checkpoint.open(note, (self._verifier,))
+            return Checkpoint.open(note, (verifier,))
         except FileNotFoundError:
             self._wrong(path, "missing")
         except UnicodeDecodeError:
@@ -173,6 +201,8 @@ class _Check:
             return None
         for offset, leaf in enumerate(leaves):
             self._entry(f"{path} entry {first + offset}", first + offset, leaf)
+            if self._hashes_beside:
+                self._beside.append(SM3_TREE.leaf(leaf))
         return leaves
 
     def _entry(self, where: str, index: int, leaf: bytes) -> None:
@@ -254,7 +284,7 @@ class _Check:
             later = self._newest_size(head.size)
         for path in paths:
             relative = str(PurePosixPath(path.relative_to(self._root)))
-            if relative in (HEAD, CHECKPOINT, LOCK) or (path.name.startswith(".") and path.name.endswith(".tmp")):
+            if relative in OURS or (path.name.startswith(".") and path.name.endswith(".tmp")):
                 continue
             if path.parent == self._root / STAGING and parse_staged(path.name) is not None:
                 continue

@@ -7,6 +7,7 @@
       tile/<L>/<N>[.p/<W>]        public: hashes of level L, 256 to a full tile, W in a partial one
       tile/entries/<N>[.p/<W>]    public: entries, each after its length in 16 bits big-endian
       head                        the commit point: the newest signed tree head, replaced atomically
+      sm3/checkpoint              public, where the site turned it on: the head of the SM3 tree over the same entries
       staging/<from>-<to>-<root>  entries of a commit that is not yet published; gone when it is
       lock                        who holds its flock may write
 
@@ -24,6 +25,7 @@ from audit.errors import EntryInvalid
 from audit.merkle import TILE_WIDTH
 
 CHECKPOINT = "checkpoint"
+SM3_CHECKPOINT = "sm3/checkpoint"
 HEAD = "head"
 LOCK = "lock"
 STAGING = "staging"

@@ -22,18 +22,31 @@ class DirectoryLock:
     """An flock on a file. Not for threads: whoever shares it serialises its own."""
 
     def __init__(self, path: Path, *, wait_s: float = LOCK_WAIT_S) -> None:
-        """Open the file, make it if need be. Raises OSError."""
+        """Opens nothing yet."""
+        self._path = path
         self._wait_s = wait_s
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        self._handle: int | None = None
+        self._closed = False
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold it for the block. Raises AuditUnavailable after LOCK_WAIT_S, or when closed; OSError."""
+    def held(self, *, reading: bool = False) -> Iterator[None]:
+        """Hold it for the block, made if need be. Raises AuditUnavailable after LOCK_WAIT_S, or when closed; OSError.
+
+        ``reading``: where there is no such file and none can be made (a copy, a disk that is read-only), nobody who
+        keeps to the rules writes there, so the block goes on without it. Whatever writes must not ask for that.
+        """
         self.refuse_closed()
+        try:
+            handle = self._opened()
+        except FileNotFoundError:
+            if not reading:
+                raise
+            yield
+            return
         deadline = time.monotonic() + self._wait_s
         while True:
             try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
@@ -42,15 +55,25 @@ class DirectoryLock:
         try:
             yield
         finally:
-            fcntl.flock(self._handle, fcntl.LOCK_UN)
+            fcntl.flock(handle, fcntl.LOCK_UN)
 
     def refuse_closed(self) -> None:
         """Raise AuditUnavailable when closed."""
-        if self._handle < 0:
+        if self._closed:
             raise AuditUnavailable("the log is closed", errno.EBADF)
 
     def close(self) -> None:
         """Let go for good. Idempotent."""
-        handle, self._handle = self._handle, -1
-        if handle >= 0:
+        handle, self._handle, self._closed = self._handle, None, True
+        if handle is not None:
             os.close(handle)
+
+    def _opened(self) -> int:
+        """The file's descriptor; FileNotFoundError if there is none and none can be made."""
+        if self._handle is None:
+            try:
+                self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+            except OSError:
+                # Nothing is ever written into it: where that is not allowed, reading rights lock just as well.
+                self._handle = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._handle

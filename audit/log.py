@@ -13,12 +13,16 @@ Commit order, and what a crash after each step leaves:
 Publishing *is* ``recover``: the ordinary path runs it, reading back from disk what it is going to believe. An error
 at any step raises AuditUnavailable and marks memory as suspect, so that the next call recovers from disk first; "failed
 but persisted" is then found by its key. The staging pattern is Sunlight's (``internal/ctlog``).
+
+Reading needs no write. Where the disk takes none (full, read-only), what is committed is read from the staged files and
+believed by the same signed root, and memory is marked as unsure: the head's last write may not be durable, so a power
+cut could take back what was read. Nothing is built upon it: the next append recovers first, which writes the head
+again, or raises. So whatever is logged because of what was read is durable only after that is.
 """
 
 from __future__ import annotations
 
 import errno
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,32 +31,25 @@ from datetime import datetime
 from pathlib import Path
 
 from audit import durable, layout
+from audit.beside import Beside
 from audit.canonical import JsonValue
 from audit.checkpoint import Checkpoint
 from audit.durable import Disk
-from audit.entry import Draft, Entry, Kind, parse, refuse_bad_source
-from audit.errors import (
-    AuditCorrupt,
-    AuditError,
-    AuditSealed,
-    AuditUnavailable,
-    EntryInvalid,
-    KeyConflict,
-)
+from audit.entry import Draft, Entry, Kind, refuse_bad_source
+from audit.errors import AuditCorrupt, AuditError, AuditSealed, AuditUnavailable, EntryInvalid, KeyConflict
 from audit.files import Files
 from audit.layout import CHECKPOINT, HEAD, LOCK, STAGING, TILE, StagedName
 from audit.lock import DirectoryLock
 from audit.merkle import TILE_WIDTH
 from audit.note import Signer
+from audit.placing import Placer
 from audit.published import Published
 from audit.state import Growth
-from audit.ticket import Ticket
+from audit.ticket import Line, Ticket
 
 BATCH_MAX = 256
 """Entries in one commit: one tile's worth, so that a commit stays below 16 MiB."""
 LOG_START_KEY = "log-start"
-BOOT_BYTES = 16
-MICRO = 1_000_000
 SEAL_KEY = "seal"
 """The one key of a SEAL entry. A log that holds it takes nothing more."""
 
@@ -67,7 +64,6 @@ class AuditLog:
     def __init__(
         self,
         root: Path,
-        lock: DirectoryLock,
         *,
         origin: str,
         source: str,
@@ -76,29 +72,29 @@ class AuditLog:
         disk: Disk,
         publish_s: float,
         clock: Callable[[], float],
+        sm3: bool,
     ) -> None:
         """Use ``open``."""
         self._root = root
-        self._lock = lock
+        self._lock = DirectoryLock(root / LOCK)
         self._origin = origin
-        self._source = source
+        self._placer = Placer(source, now, clock)
         self._signer = signer
-        self._now = now
         self._disk = disk
         self._files = Files(root, origin, signer.verifier, disk)
-        self._writer = threading.Lock()  # guards everything below but _waiting; held through a commit
-        self._gate = threading.Lock()  # guards _waiting; never held while waiting for anything
-        self._waiting: list[Ticket] = []
+        self.line = Line()  # who waits, for whoever measures
+        self._writer = threading.Lock()  # guards everything below; held through a commit
         self._publish_s = publish_s
         self._clock = clock
-        self._boot = secrets.token_hex(BOOT_BYTES)
-        self._public = Published(root, self._files, disk)
+        self._public = Published(root, self._files, disk, Beside(root, origin, signer, disk) if sm3 else None)
         # What is published and what is committed above that, whose leaves are these; all of it is under the head.
         self._ahead = Growth(self._public.state)
         self._leaves: tuple[bytes, ...] = ()
         self._due_at = 0.0
         self._head: Checkpoint | None = None
-        self._suspect = True
+        self._suspect = True  # memory may not be what the disk holds
+        self._unsure = False  # it is, but is for reading alone
+        self._placed = False  # whether the folders are known to be there
 
     @classmethod
     def open(
@@ -114,26 +110,23 @@ class AuditLog:
         publish_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         predecessor: Mapping[str, JsonValue] | None = None,
+        sm3: bool = False,
     ) -> AuditLog:
         """Open the log, or make it when the directory is empty; finish what a crash interrupted; rehash every entry.
 
+        A log that is there can be opened and read on a disk that takes no writes; what was interrupted then waits.
+
         ``origin`` names the log for ever (its checkpoints' first line); ``source`` names this writer; ``now`` gives
         aware time. ``publish_s``: an append may put off publishing for so many seconds by ``clock``, until the next
-        append after that, 256 entries, or ``close``; 0 publishes each commit. ``predecessor``: where the log ended
-        that this one succeeds (origin, size, root in base64); only a log that is made now is told. Takes about 20 us
-        per entry. Raises AuditUnavailable, AuditCorrupt, EntryInvalid (a bad name).
+        append after that, 256 entries, ``publish`` or ``close``; 0 publishes each commit. ``predecessor``: where the
+        log ended that this one succeeds (origin, size, root in base64); only a log that is made now is told. ``sm3``:
+        sign an SM3 tree's head too. Takes about 20 us per entry. Raises AuditUnavailable, AuditCorrupt, EntryInvalid.
         """
         refuse_bad_source(source)
         said: dict[str, JsonValue] = {"origin": origin, "software": software, "predecessor": predecessor}
         start = Draft(Kind.LOG_START, LOG_START_KEY, said)
-        try:
-            disk.make_dirs(root / STAGING)
-            lock = DirectoryLock(root / LOCK)
-        except OSError as error:
-            raise _unavailable(error) from error
         log = cls(
             root,
-            lock,
             origin=origin,
             source=source,
             signer=signer,
@@ -141,13 +134,11 @@ class AuditLog:
             disk=disk,
             publish_s=publish_s,
             clock=clock,
+            sm3=sm3,
         )
         try:
-            with log._writer, log._refusals(), lock.held():
-                durable.sweep(root)
-                log._recover(sure=False)
-                if log._head is None:
-                    log._commit([log._place(start, 0)])
+            with log._writer, log._refusals():
+                log._begin(start)
         except BaseException:
             log.close()
             raise
@@ -160,19 +151,21 @@ class AuditLog:
         raises KeyConflict. Callers that wait at the same time share one commit.
         """
         ticket = Ticket(draft)
-        with self._gate:
-            self._waiting.append(ticket)
-        while not ticket.done:
-            with self._writer:
-                # Whoever had the writer's lock before us may have committed our ticket with theirs.
-                if not ticket.done:
-                    with self._gate:
-                        batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
-                    self._settle(batch)
+        try:
+            self.line.join(ticket)
+            if not ticket.done:
+                with self._writer:
+                    self._settle(ticket, self.line.take(BATCH_MAX))
+        finally:
+            self.line.leave(ticket)
         return ticket.result()
 
     def find(self, key: str) -> Entry | None:
-        """The entry with this idempotency key, whichever process wrote it."""
+        """The entry with this idempotency key, whichever process wrote it.
+
+        On a disk that takes no writes it may be one whose writer was told of an error. Whoever goes on because it is
+        there appends it again, or something else: that makes it durable first, or raises.
+        """
         with self._writer, self._refusals():
             self._refresh()
             index = self._ahead.find(key)
@@ -188,7 +181,7 @@ class AuditLog:
                 leaves = self._proven(name.index)
             first = name.index * TILE_WIDTH
             for index in range(max(start, first), min(size, first + TILE_WIDTH)):
-                yield _parsed(index, leaves[index - first])
+                yield self._files.entry(index, leaves[index - first])
 
     def head(self) -> Checkpoint:
         """The newest signed head."""
@@ -203,13 +196,13 @@ class AuditLog:
         with self._writer:
             # What cannot be published now is by the next to open.
             with suppress(AuditError, OSError):
-                self._publish_now()
+                if self._leaves:
+                    self._publish_now()
             self._lock.close()
 
     def publish(self) -> None:
-        """Publish what was put off. Raises AuditUnavailable, AuditCorrupt."""
+        """Publish what was put off, by whichever process. Raises AuditUnavailable, AuditCorrupt."""
         with self._writer, self._refusals():
-            self._lock.refuse_closed()
             self._publish_now()
 
     def __enter__(self) -> AuditLog:
@@ -220,18 +213,39 @@ class AuditLog:
 
     # Everything below runs with the writer's lock held.
 
-    def _settle(self, batch: Sequence[Ticket]) -> None:
+    def _begin(self, start: Draft) -> None:
+        try:
+            self._make_place()
+            with self._lock.held():
+                durable.sweep(self._root)
+                self._recover(sure=False)
+                if self._head is None:
+                    self._commit([self._place(start, 0)])
+        except OSError:
+            if not (self._root / HEAD).exists():
+                raise
+            self._look()
+
+    def _make_place(self) -> None:
+        if not self._placed:
+            self._disk.make_dirs(self._root / STAGING)
+            self._placed = True
+
+    def _settle(self, leader: Ticket, batch: list[Ticket]) -> None:
         """Commit the tickets that are new and answer every one of them, whatever happens."""
         try:
-            with self._refusals(), self._lock.held():
-                self._recover_if_changed()
-                self._admit(batch)
+            with self._refusals():
+                self._make_place()
+                with self._lock.held():
+                    self._recover_if_changed()
+                    self._admit(batch)
         except AuditError as error:
             for ticket in batch:
                 ticket.fail(error)
         finally:
             for ticket in batch:
                 ticket.fail(AuditUnavailable("interrupted; repeat with the same key", errno.EINTR))
+            self.line.answered(leader, batch)
 
     def _admit(self, batch: Sequence[Ticket]) -> None:
         fresh: dict[str, Entry] = {}
@@ -257,11 +271,9 @@ class AuditLog:
 
     def _place(self, draft: Draft, ahead: int) -> Entry:
         """The draft as the entry that is ``ahead`` places after the tree's end."""
-        seq = self._ahead.next_seq(self._source) + ahead
+        seq = self._ahead.next_seq(self._placer.source) + ahead
         index = self._ahead.tree.size + ahead
-        tick_us = int(self._clock() * MICRO)
-        now = self._now()
-        return Entry.of(draft, index=index, source=self._source, seq=seq, now=now, boot=self._boot, tick_us=tick_us)
+        return self._placer.place(draft, index, seq)
 
     def _commit(self, entries: Sequence[Entry]) -> None:
         """Stage, commit, publish. See the module's docstring for what a crash after each leaves."""
@@ -274,65 +286,86 @@ class AuditLog:
             # The first entry of all is published at once: a log without a public checkpoint is none.
             self._due_at = self._clock() + (self._publish_s if growth.tree.size else 0.0)
         start = growth.tree.size
-        for leaf in leaves:
-            growth.add(leaf)
+        for entry, leaf in zip(entries, leaves, strict=True):
+            growth.place(leaf, entry.key, entry.source, entry.seq)
         staged = StagedName(start, growth.tree.size, growth.tree.root())
-        self._files.create_same(staged.path, layout.pack(leaves))
+        packed = layout.pack(leaves)
+        self._files.create_same(staged.path, packed)
         head = Checkpoint.sign(self._signer, self._origin, staged.size, staged.root)
         self._suspect = True
         self._disk.replace(self._root / HEAD, head.note.encode())
         # From here on the entries are in the log, and every later failure only delays when they can be read.
         if len(self._leaves) + len(leaves) >= BATCH_MAX or self._clock() >= self._due_at:
-            self._recover(sure=True)
+            self._recover(sure=True, made=(growth, self._leaves + leaves))
             return
-        if self._files.unpacked(staged.path, self._files.read(staged.path)) != leaves:
+        if self._files.read(staged.path) != packed:
             raise AuditCorrupt(staged.path, "its entries are not those that were signed")
         self._ahead, self._leaves, self._head, self._suspect = growth, self._leaves + leaves, head, False
 
     def _publish_now(self) -> None:
-        if self._leaves:
-            with self._lock.held():
-                self._recover(sure=True)
+        with self._lock.held():
+            self._recover_if_changed()
+            if self._leaves:
+                self._recover(sure=True, made=(self._ahead, self._leaves))
 
     def _recover_if_changed(self) -> None:
-        """Bring memory up to the disk, if an error or another process came between."""
-        if self._suspect or self._head is None or self._files.read(HEAD) != self._head.note.encode():
+        """Bring memory up to the disk, if an error or another process came between, or no write was possible."""
+        if self._unsure or self._stale():
             self._recover(sure=False)
 
-    def _recover(self, *, sure: bool) -> None:
+    def _stale(self) -> bool:
+        return self._suspect or self._head is None or self._files.read(HEAD) != self._head.note.encode()
+
+    def _recover(self, *, sure: bool, made: tuple[Growth, tuple[bytes, ...]] | None = None) -> None:
         """Publish what the head commits to and take it into memory; throw away what it does not.
 
         ``sure``: the head's last write returned without error. Otherwise whoever wrote it may have died, or been told
         of an error, before it was durable: what we now see could be gone after a power cut. So it is written once
-        more before anything is built upon it.
+        more before anything is built upon it. ``made``: what we know that it commits to, and the leaves.
         """
         self._suspect = True
-        head = self._files.checkpoint(HEAD)
-        if head is None:
-            self._refuse_headless()
-        else:
-            self._refuse_rollback(head)
+        head = self._signed_head()
+        if head is not None:
             chain = self._public.chain(head)
             if chain:
                 if not sure:
                     self._disk.replace(self._root / HEAD, head.note.encode())
-                self._public.publish(chain, head, self._ahead.tree)
+                self._public.publish(chain, head, self._ahead.tree, made)
             else:
                 self._public.take(head, self._ahead.tree)
+                self._public.sign_beside()
         self._ahead, self._leaves = Growth(self._public.state), ()
         self._head = head
         for leftover in self._files.staged():
             self._disk.discard(self._root / leftover.path)
-        self._suspect = False
+        self._suspect = self._unsure = False
+
+    def _look(self) -> None:
+        """Take what the head commits to into memory, for reading alone; write nothing."""
+        with self._lock.held(reading=True):
+            self._suspect = self._unsure = True
+            head = self._signed_head()
+            if head is None:
+                raise AuditCorrupt(HEAD, "missing")
+            chain = self._public.chain(head)
+            if chain:
+                self._ahead, self._leaves = self._public.look(chain, head, self._ahead.tree)
+            else:
+                self._public.take(head, self._ahead.tree)
+                self._ahead, self._leaves = Growth(self._public.state), ()
+            self._head, self._suspect = head, False
 
     def _refresh(self) -> None:
         self._lock.refuse_closed()
-        if self._suspect or self._head is None or self._files.read(HEAD) != self._head.note.encode():
-            with self._lock.held():
-                self._recover_if_changed()
+        if self._stale():
+            try:
+                with self._lock.held():
+                    self._recover_if_changed()
+            except OSError:
+                self._look()
 
     def _entry(self, index: int) -> Entry:
-        return _parsed(index, self._proven(index // TILE_WIDTH)[index % TILE_WIDTH])
+        return self._files.entry(index, self._proven(index // TILE_WIDTH)[index % TILE_WIDTH])
 
     def _proven(self, index: int) -> tuple[bytes, ...]:
         """The leaves of one bundle, checked against the tree in memory, which is under a verified head."""
@@ -341,14 +374,15 @@ class AuditLog:
         published = self._public.bundle(index) if index * TILE_WIDTH < size else ()
         return published + self._leaves[max(0, index * TILE_WIDTH - size) :][: TILE_WIDTH - len(published)]
 
-    def _refuse_headless(self) -> None:
-        if self._head is not None or (self._root / CHECKPOINT).exists() or (self._root / TILE).exists():
-            raise AuditCorrupt(HEAD, "missing, though entries were published")
-
-    def _refuse_rollback(self, head: Checkpoint) -> None:
-        known = self._ahead.tree
-        if head.size < known.size or (head.size == known.size and head.root != known.root()):
+    def _signed_head(self) -> Checkpoint | None:
+        """The head on disk, which must be there if entries were published, and not go back; None: there is no log."""
+        head, known = self._files.checkpoint(HEAD), self._ahead.tree
+        if head is None:
+            if self._head is not None or (self._root / CHECKPOINT).exists() or (self._root / TILE).exists():
+                raise AuditCorrupt(HEAD, "missing, though entries were published")
+        elif head.size < known.size or (head.size == known.size and head.root != known.root()):
             raise AuditCorrupt(HEAD, "went back behind what was committed")
+        return head
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
@@ -359,17 +393,6 @@ class AuditLog:
             raise
         except OSError as error:
             self._suspect = True
-            raise _unavailable(error) from error
-
-
-def _parsed(index: int, leaf: bytes) -> Entry:
-    try:
-        return parse(index, leaf)
-    except EntryInvalid as error:
-        raise AuditCorrupt(f"entry {index}", str(error)) from None
-
-
-def _unavailable(error: OSError) -> AuditUnavailable:
-    # Not str(error): it would hold the path.
-    reason = error.strerror or type(error).__name__
-    return AuditUnavailable(f"the disk refuses: {reason}", error.errno or errno.EIO)
+            # Not str(error): it would hold the path.
+            reason = error.strerror or type(error).__name__
+            raise AuditUnavailable(f"the disk refuses: {reason}", error.errno or errno.EIO) from error

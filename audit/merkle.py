@@ -1,4 +1,4 @@
-"""RFC 6962 Merkle trees with SHA-256: hashes, roots, inclusion and consistency proofs. Pure.
+"""RFC 6962 Merkle trees, with SHA-256 where nothing else is said: hashes, roots, inclusion and consistency. Pure.
 
 Leaves are given as leaf hashes of 32 bytes. Verification follows RFC 9162, sections 2.1.3.2 and 2.1.4.2 (the same
 trees, spelt out), and raises ProofInvalid; proofs that are too short or too long prove nothing.
@@ -7,7 +7,8 @@ trees, spelt out), and raises ProofInvalid; proofs that are too short or too lon
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from audit.errors import ProofInvalid
 
@@ -27,15 +28,28 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def root(hashes: Sequence[bytes]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Hashing:
+    """What a tree is made with: the hash of a leaf's bytes, of an inner node, and the root of no leaves."""
+
+    leaf: Callable[[bytes], bytes]
+    node: Callable[[bytes, bytes], bytes]
+    empty: bytes
+
+
+SHA256 = Hashing(leaf_hash, node_hash, EMPTY_ROOT)
+
+
+def root(hashes: Sequence[bytes], hashing: Hashing = SHA256) -> bytes:
     """MTH of RFC 6962, section 2.1, over leaf hashes (or over equal perfect subtrees)."""
     if not hashes:
-        return EMPTY_ROOT
+        return hashing.empty
+    node = hashing.node
     level = list(hashes)
     while len(level) > 1:
         # Pairing from the left with an odd last node carried up gives exactly the recursive definition's tree.
         carried = level[-1:] if len(level) % 2 else []
-        level = [node_hash(level[at], level[at + 1]) for at in range(0, len(level) - 1, 2)] + carried
+        level = [node(level[at], level[at + 1]) for at in range(0, len(level) - 1, 2)] + carried
     return level[0]
 
 
@@ -120,9 +134,10 @@ class Tree:
     Memory is about one hash per 256 leaves. Not thread-safe; ``copy`` is cheap and independent.
     """
 
-    __slots__ = ("_levels", "_size")
+    __slots__ = ("_hashing", "_levels", "_size")
 
-    def __init__(self) -> None:
+    def __init__(self, hashing: Hashing = SHA256) -> None:
+        self._hashing = hashing
         # Level 0: the leaves after the last full tile. Level n > 0: every hash of that level of tiles.
         self._levels: list[list[bytes]] = [[]]
         self._size = 0
@@ -134,10 +149,14 @@ class Tree:
 
     def copy(self) -> Tree:
         """The same tree, to be grown on trial."""
-        other = Tree()
+        other = Tree(self._hashing)
         other._levels = [level[:] for level in self._levels]
         other._size = self._size
         return other
+
+    def add(self, data: bytes) -> None:
+        """Add a leaf by its bytes."""
+        self.append(self._hashing.leaf(data))
 
     def append(self, leaf: bytes) -> tuple[bytes, ...]:
         """Add a leaf hash. Returns the full tile of leaves if it completed one, else nothing."""
@@ -148,7 +167,7 @@ class Tree:
             return ()
         full = tuple(leaves)
         leaves.clear()
-        self._lift(1, root(full))
+        self._lift(1, root(full, self._hashing))
         return full
 
     def root(self) -> bytes:
@@ -161,13 +180,13 @@ class Tree:
             while at < len(rest):
                 # The largest perfect subtrees first, as the tree's right edge has them.
                 width = 1 << ((len(rest) - at).bit_length() - 1)
-                peaks.append(root(rest[at : at + width]))
+                peaks.append(root(rest[at : at + width], self._hashing))
                 at += width
         if not peaks:
-            return EMPTY_ROOT
+            return self._hashing.empty
         here = peaks.pop()
         while peaks:
-            here = node_hash(peaks.pop(), here)
+            here = self._hashing.node(peaks.pop(), here)
         return here
 
     def tile(self, level: int, index: int, width: int) -> bytes:
@@ -194,7 +213,7 @@ class Tree:
         hashes = self._levels[level]
         hashes.append(value)
         if len(hashes) % TILE_WIDTH == 0:
-            self._lift(level + 1, root(hashes[-TILE_WIDTH:]))
+            self._lift(level + 1, root(hashes[-TILE_WIDTH:], self._hashing))
 
 
 def _subproof(old_size: int, hashes: Sequence[bytes], *, whole: bool) -> tuple[bytes, ...]:

@@ -167,6 +167,11 @@ class Signer:
         """The public half as one line of text."""
         return self.verifier.vkey
 
+    def named(self, name: str) -> Signer:
+        """The same key under another name, whose signatures are no signatures by this one. Raises NoteMalformed."""
+        _refuse_bad_name(name)
+        return Signer(name, self._private)
+
     def sign(self, text: str) -> str:
         """The whole note. The text must end in a newline and hold no other control character; else NoteMalformed."""
         _refuse_bad_text(text)

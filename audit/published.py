@@ -11,12 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from audit import layout
+from audit.beside import Beside
 from audit.checkpoint import Checkpoint
 from audit.durable import Disk
 from audit.errors import AuditCorrupt
 from audit.files import Files
 from audit.layout import CHECKPOINT, ENTRIES_LEVEL, HEAD, StagedName, TileName
 from audit.merkle import TILE_WIDTH, Tree, leaf_hash, root
+from audit.sm3 import SM3_TREE
 from audit.state import Growth, State
 
 
@@ -24,12 +26,12 @@ class Published:
     """What is published of one log. ``state`` is in memory, and under a verified head.
 
     ``committed``, where it is asked for, is the tree of all that we have committed, published or not: whatever is
-    taken from disk must contain it. Raises AuditCorrupt, OSError.
+    taken from disk must contain it. ``beside``: also sign the SM3 tree. Raises AuditCorrupt, OSError.
     """
 
-    def __init__(self, root: Path, files: Files, disk: Disk) -> None:
-        self._root, self._files, self.disk = root, files, disk
-        self.state = State()
+    def __init__(self, root: Path, files: Files, disk: Disk, beside: Beside | None) -> None:
+        self._root, self._files, self._disk, self._beside = root, files, disk, beside
+        self.state = State(beside=None if beside is None else Tree(SM3_TREE))
 
     def again(self) -> Growth:
         """The state, to be grown on trial, once what is on disk of its last bundle was compared with it."""
@@ -48,7 +50,7 @@ class Published:
         return leaves
 
     def chain(self, head: Checkpoint) -> list[StagedName]:
-        """The commits that follow on each other up to the head, from what is published on; () if all of it is.
+        """The commits that follow on each other up to the head, from what is published on; none if all of it is.
 
         A public checkpoint is written when its tiles are durable, so what it covers need not be published again.
         """
@@ -69,6 +71,7 @@ class Published:
         if public is None or (public.size, public.root) != (head.size, head.root):
             raise AuditCorrupt(CHECKPOINT, "is not the head's, and the entries between are not staged")
         growth, _ = self._grown(head.size, committed)
+        self._refuse_ahead(head)
         if growth.tree.root() != head.root:
             raise AuditCorrupt(HEAD, "its root is not the entries'")
         for name in layout.tiles(self.state.tree.size, head.size):
@@ -76,20 +79,45 @@ class Published:
                 raise AuditCorrupt(name.path, "its hashes are not those of the level below")
         growth.accept()
 
-    def publish(self, chain: Sequence[StagedName], head: Checkpoint, committed: Tree) -> None:
-        """Write the tiles and the checkpoint of some commits; each step finds what an interrupted one left."""
+    def look(self, chain: Sequence[StagedName], head: Checkpoint, committed: Tree) -> tuple[Growth, tuple[bytes, ...]]:
+        """Take what is published below a chain into memory; the chain beyond that, and its leaves. Writes nothing."""
+        below, _ = self._grown(chain[0].start, committed)
+        ahead = below.fork()
+        fresh = self._followed(chain, ahead, committed)
+        self._refuse_ahead(head)
+        below.accept()
+        return ahead, fresh
+
+    def sign_beside(self) -> None:
+        """Sign the head of the SM3 tree, where the site wants it and what is published has none yet."""
+        if self._beside is not None:
+            self._beside.look()
+            self._beside.publish(self.state.beside)
+
+    def publish(
+        self,
+        chain: Sequence[StagedName],
+        head: Checkpoint,
+        committed: Tree,
+        made: tuple[Growth, tuple[bytes, ...]] | None,
+    ) -> None:
+        """Write the tiles and the checkpoint of some commits; each step finds what an interrupted one left.
+
+        ``made``: what we have committed since we published last, and its leaves. Where the staged files still hold just
+        that, to the byte, nothing needs to be read out of them again.
+        """
         staged = StagedName(chain[0].start, head.size, head.root)
         growth, run = self._grown(staged.start, committed)
         public = self._files.checkpoint(CHECKPOINT)
         if public is not None and public.size == staged.start and public.root != growth.tree.root():
             raise AuditCorrupt(CHECKPOINT, "its root is not the entries'")
-        fresh: list[bytes] = []
-        for commit in chain:
-            for leaf in self._files.unpacked(commit.path, self._files.read(commit.path)):
-                self._grow(growth, leaf, committed)
-                fresh.append(leaf)
-            if (growth.tree.size, growth.tree.root()) != (commit.size, commit.root):
-                raise AuditCorrupt(commit.path, "its entries do not lead to the root in its name")
+        if made is not None and staged.start == self.state.tree.size and made[1] == self._unpacked(chain):
+            growth, fresh = made
+        else:
+            fresh = self._followed(chain, growth, committed)
+        self._refuse_ahead(head)
+        if (growth.tree.size, growth.tree.root()) != (head.size, head.root):
+            raise AuditCorrupt(HEAD, "its root is not the entries'")
         run = (*run, *fresh)
         first = staged.start - staged.start % TILE_WIDTH
         for name in layout.tiles(staged.start, staged.size):
@@ -100,10 +128,13 @@ class Published:
                 data = b"".join(leaf_hash(leaf) for leaf in part)
             else:
                 data = growth.tree.tile(name.level, name.index, name.width)
-            self.disk.make_dirs((self._root / name.path).parent)
+            self._disk.make_dirs((self._root / name.path).parent)
             self._files.create_same(name.path, data)
         # A crash up to here leaves tiles that no public checkpoint speaks of, and that can only be made the same again.
-        self.disk.replace(self._root / CHECKPOINT, head.note.encode())
+        if self._beside is not None:
+            # Before the checkpoint, which says that all is done: a crash here leaves it ahead, but never of the head.
+            self._beside.publish(growth.beside)
+        self._disk.replace(self._root / CHECKPOINT, head.note.encode())
         growth.accept()
         self._drop_superseded(staged)
 
@@ -114,6 +145,9 @@ class Published:
         with the tree in memory, so that nothing rewritten since is ever published again.
         """
         growth = Growth(self.state)
+        if self._beside is not None:
+            self._beside.look()
+            self._beside.agree(growth.beside)
         leaves: tuple[bytes, ...] = ()
         for name in layout.bundles(self.state.tree.size, size):
             leaves = self._files.bundle(name)
@@ -127,17 +161,39 @@ class Published:
                 self._grow(growth, leaf, committed)
         return growth, leaves if size % TILE_WIDTH else ()
 
+    def _followed(self, chain: Sequence[StagedName], growth: Growth, committed: Tree) -> tuple[bytes, ...]:
+        """The leaves of a chain, by which the growth is grown; each commit must lead to the root in its name."""
+        fresh: list[bytes] = []
+        for commit in chain:
+            for leaf in self._unpacked((commit,)):
+                self._grow(growth, leaf, committed)
+                fresh.append(leaf)
+            if (growth.tree.size, growth.tree.root()) != (commit.size, commit.root):
+                raise AuditCorrupt(commit.path, "its entries do not lead to the root in its name")
+        return tuple(fresh)
+
+    def _unpacked(self, chain: Sequence[StagedName]) -> tuple[bytes, ...]:
+        return tuple(
+            leaf for commit in chain for leaf in self._files.unpacked(commit.path, self._files.read(commit.path))
+        )
+
+    def _refuse_ahead(self, head: Checkpoint) -> None:
+        if self._beside is not None:
+            self._beside.refuse_ahead(head)
+
     def _grow(self, growth: Growth, leaf: bytes, committed: Tree) -> None:
         """Add a leaf from disk; what we have committed and not published must be among them."""
         growth.add(leaf)
         size = growth.tree.size
         if size == committed.size > self.state.tree.size and growth.tree.root() != committed.root():
             raise AuditCorrupt(HEAD, "does not follow on what was committed")
+        if self._beside is not None:
+            self._beside.agree(growth.beside)
 
     def _drop_superseded(self, staged: StagedName) -> None:
         # Partial tiles may go once the full tile is there (tlog-tiles, "Partial Tiles"); left-overs harm nobody.
         for folder in layout.superseded(staged.start, staged.size):
             with suppress(FileNotFoundError):
                 for path in (self._root / folder).iterdir():
-                    self.disk.discard(path)
+                    self._disk.discard(path)
                 (self._root / folder).rmdir()

@@ -10,14 +10,18 @@ import json
 from dataclasses import dataclass, field
 
 from audit.errors import AuditCorrupt
-from audit.merkle import Tree, leaf_hash
+from audit.merkle import Tree
 
 
 @dataclass(slots=True)
 class State:
-    """Everything up to one signed head. ``keys`` maps idempotency keys to indices; ``seqs`` sources to next numbers."""
+    """Everything up to one signed head. ``keys`` maps idempotency keys to indices; ``seqs`` sources to next numbers.
+
+    ``beside`` is a tree of the same leaves with another hash, where there is one.
+    """
 
     tree: Tree = field(default_factory=Tree)
+    beside: Tree | None = None
     keys: dict[str, int] = field(default_factory=dict)
     seqs: dict[str, int] = field(default_factory=dict)
 
@@ -30,24 +34,31 @@ class Growth:
         self._keys: dict[str, int] = {}
         self._seqs = dict(state.seqs)
         self.tree = state.tree.copy()
+        self.beside = None if state.beside is None else state.beside.copy()
 
     def add(self, leaf: bytes) -> None:
         """Take the next leaf's bytes. Raises AuditCorrupt if it repeats a key or skips a number.
 
         Only the envelope is read: the signed root covers the bytes, and they were checked before they were written.
         """
-        index = self.tree.size
-        where = f"entry {index}"
         try:
             envelope = json.loads(leaf)
             key, source, seq = str(envelope["key"]), str(envelope["source"]), int(envelope["seq"])
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise AuditCorrupt(where, "not an entry") from None
+            raise AuditCorrupt(f"entry {self.tree.size}", "not an entry") from None
+        self.place(leaf, key, source, seq)
+
+    def place(self, leaf: bytes, key: str, source: str, seq: int) -> None:
+        """As ``add``, by whoever made the leaf of these and need not read them out of it again."""
+        index = self.tree.size
+        where = f"entry {index}"
         if key in self._keys or key in self._state.keys:
             raise AuditCorrupt(where, "its key is another entry's")
         if seq != self._seqs.get(source, 0):
             raise AuditCorrupt(where, "its source's sequence has a gap")
-        self.tree.append(leaf_hash(leaf))
+        self.tree.add(leaf)
+        if self.beside is not None:
+            self.beside.add(leaf)
         self._keys[key] = index
         self._seqs[source] = seq + 1
 
@@ -63,10 +74,11 @@ class Growth:
         """The same, to be grown further on trial."""
         other = Growth(self._state)
         other._keys, other._seqs, other.tree = dict(self._keys), dict(self._seqs), self.tree.copy()
+        other.beside = None if self.beside is None else self.beside.copy()
         return other
 
     def accept(self) -> None:
         """Make it the State. Cannot fail, so State never holds half of it."""
         self._state.keys.update(self._keys)
         self._state.seqs = self._seqs
-        self._state.tree = self.tree
+        self._state.tree, self._state.beside = self.tree, self.beside

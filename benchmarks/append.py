@@ -25,6 +25,7 @@ from audit import durable
 from audit.entry import Draft, Entry, Kind
 from audit.log import AuditLog
 from audit.note import Signer
+from audit.ticket import Line, Ticket
 from tests.simulators.audit_log import body
 
 SECONDS = 4.0
@@ -38,17 +39,24 @@ def sample(number: int) -> Draft:
     return Draft(Kind.CALL_INTENT, f"intent:{number}", body(Kind.CALL_INTENT), "c" * 32)
 
 
+class Leaf(Ticket):
+    """A ticket with the bytes that are to be written."""
+
+    __slots__ = ("data",)
+    data: bytes
+
+
 class OneFile:
     """Group commit and nothing else: what waits is appended to one file, with one fsync. No tree, no signature."""
 
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._writer, self._gate = threading.Lock(), threading.Lock()
-        self._waiting: list[tuple[bytes, threading.Event]] = []
+        self._line, self._gate = Line(), threading.Lock()
         self._next = 0
 
     def append(self, draft: Draft) -> None:
         """Make it durable."""
+        ticket = Leaf(draft)
         with self._gate:
             entry = Entry.of(
                 draft,
@@ -60,17 +68,18 @@ class OneFile:
                 tick_us=0,
             )
             self._next += 1
-            done = threading.Event()
-            self._waiting.append((entry.to_bytes(), done))
-        while not done.is_set():
-            with self._writer:
-                if not done.is_set():
-                    with self._gate:
-                        batch, self._waiting = self._waiting, []
-                    os.write(self._handle, b"".join(data for data, _ in batch))
-                    os.fsync(self._handle)
-                    for _, event in batch:
-                        event.set()
+        ticket.data = entry.to_bytes()
+        try:
+            self._line.join(ticket)
+            if not ticket.done:
+                batch = self._line.take(sys.maxsize)
+                os.write(self._handle, b"".join(one.data for one in batch if isinstance(one, Leaf)))
+                os.fsync(self._handle)
+                for one in batch:
+                    one.done = True
+                self._line.answered(ticket, batch)
+        finally:
+            self._line.leave(ticket)
 
     def close(self) -> None:
         """Give the file back."""

@@ -15,10 +15,11 @@ _log = structlog.get_logger()
 
 
 class Caretaker:
-    """Runs `chores` again and again; one that cannot be done now is done in the next round."""
+    """Runs `chores` each `pause_s` seconds; one that cannot be done now is done in the next round."""
 
-    def __init__(self, *chores: Callable[[], None]) -> None:
+    def __init__(self, *chores: Callable[[], None], pause_s: float = PAUSE_S) -> None:
         self._chores = chores
+        self._pause_s = pause_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="caretaker", daemon=True)
 
@@ -43,4 +44,4 @@ class Caretaker:
                     chore()
                 except (AuditError, BridgeError, OSError, SQLAlchemyError) as error:
                     _log.error("chore_put_off", error_type=type(error).__name__, code=getattr(error, "code", None))
-            self._stop.wait(PAUSE_S)
+            self._stop.wait(self._pause_s)

@@ -194,8 +194,9 @@ class Timestamps(Section):
 
 
 class Audit(Section):
-    """What of the log goes out live, and whose word counts beside ours."""
+    """The log: what of it goes out live, whose word counts beside ours, and whether an SM3 tree is signed too."""
 
+    sm3: bool = False
     syslog: Syslog | None = None
     timestamps: Timestamps | None = None
     witnesses: Path | None = None  # a policy: who cosigns our checkpoints; see docs/witnesses.md

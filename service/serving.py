@@ -105,7 +105,7 @@ class Service:
         syslog = config.audit.syslog
         self.messages = None if syslog is None else AuditMessages(config, syslog, self.log, peers)
         # Of their own, as warming a model takes many seconds, and an authority or a witness may take its time.
-        self.pulse = Caretaker(Heartbeat(self._writes))
+        self.pulse = Caretaker(Heartbeat(self._writes), self.log.publish, pause_s=wire.PUBLISH_S)
         self.stamping = self._stamping()
         self.asking = None if self.watch is None else Caretaker(self.watch)
         self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))

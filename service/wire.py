@@ -37,6 +37,8 @@ PUBLIC = ".vkey"
 RESTORE_KEY = "restore"
 """The one key of a RESTORE entry."""
 SOFTWARE = f"zhiying {version('zhiying')}"
+PUBLISH_S = 1.0
+"""How long other software may wait for an entry's tiles; a study logs six entries, which then share their syncs."""
 
 
 def now() -> datetime:
@@ -261,6 +263,8 @@ def _open(config: Config, predecessor: dict[str, JsonValue] | None) -> AuditLog:
         now=now,
         software=SOFTWARE,
         predecessor=predecessor,
+        publish_s=PUBLISH_S,
+        sm3=config.audit.sm3,
     )
 
 

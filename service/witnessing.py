@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from audit.entry import Draft, Entry, Kind
 from audit.errors import AuditUnavailable
 from audit.files import Files
 from audit.growth import Standing, TreeView, standing
-from audit.layout import CHECKPOINT
+from audit.layout import CHECKPOINT, HEAD
 from audit.log import AuditLog
 from audit.note import Verifier
 from audit.policy import Policy, PolicyInvalid, WitnessAt
@@ -46,6 +47,8 @@ from service.config import Config
 from service.errors import CommandRefused, ConfigInvalid, NothingSuch
 from service.heartbeat import Log
 
+POLL_S = 0.05
+"""How often to look whether the service has published."""
 ROUND_S = 60.0
 """Between two rounds: the log's promise is a checkpoint a minute."""
 LAST_ROUND = "last-round"
@@ -136,12 +139,28 @@ def desk(site: Config, policy: Path | None) -> tuple[Witnessing, Policy]:
 
 
 def published(site: Config) -> tuple[Checkpoint, Files]:
-    """The newest public checkpoint, and the files that prove it. Raises NothingSuch, AuditCorrupt."""
+    """The newest public checkpoint, and the files that prove it. Raises NothingSuch, AuditCorrupt.
+
+    What is committed is published first: by the service, which takes a second, or by us where none runs.
+    """
     files = Files(wire.audit_root(site), wire.origin(site), wire.log_verifier(site), durable)
-    checkpoint = files.checkpoint(CHECKPOINT)
+    head, checkpoint = files.checkpoint(HEAD), files.checkpoint(CHECKPOINT)
+    deadline = time.monotonic() + 2 * wire.PUBLISH_S
+    while _behind(checkpoint, head) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        checkpoint = files.checkpoint(CHECKPOINT)
+    if _behind(checkpoint, head):
+        # On a disk that takes no writes, what was published before is good, and the newest there is.
+        with suppress(AuditUnavailable), wire.open_log(site) as log:
+            log.publish()
+        checkpoint = files.checkpoint(CHECKPOINT)
     if checkpoint is None:
         raise NothingSuch("the log has published no checkpoint yet")
     return checkpoint, files
+
+
+def _behind(checkpoint: Checkpoint | None, head: Checkpoint | None) -> bool:
+    return head is not None and (checkpoint is None or checkpoint.size < head.size)
 
 
 def copies(

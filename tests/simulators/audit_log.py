@@ -186,6 +186,7 @@ def open_log(
     disk: Disk = QUICK,
     publish_s: float = 0.0,
     clock: Callable[[], float] = time.monotonic,
+    sm3: bool = False,
 ) -> AuditLog:
     """The log of these tests."""
     return AuditLog.open(
@@ -198,6 +199,7 @@ def open_log(
         disk=disk,
         publish_s=publish_s,
         clock=clock,
+        sm3=sm3,
     )
 
 
@@ -219,6 +221,10 @@ class FaultyDisk:
     def reached(self) -> bool:
         """Whether the operation at which to fail came."""
         return len(self.done) > self._at
+
+    def kill(self) -> None:
+        """The writer is dead from now on."""
+        self._dead = True
 
     def create_same(self, path: Path, data: bytes) -> bool:
         """See audit.durable."""

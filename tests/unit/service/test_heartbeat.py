@@ -1,5 +1,7 @@
 """Beats: often enough to keep the promise, once each, and again when the log could not take them."""
 
+import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,8 +9,11 @@ import pytest
 
 from audit.entry import Draft, Entry, Kind
 from audit.errors import AuditUnavailable
+from audit.layout import CHECKPOINT
+from service.caretaker import Caretaker
 from service.heartbeat import BEAT_S, INTERVAL_S, Heartbeat
-from tests.simulators.audit_log import open_log
+from service.wire import PUBLISH_S
+from tests.simulators.audit_log import draft, open_log
 
 
 class Refusing:
@@ -59,3 +64,25 @@ def test_a_beat_that_failed_is_the_next_one() -> None:
         with pytest.raises(AuditUnavailable):
             beat()
     assert len({draft.key for draft in log.asked}) == 1
+
+
+def test_what_was_logged_is_public_within_about_a_second(tmp_path: Path) -> None:
+    """The service puts publishing off, and the thread of the beats publishes though no further entry comes."""
+    root = tmp_path / "log"
+    with open_log(root, publish_s=PUBLISH_S) as log:
+        pulse = Caretaker(Heartbeat(log), log.publish, pause_s=PUBLISH_S)
+        pulse.start()
+        until(lambda: log.head().size == 2)
+        log.append(draft(1))
+        began = time.monotonic()
+        until(lambda: (root / CHECKPOINT).read_bytes() == log.head().note.encode())
+        assert time.monotonic() - began < 2 * PUBLISH_S
+        pulse.stop()
+
+
+def until(so: Callable[[], bool]) -> None:
+    """Wait for it, at most ten seconds."""
+    end = time.monotonic() + 10.0
+    while not so():
+        assert time.monotonic() < end
+        time.sleep(0.01)

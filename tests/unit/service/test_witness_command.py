@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from audit.checkpoint import Checkpoint
+from audit.layout import CHECKPOINT, HEAD
 from service import wire
 from service.cli import app
+from service.commands import witness
+from service.config import Config
 from tests.simulators.audit_log import draft
 from tests.simulators.witnessed_log import body, leaves
 
@@ -85,6 +90,28 @@ def test_a_conflict_travels_as_a_file(place: Place) -> None:
     place.site("request", "w1.example", "--old", size, "--out", folder / "c")
     run("sign", folder / "c", "--out", folder / "c.answer", "--folder", place.witness)
     place.site("take", "w1.example", folder / "c", folder / "c.answer")
+
+
+def test_what_a_dead_service_left_unpublished_is_submitted(place: Place) -> None:
+    """Nobody publishes it any more, so whoever asks for the newest public checkpoint does, up to the head."""
+    site = wire.settings(place.config)
+    log = wire.open_log(site)
+    log.append(draft(77))
+    assert published_size(site) == 4
+    log.publish()
+    size = log.head().size
+    log.append(draft(78))
+    began = time.monotonic()
+    checkpoint, files = witness.published(site)
+    assert (checkpoint.size, files.checkpoint(HEAD)) == (size + 1, checkpoint)
+    assert time.monotonic() - began < 10 * wire.PUBLISH_S
+    log.close()
+    assert witness.published(site)[0] == checkpoint
+
+
+def published_size(site: Config) -> int:
+    """What software that is not ours sees."""
+    return Checkpoint.unverified((wire.audit_root(site) / CHECKPOINT).read_text(encoding="utf-8")).size
 
 
 def test_refusals_are_one_line_with_a_code(place: Place) -> None:
