@@ -13,7 +13,7 @@ MICRO = 1_000_000
 
 
 class Placer:
-    """Places drafts for one source. ``clock`` gives seconds that no setting of the wall clock moves; ``now`` is aware."""
+    """Places drafts for one source. ``now`` is aware; ``clock`` gives seconds that no setting of the clock moves."""
 
     def __init__(self, source: str, now: Callable[[], datetime], clock: Callable[[], float]) -> None:
         self.source = source

@@ -112,7 +112,7 @@ def test_a_lost_state_shows_and_cosigns_nothing(tmp_path: Path) -> None:
 def test_a_full_disk_is_try_again(tmp_path: Path) -> None:
     """Whatever the system refuses is 503, and nothing of its text comes out."""
     client = TestClient(build_app(knowing_witness(tmp_path)))
-    (tmp_path / LOGS / origin_hash(ORIGIN) / "lock").mkdir()
+    (tmp_path / LOGS / origin_hash(ORIGIN) / "lock").symlink_to(tmp_path / "missing" / "lock")
     answer = client.post("/add-checkpoint", content=body(0, leaves(5)))
     assert (answer.status_code, answer.text) == (503, "WITNESS_UNAVAILABLE: ask again later\n")
 
