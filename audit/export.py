@@ -25,7 +25,7 @@ from audit.errors import AuditError
 from audit.merkle import Tree, leaf_hash
 from audit.package import CHUNK, README, PackageFull, Writer, pack_chunk
 
-ALWAYS: Final = frozenset({"APPROVAL", "EXPORT", "HEARTBEAT", "LOG_START", "RESTORE"})
+ALWAYS: Final = frozenset({"APPROVAL", "CONFIG", "ERASURE", "EXPORT", "HEARTBEAT", "LOG_READ", "LOG_START", "RESTORE"})
 """Kinds that are in scope whatever is asked: what a call rests on, and what shows silence, copies and restored logs."""
 STAMPS_MAX: Final = 100
 """Time stamps over one checkpoint: two digits name them."""

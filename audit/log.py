@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from audit import durable, layout
+from audit import durable, layout, merkle
 from audit.checkpoint import Checkpoint
 from audit.durable import Disk
 from audit.entry import Draft, Entry, Kind, parse, refuse_bad_source
@@ -186,6 +186,22 @@ class AuditLog:
             if self._head is None:
                 raise AuditCorrupt(HEAD, "missing")
             return self._head
+
+    def receipt(self, index: int) -> Checkpoint:
+        """The log's signed head as it was when entry ``index`` was its last: the same bytes whenever it is asked.
+
+        Ed25519 (RFC 8032) draws no random number, and the root of the first entries never changes. Reads one bundle.
+        """
+        with self._writer, self._refusals():
+            self._refresh()
+            if not 0 <= index < self._ahead.tree.size:
+                raise EntryInvalid("receipt: no such entry")
+            full, rest = divmod(index + 1, TILE_WIDTH)
+            # Pairing from the left carries a last, partial tile up whole, as it does a single leaf.
+            roots = [self._ahead.tree.full_tile_root(tile) for tile in range(full)]
+            if rest:
+                roots.append(merkle.root([merkle.leaf_hash(leaf) for leaf in self._proven(full)[:rest]]))
+            return Checkpoint.sign(self._signer, self._origin, index + 1, merkle.root(roots))
 
     def close(self) -> None:
         """Publish what is not, and let go of the directory. Appends after this raise AuditUnavailable. Idempotent."""

@@ -42,6 +42,7 @@ from service.queue import RunQueue
 from service.reading import Reading
 from service.results import ResultStyle, ResultWriter
 from service.retention import Keep, Retention
+from service.started import Started
 from service.store import Store, connect
 from service.stow_api import known_senders, stow_router
 from service.telemetry import Metrics, set_up_logging
@@ -103,7 +104,7 @@ class Service:
         syslog = config.audit.syslog
         self.messages = None if syslog is None else AuditMessages(config, syslog, self.log, peers)
         # Of its own, as warming a model takes many seconds.
-        self.pulse = Caretaker(Heartbeat(self.log))
+        self.pulse = Caretaker(Started(self.log, config, wire.SOFTWARE), Heartbeat(self.log))
         self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))
         self._stopping = False
         self._http = _Http(self, config)
@@ -259,6 +260,8 @@ class Service:
                 peer=config.results.to,
                 store=self.store,
                 pseudonyms=wire.pseudonyms(config),
+                identities=wire.identities(config),
+                titles=self._titles,
                 now=wire.now,
                 observe=observe,
             )

@@ -22,7 +22,8 @@ from ethics_review.register import Register
 from service import config as configuration
 from service.config import Config
 from service.errors import KeyMissing, NothingSuch
-from service.keys import Pseudonyms
+from service.identity import IdentityMap
+from service.keys import PeriodKeys, Pseudonyms
 from service.reconcile import Places
 from service.store import Store, connect
 
@@ -65,6 +66,12 @@ def log_verifier(config: Config) -> Verifier:
 def pseudonyms(config: Config) -> Pseudonyms:
     """The site's keyed names, by the key that is made where there is none."""
     return Pseudonyms.load(config.data.folder / "keys" / "pseudonym.key")
+
+
+def identities(config: Config) -> IdentityMap:
+    """Whom the pseudonyms name, and the keys of the months."""
+    folder = config.data.folder
+    return IdentityMap(folder / "identity", PeriodKeys(folder / "keys" / "identity"))
 
 
 def _signer(config: Config) -> Signer:

@@ -9,6 +9,8 @@ import typer
 from audit import fsck
 from audit.witnessing import Witnessed
 from service import exporting, wire
+from service.commands.audit_reconcile import reconcile_pacs, reconciliation_of
+from service.commands.identity import erase, identify, names_of
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.commands.witness import desk, published
 from service.errors import CommandRefused
@@ -17,6 +19,9 @@ from service.exporting import Asked, Handover
 CHOICES = ", ".join(exporting.DECISIONS)
 
 app = typer.Typer(no_args_is_help=True, help="The log of every call.")
+app.command("reconcile")(reconcile_pacs)
+app.command("identify")(identify)
+app.command("erase")(erase)
 
 
 @app.command()
@@ -78,6 +83,9 @@ def export(
     study: Annotated[str | None, typer.Option(help="Study Instance UID: only the calls of this study.")] = None,
     model: Annotated[str | None, typer.Option(help="Only the calls of the model of this name.")] = None,
     decision: Annotated[str | None, typer.Option(help=f"Only calls that were one of {CHOICES}.")] = None,
+    reconciliation: Annotated[
+        Path | None, typer.Option(help="A file that `zhiying audit reconcile --out` wrote, to go with it.")
+    ] = None,
     policy: Annotated[Path | None, typer.Option(help="Witnesses to ask first; see docs/witnesses.md.")] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -89,7 +97,8 @@ def export(
         if out.exists():
             raise CommandRefused(f"{out} exists")
         settings = wire.existing_log(config)
-        named = None if study is None else wire.pseudonyms(settings).of("study", study)
+        named = None if study is None else names_of(settings, study)
+        compared = {} if reconciliation is None else {reconciliation.name: reconciliation_of(reconciliation)}
         asked = Asked(_utc(begin), _utc(end), named, model, decision)
 
         def witnessed() -> Witnessed | None:
@@ -103,7 +112,7 @@ def export(
             return ours.witnessed()
 
         with wire.offline_of(settings) as site:
-            handover = Handover(recipient, purpose, contract)
+            handover = Handover(recipient, purpose, contract, compared)
             made = exporting.hand_over(site.log, out, asked, handover, witnessed, lambda: published(settings)[0])
         value = {"file": str(out), "entries": made.size, "in_scope": made.in_scope, "digest": made.digest}
         show(value, as_json=as_json, title="package", rows=[value])

@@ -49,6 +49,9 @@ def body(kind: Kind) -> dict[str, JsonValue]:
     return {
         Kind.LOG_START: {"origin": ORIGIN, "software": "zhiying 0.1.0"},
         Kind.HEARTBEAT: {"interval_s": 60},
+        Kind.CONFIG: {"settings": DIGEST, "software": "zhiying 0.1.0", "code": DIGEST, "runtime": {"python": "3.11.2"}},
+        Kind.LOG_READ: {"person": "li.m", "purpose": "PATIENT_REQUEST", "pseudonym": STUDY},
+        Kind.ERASURE: {"period": "2026-10", "rows": 12},
         Kind.EXPORT: {
             "recipient": "TEST Reviewer",
             "purpose": "YEARLY_REVIEW",
@@ -65,7 +68,13 @@ def body(kind: Kind) -> dict[str, JsonValue]:
         },
         Kind.SELECTED: {"study": STUDY, "series": "e" * 32, "model": MODEL, "modality": "MR"},
         Kind.CALL_INTENT: {
+            "site": "test-hospital",
+            "requester": "PACS",
+            "patient": "7" * 32,
             "study": STUDY,
+            "series": 1,
+            "instances": 189,
+            "card": DIGEST,
             "input": "1" * 32,
             "model": MODEL,
             "approval": "APPROVAL-2026-001",
@@ -79,7 +88,10 @@ def body(kind: Kind) -> dict[str, JsonValue]:
             "outcome": "OK",
             "measurements": [{"code": "118565006", "value": "1951.3", "unit": "cm3"}],
             "timing_ms": {"forward": 1500, "total": 2100},
+            "deadline_ms": 120_000,
+            "deadline_met": "YES",
             "device": "cuda:0 NVIDIA A100",
+            "software": "zhiying 0.1.0",
         },
         Kind.RELEASED: {
             "outputs": [{"uid": "2.25.0", "digest": DIGEST}],

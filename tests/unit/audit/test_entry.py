@@ -14,7 +14,13 @@ from audit.entry import BODIES, CALL_ABSENT, CALL_NEEDED, Draft, Entry, Kind, ca
 from audit.errors import EntryInvalid
 from tests.simulators.audit_log import CALL, DIGEST, ORIGIN, SIGNER, STUDY, body
 
-NULLABLE = {"condition", "observed", "model"}  # of DENIED
+NULLABLE = {
+    (Kind.DENIED, "condition"),
+    (Kind.DENIED, "observed"),
+    (Kind.DENIED, "model"),
+    (Kind.CALL_INTENT, "requester"),
+    (Kind.CALL_INTENT, "patient"),
+}
 NOW = datetime(2026, 11, 23, 16, 7, 12, 123456, tzinfo=UTC)
 
 # Each could come out of an image's header. None of them may find a place in any entry.
@@ -56,6 +62,7 @@ OURS = {
     "unit",
     "timing_ms",
     "peer",
+    "site",
 }
 
 
@@ -122,7 +129,7 @@ def test_bodies_are_closed(kind: Kind) -> None:
     for name in good:
         with pytest.raises(EntryInvalid, match=name):
             draft(kind, {key: value for key, value in good.items() if key != name})
-        for wrong in (1.5, [1], {"a": None}, True, -1, *([] if kind is Kind.DENIED and name in NULLABLE else [None])):
+        for wrong in (1.5, [1], {"a": None}, True, -1, *([] if (kind, name) in NULLABLE else [None])):
             with pytest.raises(EntryInvalid):
                 draft(kind, {**good, name: wrong})  # type: ignore[dict-item]
     with pytest.raises(EntryInvalid, match="unknown") as error:
