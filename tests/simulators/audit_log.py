@@ -44,14 +44,20 @@ class Clock:
         return self._now
 
 
+def _without_call() -> dict[Kind, dict[str, JsonValue]]:
+    return {
+        Kind.CONFIG: {"settings": DIGEST, "software": "zhiying 0.1.0", "code": DIGEST, "runtime": {"python": "3.11.2"}},
+        Kind.LOG_READ: {"person": "li.m", "purpose": "PATIENT_REQUEST", "pseudonym": STUDY},
+        Kind.ERASURE: {"period": "2026-10", "rows": 12},
+    }
+
+
 def body(kind: Kind) -> dict[str, JsonValue]:
     """A full, good body of each kind."""
     return {
         Kind.LOG_START: {"origin": ORIGIN, "software": "zhiying 0.1.0"},
         Kind.HEARTBEAT: {"interval_s": 60},
-        Kind.CONFIG: {"settings": DIGEST, "software": "zhiying 0.1.0", "code": DIGEST, "runtime": {"python": "3.11.2"}},
-        Kind.LOG_READ: {"person": "li.m", "purpose": "PATIENT_REQUEST", "pseudonym": STUDY},
-        Kind.ERASURE: {"period": "2026-10", "rows": 12},
+        **_without_call(),
         Kind.EXPORT: {
             "recipient": "TEST Reviewer",
             "purpose": "YEARLY_REVIEW",

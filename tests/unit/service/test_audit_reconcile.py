@@ -31,7 +31,7 @@ from tests.simulators.audit_log import body
 from tests.simulators.query_pacs import QueryPacs, serving
 from tests.simulators.real_orthanc import orthanc_for, running
 
-SHAPE = (12, 32, 40)
+SHAPE = (6, 12, 16)
 PERIOD = ("--from", "2026-11-01")
 IMAGE = str(phantom.series(SHAPE)[0].SOPInstanceUID)
 
