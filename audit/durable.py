@@ -147,6 +147,36 @@ def remove(path: Path) -> None:
     sync_dir(path.parent)
 
 
+def append(path: Path, line: bytes, *, mode: int = FILE_MODE) -> None:
+    """Add a line, which ends in a newline; durable when it returns. One writer at a time.
+
+    A crash may leave the last line torn: the next one begins on a line of its own, and readers pass over the torn one.
+    """
+    new = not path.exists()
+    with path.open("a+b") as file:
+        if new:
+            path.chmod(mode)
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            file.write(b"\n")
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        sync_dir(path.parent)
+
+
+def destroy(path: Path) -> None:
+    """Overwrite a small secret with noise in its place, then take its name away, durably. One that is gone is fine.
+
+    What a disk with wear levelling keeps of the old block, only the disk's own encryption can make unreadable.
+    """
+    with suppress(FileNotFoundError), path.open("r+b") as file:
+        file.write(os.urandom(path.stat().st_size))
+        file.flush()
+        os.fsync(file.fileno())
+    remove(path)
+
+
 def discard(path: Path) -> None:
     """Take the name away, with no promise: after a power cut it may be back. For what is harmless if it comes back."""
     path.unlink(missing_ok=True)

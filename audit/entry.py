@@ -24,6 +24,7 @@ from audit.schema import (
     NOTE,
     OBSERVED,
     OWN_UID,
+    PERIOD,
     ROOT,
     TOKEN,
     Listing,
@@ -55,7 +56,10 @@ class Kind(StrEnum):
 
     LOG_START = "LOG_START"
     HEARTBEAT = "HEARTBEAT"
+    CONFIG = "CONFIG"
     EXPORT = "EXPORT"
+    LOG_READ = "LOG_READ"
+    ERASURE = "ERASURE"
     APPROVAL = "APPROVAL"
     ASSEMBLED = "ASSEMBLED"
     SELECTED = "SELECTED"
@@ -83,6 +87,12 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
         ),
         # The writer is alive and promises another one within so many seconds: a longer silence is to be explained.
         Kind.HEARTBEAT: Record({"interval_s": INTEGER}),
+        # A process of the service begins to work: with which code, settings (their digest, no secret) and libraries.
+        Kind.CONFIG: Record({"settings": DIGEST, "software": TOKEN, "code": DIGEST, "runtime": Table(TOKEN, TOKEN)}),
+        # Somebody is about to learn whom a pseudonym names: who, why, and which one.
+        Kind.LOG_READ: Record({"person": OBSERVED, "purpose": CODE, "pseudonym": HEX32}),
+        # The key of a month's identities was destroyed, and with it this many rows of the map.
+        Kind.ERASURE: Record({"period": PERIOD, "rows": INTEGER}),
         # A package is about to be handed over: to whom, why, under which contract, and a digest of what was asked for.
         Kind.EXPORT: Record({"recipient": OBSERVED, "purpose": CODE, "contract": OBSERVED, "scope": DIGEST}),
         Kind.APPROVAL: Record({"note": NOTE, "note_digest": DIGEST}),
@@ -92,9 +102,15 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
         Kind.SELECTED: Record({"study": HEX32, "series": HEX32, "model": _MODEL, "modality": CODE}),
         Kind.CALL_INTENT: Record(
             {
+                "site": TOKEN,
+                "requester": Maybe(OBSERVED),
+                "patient": Maybe(HEX32),
                 "study": HEX32,
+                "series": INTEGER,
+                "instances": INTEGER,
                 "input": HEX32,
                 "model": _MODEL,
+                "card": DIGEST,
                 "approval": TOKEN,
                 "policy": DIGEST,
                 "autonomy": CODE,
@@ -108,7 +124,10 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
                 "outcome": CODE,
                 "measurements": Listing(Record({"code": TOKEN, "value": DECIMAL, "unit": TOKEN})),
                 "timing_ms": Table(TOKEN, INTEGER),
+                "deadline_ms": INTEGER,
+                "deadline_met": CODE,
                 "device": TOKEN,
+                "software": TOKEN,
             }
         ),
         Kind.RELEASED: Record(
@@ -141,7 +160,10 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
 """What each kind's body holds: exactly these fields, all of them."""
 
 CALL_NEEDED = frozenset({Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.RELEASED})
-CALL_ABSENT = frozenset({Kind.LOG_START, Kind.HEARTBEAT, Kind.EXPORT, Kind.APPROVAL, Kind.RESTORE, Kind.SEAL})
+CALL_ABSENT = frozenset(
+    {Kind.LOG_START, Kind.RESTORE, Kind.SEAL, Kind.HEARTBEAT, Kind.CONFIG, Kind.EXPORT, Kind.LOG_READ, Kind.ERASURE}
+    | {Kind.APPROVAL}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,9 @@ from audit.errors import AuditError
 from audit.merkle import Tree, leaf_hash
 from audit.package import CHUNK, LENGTH_BYTES, README, PackageFull, Writer, pack_chunk
 
-ALWAYS: Final = frozenset({"APPROVAL", "EXPORT", "HEARTBEAT", "LOG_START", "RESTORE", "SEAL"})
+ALWAYS: Final = frozenset(
+    {"APPROVAL", "CONFIG", "ERASURE", "EXPORT", "HEARTBEAT", "LOG_READ", "LOG_START", "RESTORE", "SEAL"}
+)
 """Kinds that are in scope whatever is asked: what a call rests on, and what shows silence, copies and restored logs."""
 STAMPS_MAX: Final = 100
 """Time stamps over one checkpoint: two digits name them."""

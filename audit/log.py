@@ -38,7 +38,7 @@ from audit.durable import Disk
 from audit.entry import Draft, Entry, Kind, refuse_bad_source
 from audit.errors import AuditCorrupt, AuditError, AuditSealed, AuditUnavailable, EntryInvalid, KeyConflict
 from audit.files import Files
-from audit.layout import CHECKPOINT, HEAD, LOCK, STAGING, TILE, StagedName
+from audit.layout import HEAD, LOCK, STAGING, StagedName
 from audit.lock import DirectoryLock
 from audit.merkle import TILE_WIDTH
 from audit.note import Signer
@@ -191,6 +191,18 @@ class AuditLog:
                 raise AuditCorrupt(HEAD, "missing")
             return self._head
 
+    def receipt(self, index: int) -> Checkpoint:
+        """The log's signed head as it was when entry ``index`` was its last: the same bytes whenever it is asked.
+
+        Ed25519 (RFC 8032) draws no random number, and the root of the first entries never changes. Reads one bundle.
+        """
+        with self._writer, self._refusals():
+            self._refresh()
+            if not 0 <= index < self._ahead.tree.size:
+                raise EntryInvalid("receipt: no such entry")
+            root = self._ahead.tree.root_at(index + 1, self._proven(index // TILE_WIDTH))
+            return Checkpoint.sign(self._signer, self._origin, index + 1, root)
+
     def close(self) -> None:
         """Publish what is not, and let go of the directory. Appends after this raise AuditUnavailable. Idempotent."""
         with self._writer:
@@ -324,7 +336,7 @@ class AuditLog:
         more before anything is built upon it. ``made``: what we know that it commits to, and the leaves.
         """
         self._suspect = True
-        head = self._signed_head()
+        head = self._public.signed_head(self._ahead.tree, known=self._head is not None)
         if head is not None:
             chain = self._public.chain(head)
             if chain:
@@ -344,7 +356,7 @@ class AuditLog:
         """Take what the head commits to into memory, for reading alone; write nothing."""
         with self._lock.held(reading=True):
             self._suspect = self._unsure = True
-            head = self._signed_head()
+            head = self._public.signed_head(self._ahead.tree, known=self._head is not None)
             if head is None:
                 raise AuditCorrupt(HEAD, "missing")
             chain = self._public.chain(head)
@@ -373,16 +385,6 @@ class AuditLog:
         # What is committed and not published was read back from its staged file when it was committed.
         published = self._public.bundle(index) if index * TILE_WIDTH < size else ()
         return published + self._leaves[max(0, index * TILE_WIDTH - size) :][: TILE_WIDTH - len(published)]
-
-    def _signed_head(self) -> Checkpoint | None:
-        """The head on disk, which must be there if entries were published, and not go back; None: there is no log."""
-        head, known = self._files.checkpoint(HEAD), self._ahead.tree
-        if head is None:
-            if self._head is not None or (self._root / CHECKPOINT).exists() or (self._root / TILE).exists():
-                raise AuditCorrupt(HEAD, "missing, though entries were published")
-        elif head.size < known.size or (head.size == known.size and head.root != known.root()):
-            raise AuditCorrupt(HEAD, "went back behind what was committed")
-        return head
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:

@@ -203,6 +203,19 @@ class Tree:
         """Root of the full level-0 tile ``index``. Raises IndexError."""
         return self._levels[1][index]
 
+    def root_at(self, size: int, leaves: Sequence[bytes]) -> bytes:
+        """The root that the tree had at an earlier size from 1; ``leaves``: those of the bundle in which it ended."""
+        rest = size % TILE_WIDTH
+        hashes = [self._hashing.leaf(leaf) for leaf in leaves[:rest]]
+        level, width = 1, size // TILE_WIDTH
+        while True:
+            # A partial subtree at the end is paired as a whole one: RFC 6962 splits at a power of two, from the left.
+            tail = [root(hashes, self._hashing)] if hashes else []
+            if not width:
+                return tail[0]
+            hashes = self._levels[level][width - width % TILE_WIDTH : width] + tail
+            level, width = level + 1, width // TILE_WIDTH
+
     def leaves(self) -> tuple[bytes, ...]:
         """The leaf hashes after the last full tile."""
         return tuple(self._levels[0])

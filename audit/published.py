@@ -16,7 +16,7 @@ from audit.checkpoint import Checkpoint
 from audit.durable import Disk
 from audit.errors import AuditCorrupt
 from audit.files import Files
-from audit.layout import CHECKPOINT, ENTRIES_LEVEL, HEAD, StagedName, TileName
+from audit.layout import CHECKPOINT, ENTRIES_LEVEL, HEAD, TILE, StagedName, TileName
 from audit.merkle import TILE_WIDTH, Tree, leaf_hash, root
 from audit.sm3 import SM3_TREE
 from audit.state import Growth, State
@@ -48,6 +48,19 @@ class Published:
         if not good:
             raise AuditCorrupt(name.path, "its entries are not those that were signed")
         return leaves
+
+    def signed_head(self, committed: Tree, *, known: bool) -> Checkpoint | None:
+        """The head on disk, which must be there if one is known or entries were published, and not go back.
+
+        None: there is no log.
+        """
+        head = self._files.checkpoint(HEAD)
+        if head is None:
+            if known or (self._root / CHECKPOINT).exists() or (self._root / TILE).exists():
+                raise AuditCorrupt(HEAD, "missing, though entries were published")
+        elif head.size < committed.size or (head.size == committed.size and head.root != committed.root()):
+            raise AuditCorrupt(HEAD, "went back behind what was committed")
+        return head
 
     def chain(self, head: Checkpoint) -> list[StagedName]:
         """The commits that follow on each other up to the head, from what is published on; none if all of it is.

@@ -162,5 +162,7 @@ TOKEN = Text("token", _TOKEN, re.compile(_UID))
 """Versions, names of models and devices, units, codes of a code system: never taken from an image's header."""
 OBSERVED = Text("token", _TOKEN, _PERSONAL)
 """A token that was derived from an image's header, so what a person's data look like is refused."""
+PERIOD = Text("month", re.compile(r"[0-9]{4}-(?:0[1-9]|1[0-2])"))
+"""A month, YYYY-MM."""
 INTEGER = Integer()
 NOTE = SignedNote()

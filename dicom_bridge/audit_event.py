@@ -15,7 +15,7 @@ from typing import Final
 from audit.canonical import JsonValue
 from audit.entry import Entry
 from audit.errors import EntryInvalid
-from audit.schema import CODE, DIGEST, HEX32, INTEGER, OBSERVED, OWN_UID, TOKEN, Rule
+from audit.schema import CODE, DIGEST, HEX32, INTEGER, OBSERVED, OWN_UID, PERIOD, TOKEN, Rule
 from dicom_bridge.errors import BridgeError, Fault
 
 DESIGNATOR: Final = "99ZHIYING"
@@ -240,6 +240,16 @@ def _approval(given: _Given) -> tuple[Event, ...]:
     return given.warn((_OBJECT_SECURITY,), "an approval of a model was taken into the log", details)
 
 
+def _log_read(given: _Given) -> tuple[Event, ...]:
+    # Who it was stays in the log: a short name is whatever somebody typed.
+    return (Event(given.entry, given.reporter, AUDIT_LOG_USED, "R", (given.kind,), (given.us(),)),)
+
+
+def _erasure(given: _Given) -> tuple[Event, ...]:
+    details = _taken(given.body, {"period": PERIOD, "rows": INTEGER})
+    return given.warn((_OBJECT_SECURITY,), "the identities of a month were erased", details)
+
+
 def _restore(given: _Given) -> tuple[Event, ...]:
     return given.warn((_RECORDING_STARTED,), "this log succeeds another one", _taken(given.body, {"reason": CODE}))
 
@@ -313,6 +323,9 @@ def _unknown(given: _Given) -> tuple[Event, ...]:
 _RULES: Final[Mapping[str, Callable[[_Given], tuple[Event, ...]]]] = MappingProxyType(
     {
         "LOG_START": _log_start,
+        "CONFIG": _log_start,
+        "LOG_READ": _log_read,
+        "ERASURE": _erasure,
         "APPROVAL": _approval,
         "ASSEMBLED": _assembled,
         "SELECTED": _selected,

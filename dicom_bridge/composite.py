@@ -14,7 +14,7 @@ from io import BytesIO
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_bridge import explicit, uids
+from dicom_bridge import explicit, receipt, uids
 from dicom_bridge.charset import normalise
 from dicom_bridge.result_context import (
     BRIDGE_MANUFACTURER,
@@ -98,6 +98,8 @@ def common_modules(head: Dataset, context: ResultContext, algorithm: Algorithm) 
     # Nothing we ship is cleared as a product yet; Type 3 on any IOD (PS3.3 C.12.1).
     ds.ContentQualification = "RESEARCH"
     ds.ContributingEquipmentSequence = [_processing_equipment(algorithm)]
+    if context.receipt is not None:
+        receipt.put(ds, context.receipt)
     return ds
 
 

@@ -43,6 +43,7 @@ class ReportFacts:
     completion: str
     verification: str
     preliminary: str
+    software: str
     numbers: tuple[Number, ...]
 
 
@@ -70,6 +71,7 @@ def read_report(path: Path) -> ReportFacts:
         completion=str(report.get("CompletionFlag", "")),
         verification=str(report.get("VerificationFlag", "")),
         preliminary=str(report.get("PreliminaryFlag", "")),
+        software=str(report.get("SoftwareVersions", "")),
         numbers=tuple(_numbers(report)),
     )
 

@@ -14,6 +14,7 @@ from typing import Literal
 from pydicom.dataset import Dataset
 
 from dicom_bridge import uids
+from dicom_bridge.receipt import Receipt
 from models.codes import Code
 from models.manifest import Manifest
 from models.ref import ModelRef
@@ -48,7 +49,7 @@ class ResultContext:
 
     Same context, findings and sources give the same bytes: this is why the time is a field and not a clock.
     `content_time` is the start of the analysis (aware), fixed once per call. `predecessors` are the earlier SR of the
-    same study that this one supersedes (PS3.3 C.17.2.3).
+    same study that this one supersedes (PS3.3 C.17.2.3). `receipt`: where the call stands in the audit log.
     """
 
     call: str
@@ -59,6 +60,7 @@ class ResultContext:
     charset: Charset
     predecessors: Sequence[Dataset] = ()
     civil_time: timezone = CHINA_STANDARD_TIME
+    receipt: Receipt | None = None
 
     def uid(self, kind: str, *parts: str) -> str:
         """The UID of one thing of this call; the same for ever."""

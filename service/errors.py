@@ -6,6 +6,7 @@ ServiceError
     NothingSuch        NOT_FOUND           a study, model or file that is not here
     CommandRefused     COMMAND_REFUSED     what was asked for is not so
     KeyMissing         KEY_MISSING         the log is there, its signing key is not
+    PeriodErased       PERIOD_ERASED       the month's identities were erased, and their key with them
     ImagesGone         IMAGES_GONE         some of the study's images have left the spool already
     InputSuperseded    INPUT_SUPERSEDED    more images arrived; another run reads them
     NothingFits        NO_MODEL_FITS       no series of the study is for any installed model
@@ -84,3 +85,9 @@ class KeyMissing(ServiceError):
     """The log's signing key is gone; making another one would break the log's identity silently."""
 
     code = "KEY_MISSING"
+
+
+class PeriodErased(ServiceError):
+    """Whom a month's pseudonyms name is not known any more, on purpose."""
+
+    code = "PERIOD_ERASED"

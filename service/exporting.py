@@ -28,16 +28,22 @@ DECISIONS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """Whom the package is for (`recipient`, `contract`: short names without personal numbers) and why (`purpose`)."""
+    """Whom the package is for (`recipient`, `contract`: short names without personal numbers) and why (`purpose`).
+
+    `reconciliation`: files of `zhiying audit reconcile` that go with it, by name.
+    """
 
     recipient: str
     purpose: str
     contract: str
+    reconciliation: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What of the log is wanted; all that is given must hold. `study` is a pseudonym, `model` a name."""
+    """What of the log is wanted; all that is given must hold. `study`: its pseudonyms, one for each
+    month in which it was read, with commas between them; `model`: a name.
+    """
 
     begin: datetime | None = None
     end: datetime | None = None
@@ -80,7 +86,7 @@ def selection(entries: Iterable[Entry], asked: Asked) -> Callable[[Entry], bool]
     def wanted(entry: Entry) -> bool:
         told = calls[entry.call] if entry.call is not None else _tell(_Call(), entry)
         return (
-            asked.study in (None, told.study)
+            (asked.study is None or told.study in asked.study.split(","))
             and (asked.model is None or asked.model in told.models)
             and (asked.decision is None or DECISIONS[asked.decision] in told.kinds)
         )
@@ -125,7 +131,7 @@ def hand_over(
         evidence = Evidence(checkpoint=newest.note, older=older)
     evidence = with_stamps(evidence, head, stamps(), asked.begin, asked.end)
     companion = None if people is None else _companion(log, people, scope, said)
-    evidence = replace(evidence, sm3=sm3(), companion=companion)
+    evidence = replace(evidence, sm3=sm3(), companion=companion, reconciliation=to.reconciliation)
     # Chosen last: a service beside us has logged more meanwhile, and the package ends where the checkpoint does.
     return export(log, path, replace(scope, selects=selection(log.entries(), asked)), evidence)
 

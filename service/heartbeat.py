@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from audit.checkpoint import Checkpoint
 from audit.entry import Draft, Entry, Kind
 
 INTERVAL_S = 60
@@ -17,6 +18,13 @@ class Log(Protocol):
     """Where beats go."""
 
     def append(self, draft: Draft) -> Entry:
+        """See AuditLog."""
+
+
+class CallLog(Log, Protocol):
+    """Where the entries of calls go."""
+
+    def receipt(self, index: int) -> Checkpoint:
         """See AuditLog."""
 
 

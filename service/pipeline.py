@@ -8,7 +8,7 @@ that the second time finds the first. The order inside a step is always: make it
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -21,6 +21,8 @@ from sqlalchemy.exc import OperationalError
 from audit.entry import Draft, Entry
 from audit.errors import AuditUnavailable
 from dicom_bridge.outbox import Outbox
+from dicom_bridge.receipt import Receipt
+from dicom_bridge.spool_index import Instance
 from dicom_bridge.volume import LoadedSeries
 from ethics_review import gate
 from ethics_review.permit import Permit
@@ -31,7 +33,8 @@ from inference.errors import EngineDied
 from models.library import Library, VerifiedModel
 from service import records
 from service.faults import INTERNAL, Fault, explain
-from service.heartbeat import Log
+from service.heartbeat import CallLog
+from service.identity import IdentityMap
 from service.keys import Pseudonyms
 from service.reading import Reading
 from service.results import ResultWriter
@@ -85,7 +88,7 @@ class Parts:
     site: str
     autonomy: str
     reading: Reading
-    log: Log
+    log: CallLog
     library: Library
     register: Register
     engine: Device
@@ -94,6 +97,8 @@ class Parts:
     peer: str | None  # its name in the configuration; the outbox knows the rest
     store: Store
     pseudonyms: Pseudonyms
+    identities: IdentityMap
+    titles: frozenset[str]  # AE titles of our configuration: others are whatever somebody typed
     now: Callable[[], datetime]
     observe: Observer
 
@@ -158,18 +163,24 @@ class Pipeline:
     def assembled(self, run: Run, _facts: Facts) -> Facts:
         """The study is complete: say what it holds."""
         instances = self._p.reading.instances(run)
-        study, committed = self._names(run)
+        who = self._p.reading.patient(run)
+        named = self._p.identities.name(run.created_at, run.study_uid, run.input_digest, who, now=self._p.now())
         self._record(
             records.assembled(
                 run.run_id,
-                study=study,
-                committed=committed,
+                study=named.study,
+                committed=named.input,
                 instances=len(instances),
                 series=len({i.series_uid for i in instances}),
                 trigger=run.trigger,
             )
         )
-        return {"study": study, "committed": committed}
+        return {
+            "study": named.study,
+            "committed": named.input,
+            "patient": named.patient,
+            "requester": self._requester(instances),
+        }
 
     def selected(self, run: Run, facts: Facts) -> Facts:
         """One series fits one model's manifest, or nothing does and the reason is kept."""
@@ -178,7 +189,7 @@ class Pipeline:
         # Another volume of the series is another call: after a rule was changed, the first one's result is no answer.
         part = [choice.part] if choice.part else []
         call = self._p.pseudonyms.of("call", run.study_uid, run.input_digest, ref.digest, *part)
-        series = self._p.pseudonyms.of("series", choice.series_uid)
+        series = self._p.identities.series(run.created_at, choice.series_uid, now=self._p.now())
         self._record(
             records.selected(run.run_id, study=facts["study"], series=series, ref=ref, modality=choice.modality)
         )
@@ -195,7 +206,12 @@ class Pipeline:
         self._permits[run.run_id] = permit
         self._show(run, State.PERMITTED, approval=permit.approval)
         # The intent's time is the one time that the results carry, whatever is repeated: same call, same bytes.
-        return {"approval": permit.approval, "intended_at": intent.time}
+        # So is its receipt, and it is kept: a log key that is changed later must not change the objects.
+        return {
+            "approval": permit.approval,
+            "intended_at": intent.time,
+            "receipt": {"index": intent.index, "note": self._p.log.receipt(intent.index).note},
+        }
 
     def inferred(self, run: Run, facts: Facts) -> Facts:
         """The model ran on one device; its findings are on disk."""
@@ -220,14 +236,17 @@ class Pipeline:
         model = self._models.get(run.run_id) or self._p.library.open(records.model_ref(facts["model"]))
         loaded = self._p.reading.series(run, facts["series"], facts["part"])
         supersedes = self._superseded(run, facts["call"])
-        written = self._p.results.write(facts["call"], model, loaded, facts["intended_at"], supersedes)
+        receipt = Receipt(**facts["receipt"])
+        written = self._p.results.write(facts["call"], model, loaded, facts["intended_at"], receipt, supersedes)
         self._record(
             records.call_result(
                 facts["call"],
                 outputs=written.outputs,
                 measurements=written.measurements,
                 timing_ms=written.timing_ms,
+                deadline_ms=written.deadline_ms,
                 device=written.device,
+                software=written.software,
             )
         )
         self._show(
@@ -263,7 +282,7 @@ class Pipeline:
         for run in self._p.store.of_call(call)[-1:]:
             if run.state is not State.WRITTEN:
                 continue
-            study, _ = self._names(run)
+            study = self._study(run)
             draft = records.failed(run.run_id, study=study, stage=Step.RELEASED, code=code, fault="SITE", call=call)
             self._record(draft)
             self._show(run, State.UNDELIVERED, stage=Step.RELEASED, code=code, fault="SITE")
@@ -291,7 +310,19 @@ class Pipeline:
         self._p.engine.warm(model)  # so that the intent can say on what it will run
         state = self._p.engine.describe()
         runtime = {"device": str(state["device"])} | state["runtime"]
-        draft = records.call_intent(permit, study=facts["study"], committed=facts["committed"], runtime=runtime)
+        draft = records.call_intent(
+            permit,
+            records.Subject(
+                site=self._p.site,
+                requester=facts.get("requester"),
+                patient=facts.get("patient"),
+                study=facts["study"],
+                committed=facts["committed"],
+                instances=len({frame.sop_uid for frame in loaded.frames}),
+            ),
+            card=records.card_digest(model),
+            runtime=runtime,
+        )
         return permit, self._record(draft)
 
     def _superseded(self, run: Run, call: str) -> str | None:
@@ -312,7 +343,7 @@ class Pipeline:
     def _end(self, run: Run, step: Step, facts: Facts, fault: Fault) -> Facts:
         refused = step in BEFORE_THE_MODEL and not fault.internal
         call = facts.get("call")
-        study, _ = self._names(run)
+        study = facts.get("study") or self._study(run)
         if refused:
             ref = records.model_ref(facts["model"]) if "model" in facts else None
             draft = records.denied(
@@ -357,9 +388,13 @@ class Pipeline:
         self._p.store.update(run_id, self._p.now(), steps_ms=steps_ms)
         self._steps_ms.pop(run_id, None)
 
-    def _names(self, run: Run) -> tuple[str, str]:
-        study = self._p.pseudonyms.of("study", run.study_uid)
-        return study, self._p.pseudonyms.of("input", run.study_uid, run.input_digest)
+    def _study(self, run: Run) -> str:
+        return self._p.identities.study(run.created_at, run.study_uid, now=self._p.now())
+
+    def _requester(self, instances: Sequence[Instance]) -> str | None:
+        """The AE title that sent all of it, where our configuration knows it."""
+        senders = {one.sender for one in instances}
+        return senders.pop() if len(senders) == 1 and senders <= self._p.titles else None
 
     def _show(self, run: Run, state: State, **changes: Any) -> None:
         self._p.store.update(run.run_id, self._p.now(), state=state, **changes)

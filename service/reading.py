@@ -14,6 +14,7 @@ from dicom_bridge import candidates, selection, volume
 from dicom_bridge.assembly import RESULT_MODALITIES
 from dicom_bridge.errors import VolumeRefused
 from dicom_bridge.inbox import Inbox
+from dicom_bridge.patient import Patient, read_patient
 from dicom_bridge.rules import Predicate, Rule, SeriesSummary, ask, criteria_of
 from dicom_bridge.selection import NO_RULE_MATCHES, NoFit
 from dicom_bridge.slices import Slice
@@ -72,6 +73,13 @@ class Reading:
         if any(one.modality not in RESULT_MODALITIES for one in self._inbox.gone(run.study_uid).values()):
             raise ImagesGone("images of this study have left the spool; have the PACS send all of it again")
         return tuple(one for one in held if one.modality not in RESULT_MODALITIES)
+
+    def patient(self, run: Run) -> Patient | None:
+        """Whose images the run's are; None where they do not say, or not all say the same."""
+        found = self.instances(run)
+        if not found or self._inbox.identities(run.study_uid) > 1:
+            return None
+        return read_patient(found[0].path, self._charsets.get(found[0].sender))
 
     def choose(self, run: Run, library: Library) -> Chosen:
         """The one volume and model that fit. Raises NothingFits or NoRuleMatches with the predicate that decided."""

@@ -6,13 +6,19 @@ classes; `audit.entry` refuses anything else.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from audit.canonical import JsonValue, canonical
 from audit.entry import Draft, Kind
+from audit.errors import EntryInvalid
+from audit.schema import OBSERVED, Maybe
 from ethics_review.permit import Permit
+from models.library import VerifiedModel
+from models.manifest import MANIFEST_NAME
 from models.ref import ModelRef
 
+SERIES_OF_A_CALL = 1  # a model reads one volume of one series
 INTENT_KEY_HEX = 16  # of the body's digest: another approval makes another intent, a retry does not
 
 
@@ -44,11 +50,36 @@ def selected(run_id: str, *, study: str, series: str, ref: ModelRef, modality: s
     return Draft(kind=Kind.SELECTED, key=f"selected:{run_id}", body=body)
 
 
-def call_intent(permit: Permit, *, study: str, committed: str, runtime: Mapping[str, str]) -> Draft:
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a call is about. `patient`, `study`, `committed`: pseudonyms; `requester`: the AE title that sent it all,
+    None where more than one did or our configuration does not know it; `instances`: those that the model is given.
+    """
+
+    site: str
+    requester: str | None
+    patient: str | None
+    study: str
+    committed: str
+    instances: int
+
+
+def card_digest(model: VerifiedModel) -> str:
+    """The digest of the model's card: of its manifest as it lies in the library."""
+    return f"sha256:{hashlib.sha256((model.path / MANIFEST_NAME).read_bytes()).hexdigest()}"
+
+
+def call_intent(permit: Permit, subject: Subject, *, card: str, runtime: Mapping[str, str]) -> Draft:
     """The permit, written down before the model sees a voxel."""
     body: dict[str, JsonValue] = {
-        "study": study,
-        "input": committed,
+        "site": subject.site,
+        "requester": told(subject.requester),
+        "patient": subject.patient,
+        "study": subject.study,
+        "series": SERIES_OF_A_CALL,
+        "instances": subject.instances,
+        "input": subject.committed,
+        "card": card,
         "model": model_body(permit.model),
         "approval": permit.approval,
         "policy": permit.policy,
@@ -68,7 +99,9 @@ def call_result(
     outputs: Sequence[Mapping[str, str]],
     measurements: Sequence[Mapping[str, str]],
     timing_ms: Mapping[str, int],
+    deadline_ms: int,
     device: str,
+    software: str,
 ) -> Draft:
     """What the model found and the exact objects that say so, before any of them is sent."""
     body: dict[str, JsonValue] = {
@@ -76,7 +109,10 @@ def call_result(
         "outcome": "FINDINGS",
         "measurements": [dict(m) for m in measurements],
         "timing_ms": dict(timing_ms),
+        "deadline_ms": deadline_ms,
+        "deadline_met": "YES" if timing_ms["total"] <= deadline_ms else "NO",
         "device": device,
+        "software": software,
     }
     return Draft(kind=Kind.CALL_RESULT, key=f"result:{call}", call=call, body=body)
 
@@ -119,6 +155,15 @@ def failed(run_id: str, *, study: str, stage: str, code: str, fault: str, call: 
     """Something went wrong, and whose fault it is."""
     body: dict[str, JsonValue] = {"study": study, "stage": stage, "code": code, "fault": fault}
     return Draft(kind=Kind.FAILED, key=f"failed:{run_id}", call=call, body=body)
+
+
+def told(observed: str | None) -> str | None:
+    """What was observed, where the log may hold it: what looks like a person's data becomes None."""
+    try:
+        Maybe(OBSERVED).check(observed, "observed")
+    except EntryInvalid:
+        return None
+    return observed
 
 
 def decimal(value: float, decimals: int) -> str:

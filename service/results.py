@@ -12,6 +12,7 @@ from pathlib import Path
 
 from audit import durable
 from dicom_bridge import readback, report, segmentation, uids, validity
+from dicom_bridge.receipt import Receipt
 from dicom_bridge.result_context import Charset, Language, ResultContext
 from dicom_bridge.volume import LoadedSeries
 from inference.errors import FindingsCorrupt
@@ -22,6 +23,7 @@ from service.records import decimal
 FINDINGS = "findings.npz"
 SEG = "seg.dcm"
 SR = "sr.dcm"
+MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Written:
     measurements: list[dict[str, str]]
     timing_ms: dict[str, int]
     device: str
+    deadline_ms: int
+    software: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +74,17 @@ class ResultWriter:
         findings.save(self._findings(call))
 
     def write(
-        self, call: str, model: VerifiedModel, loaded: LoadedSeries, intended_at: str, supersedes: str | None
+        self,
+        call: str,
+        model: VerifiedModel,
+        loaded: LoadedSeries,
+        intended_at: str,
+        receipt: Receipt,
+        supersedes: str | None,
     ) -> Written:
         """Make SEG and SR, or take those that an earlier try has made, and describe them.
 
+        `receipt`: where the intent stands in the log; it travels in the objects.
         `supersedes`: the call whose report this one replaces, after later images of the same study.
 
         Raises OutputInvalid where an object would not be valid: then nothing is kept or sent (I7).
@@ -82,7 +93,7 @@ class ResultWriter:
         seg_path, sr_path = self.files(call)
         if not (seg_path.exists() and sr_path.exists()):
             before = None if supersedes is None else self.files(supersedes)[1]
-            self._make(call, model, loaded, findings, self._context(call, intended_at, before))
+            self._make(call, model, loaded, findings, self._context(call, intended_at, receipt, before))
         decimals = {m.id: m for m in model.manifest.measurements}
         return Written(
             outputs=[_output("SEG", call, seg_path), _output("SR", call, sr_path)],
@@ -96,12 +107,15 @@ class ResultWriter:
             ],
             timing_ms=dict(findings.timing_ms),
             device=findings.device,
+            deadline_ms=round(model.manifest.deadline_s * MS),
+            # Of the version that made the objects, which after an update is not the one that tells of them.
+            software=f"zhiying {readback.read_report(sr_path).software}",
         )
 
     def _findings(self, call: str) -> Path:
         return self._root / call / FINDINGS
 
-    def _context(self, call: str, intended_at: str, before: Path | None) -> ResultContext:
+    def _context(self, call: str, intended_at: str, receipt: Receipt, before: Path | None) -> ResultContext:
         return ResultContext(
             call=call,
             content_time=datetime.fromisoformat(intended_at),
@@ -110,6 +124,7 @@ class ResultWriter:
             site_language=self._style.language,
             charset=self._style.charset,
             predecessors=() if before is None else (readback.read_document(before),),
+            receipt=receipt,
         )
 
     def _make(

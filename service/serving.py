@@ -34,12 +34,13 @@ from service.assembler import Assembler
 from service.audit_messages import AuditMessages
 from service.caretaker import Caretaker
 from service.config import Config
-from service.heartbeat import Heartbeat, Log
+from service.heartbeat import CallLog, Heartbeat
 from service.pipeline import Device, Observer, Parts, Pipeline
 from service.queue import RunQueue
 from service.reading import Reading
 from service.results import ResultStyle, ResultWriter
 from service.retention import Keep, Retention
+from service.started import Started
 from service.store import Store, connect
 from service.stow_api import known_senders, stow_router
 from service.telemetry import Metrics, set_up_logging
@@ -70,7 +71,7 @@ class Service:
         policy = witnessing.policy_of(config)
         self.log = wire.open_log(config)
         self.watch = None if policy is None else self._watched_by(policy)
-        self._writes: Log = self.log if self.watch is None else Guarded(self.log, self.watch.permit)
+        self._writes: CallLog = self.log if self.watch is None else Guarded(self.log, self.watch.permit)
         self.library = Library(data / "models")
         self.register = wire.open_register(config, self.log)
         limits = InboxLimits(
@@ -105,7 +106,8 @@ class Service:
         syslog = config.audit.syslog
         self.messages = None if syslog is None else AuditMessages(config, syslog, self.log, peers)
         # Of their own, as warming a model takes many seconds, and an authority or a witness may take its time.
-        self.pulse = Caretaker(Heartbeat(self._writes), self.log.publish, pause_s=wire.PUBLISH_S)
+        beginning = Started(self._writes, config, wire.SOFTWARE)
+        self.pulse = Caretaker(beginning, Heartbeat(self._writes), self.log.publish, pause_s=wire.PUBLISH_S)
         self.stamping = self._stamping()
         self.asking = None if self.watch is None else Caretaker(self.watch)
         self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))
@@ -297,6 +299,8 @@ class Service:
                 peer=config.results.to,
                 store=self.store,
                 pseudonyms=wire.pseudonyms(config),
+                identities=wire.identities(config),
+                titles=self._titles,
                 now=wire.now,
                 observe=observe,
             )

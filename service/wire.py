@@ -29,7 +29,8 @@ from ethics_review.register import Register
 from service import config as configuration
 from service.config import Config
 from service.errors import AlreadyRunning, KeyMissing, NothingSuch
-from service.keys import Pseudonyms
+from service.identity import IdentityMap
+from service.keys import PeriodKeys, Pseudonyms
 from service.reconcile import Places
 from service.store import Store, connect
 
@@ -107,6 +108,12 @@ def make_key(config: Config, number: int) -> Signer:
     if not public.exists():
         durable.create_same(public, f"{signer.vkey}\n".encode())
     return signer
+
+
+def identities(config: Config) -> IdentityMap:
+    """Whom the pseudonyms name, and the keys of the months."""
+    folder = config.data.folder
+    return IdentityMap(folder / "identity", PeriodKeys(folder / "keys" / "identity"))
 
 
 def _signer(config: Config) -> Signer:

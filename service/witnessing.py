@@ -45,7 +45,7 @@ from audit.witnessing import (
 from service import wire
 from service.config import Config
 from service.errors import CommandRefused, ConfigInvalid, NothingSuch
-from service.heartbeat import Log
+from service.heartbeat import CallLog
 
 POLL_S = 0.05
 """How often to look whether the service has published."""
@@ -95,13 +95,17 @@ Get = Callable[[str], Reply]
 class Guarded:
     """The log, behind somebody who may refuse an entry."""
 
-    log: Log
+    log: CallLog
     permit: Callable[[Draft], None]
 
     def append(self, draft: Draft) -> Entry:
         """See AuditLog. Raises AuditUnavailable where it is refused: whoever appends waits, and nothing is lost."""
         self.permit(draft)
         return self.log.append(draft)
+
+    def receipt(self, index: int) -> Checkpoint:
+        """See AuditLog."""
+        return self.log.receipt(index)
 
 
 def policy_of(config: Config) -> Policy | None:

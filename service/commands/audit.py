@@ -11,6 +11,8 @@ from audit import fsck
 from audit.witnessing import Witnessed
 from service import exporting, wire
 from service.commands import stamp, succession
+from service.commands.audit_reconcile import reconcile_pacs, reconciliation_of
+from service.commands.identity import erase, identify, names_of
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.config import Config
 from service.errors import CommandRefused
@@ -22,6 +24,9 @@ CHOICES = ", ".join(exporting.DECISIONS)
 app = typer.Typer(no_args_is_help=True, help="The log of every call.")
 app.add_typer(stamp.app, name="stamp")
 app.add_typer(succession.app, name="succeed")
+app.command("reconcile")(reconcile_pacs)
+app.command("identify")(identify)
+app.command("erase")(erase)
 
 
 @app.command()
@@ -86,6 +91,9 @@ def export(
     without_people: Annotated[
         bool, typer.Option("--without-people", help="Entries and proofs alone: a fifth of the size, and no PHI scan.")
     ] = False,
+    reconciliation: Annotated[
+        Path | None, typer.Option(help="A file that `zhiying audit reconcile --out` wrote, to go with it.")
+    ] = None,
     policy: Annotated[Path | None, typer.Option(help="Witnesses to ask first; see docs/witnesses.md.")] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -99,7 +107,8 @@ def export(
         from service.stamping import opened  # deferred: only an export reads stamps
 
         settings = wire.existing_log(config)
-        named = None if study is None else wire.pseudonyms(settings).of("study", study)
+        named = None if study is None else names_of(settings, study)
+        compared = {} if reconciliation is None else {reconciliation.name: reconciliation_of(reconciliation)}
         asked = Asked(_utc(begin), _utc(end), named, model, decision)
 
         def witnessed() -> Witnessed | None:
@@ -113,7 +122,7 @@ def export(
             return ours.witnessed()
 
         with wire.offline_of(settings) as site:
-            handover = Handover(recipient, purpose, contract)
+            handover = Handover(recipient, purpose, contract, compared)
             people = None if without_people else for_people(settings)
             made = exporting.hand_over(
                 *(site.log, out, asked, handover, witnessed, lambda: published(settings)[0]),

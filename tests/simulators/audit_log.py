@@ -44,8 +44,7 @@ class Clock:
         return self._now
 
 
-def body(kind: Kind) -> dict[str, JsonValue]:
-    """A full, good body of each kind."""
+def _without_call() -> dict[Kind, dict[str, JsonValue]]:
     return {
         Kind.LOG_START: {"origin": ORIGIN, "software": "zhiying 0.1.0", "predecessor": None},
         Kind.HEARTBEAT: {"interval_s": 60},
@@ -56,6 +55,22 @@ def body(kind: Kind) -> dict[str, JsonValue]:
             "scope": DIGEST,
         },
         Kind.APPROVAL: {"note": SIGNER.sign("zhiying-approval/1\n{}\n"), "note_digest": DIGEST},
+        Kind.RESTORE: {
+            "note": SIGNER.sign("zhiying.audit/restore/1\n{}\n"),
+            "note_digest": DIGEST,
+            "reason": "BACKUP",
+        },
+        Kind.SEAL: {"successor": f"{ORIGIN}/2", "reason": "KEY_ROTATION"},
+        Kind.CONFIG: {"settings": DIGEST, "software": "zhiying 0.1.0", "code": DIGEST, "runtime": {"python": "3.11.2"}},
+        Kind.LOG_READ: {"person": "li.m", "purpose": "PATIENT_REQUEST", "pseudonym": STUDY},
+        Kind.ERASURE: {"period": "2026-10", "rows": 12},
+    }
+
+
+def body(kind: Kind) -> dict[str, JsonValue]:
+    """A full, good body of each kind."""
+    return {
+        **_without_call(),
         Kind.ASSEMBLED: {
             "study": STUDY,
             "instances": 189,
@@ -65,7 +80,13 @@ def body(kind: Kind) -> dict[str, JsonValue]:
         },
         Kind.SELECTED: {"study": STUDY, "series": "e" * 32, "model": MODEL, "modality": "MR"},
         Kind.CALL_INTENT: {
+            "site": "test-hospital",
+            "requester": "PACS",
+            "patient": "7" * 32,
             "study": STUDY,
+            "series": 1,
+            "instances": 189,
+            "card": DIGEST,
             "input": "1" * 32,
             "model": MODEL,
             "approval": "APPROVAL-2026-001",
@@ -79,7 +100,10 @@ def body(kind: Kind) -> dict[str, JsonValue]:
             "outcome": "OK",
             "measurements": [{"code": "118565006", "value": "1951.3", "unit": "cm3"}],
             "timing_ms": {"forward": 1500, "total": 2100},
+            "deadline_ms": 120_000,
+            "deadline_met": "YES",
             "device": "cuda:0 NVIDIA A100",
+            "software": "zhiying 0.1.0",
         },
         Kind.RELEASED: {
             "outputs": [{"uid": "2.25.0", "digest": DIGEST}],
@@ -96,12 +120,6 @@ def body(kind: Kind) -> dict[str, JsonValue]:
             "model": MODEL,
         },
         Kind.FAILED: {"study": STUDY, "stage": "INFER", "code": "ENGINE_DIED", "fault": "MODEL"},
-        Kind.RESTORE: {
-            "note": SIGNER.sign("zhiying.audit/restore/1\n{}\n"),
-            "note_digest": DIGEST,
-            "reason": "BACKUP",
-        },
-        Kind.SEAL: {"successor": f"{ORIGIN}/2", "reason": "KEY_ROTATION"},
     }[kind]
 
 

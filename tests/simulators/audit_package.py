@@ -143,7 +143,13 @@ class Hospital:
     def intent(self, number: int, observed: Mapping[str, str] | None = None, **changes: Any) -> Entry:
         """One CALL_INTENT; ``observed`` is put over what is good, by condition."""
         body = {
+            "site": "test-hospital",
+            "requester": None,
+            "patient": None,
             "study": STUDY,
+            "series": 1,
+            "instances": 3,
+            "card": DIGEST,
             "input": "1" * 32,
             "model": {"name": MODEL.name, "version": MODEL.version, "digest": MODEL.digest},
             "approval": self.approval.id,
@@ -164,6 +170,9 @@ class Hospital:
             "outcome": "FINDINGS",
             "measurements": [],
             "timing_ms": {"total": 1},
+            "deadline_ms": 1000,
+            "deadline_met": "YES",
+            "software": "zhiying 0.1.0",
             "device": "cpu",
         }
         return self.add(Kind.CALL_RESULT, f"result:{number}", body, call_id(number))

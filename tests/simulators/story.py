@@ -15,18 +15,22 @@ from typing import Any
 import numpy as np
 from sqlalchemy import create_engine
 
+from audit.checkpoint import Checkpoint
 from audit.entry import Draft, Entry, Kind
 from audit.errors import AuditUnavailable
 from audit.log import AuditLog
 from audit.note import Signer
 from dicom_bridge import uids
 from dicom_bridge.attributes import Attributes
+from dicom_bridge.patient import Patient
+from dicom_bridge.receipt import Receipt
 from dicom_bridge.volume import LoadedSeries
 from ethics_review.register import Register
 from inference.types import Findings, Prediction, Volume
 from models.library import Library, VerifiedModel
 from models.ref import ModelRef
-from service.keys import Pseudonyms
+from service.identity import IdentityMap
+from service.keys import PeriodKeys, Pseudonyms
 from service.pipeline import Facts, Parts, Pipeline, Step
 from service.reading import Chosen
 from service.results import Written
@@ -38,6 +42,7 @@ from tests.simulators.reviewer import DURING, Reviewer
 STUDY = "1.2.840.99999.7.1.20260401.1"
 SERIES = "1.2.840.99999.7.1.20260401.1.3"
 """Foreign UIDs, which may never reach the log."""
+PATIENT = "TEST-0001"
 SITE = "test-site"
 PACS = "pacs"
 DEVICE = "cpu"
@@ -115,6 +120,10 @@ class ObservedLog:
         """See AuditLog."""
         return self.inner.entries(start)
 
+    def receipt(self, index: int) -> Checkpoint:
+        """See AuditLog."""
+        return self.inner.receipt(index)
+
     def has(self, kind: Kind, call: str | None = None, key: str | None = None) -> bool:
         """Whether such an entry is in."""
         return any(e.kind is kind and call in (None, e.call) and key in (None, e.key) for e in self.inner.entries())
@@ -125,6 +134,7 @@ class Held:
     """As much of an instance as the story looks at."""
 
     series_uid: str
+    sender: str = "MODALITY"
 
 
 class FakeReading:
@@ -136,6 +146,12 @@ class FakeReading:
         self.series_of: Callable[[Run], LoadedSeries] = lambda run: loaded(digest=run.input_digest)
         self.forgotten: list[str] = []
         self.part = ""
+        self.who: Patient | None = Patient(PATIENT, "")
+
+    def patient(self, _run: Run) -> Patient | None:
+        """See Reading."""
+        self._fail("patient")
+        return self.who
 
     def instances(self, _run: Run) -> tuple[Held, ...]:
         """See Reading."""
@@ -222,7 +238,13 @@ class FakeResults:
         return [Path(call) / "seg.dcm", Path(call) / "sr.dcm"]
 
     def write(
-        self, call: str, _model: VerifiedModel, _loaded: LoadedSeries, intended_at: str, supersedes: str | None
+        self,
+        call: str,
+        model: VerifiedModel,
+        _loaded: LoadedSeries,
+        intended_at: str,
+        receipt: Receipt,
+        supersedes: str | None,
     ) -> Written:
         """See ResultWriter: same call, same bytes; the time is the intent's."""
         if self.broken is not None:
@@ -231,6 +253,11 @@ class FakeResults:
             raise WrongOrder("results without findings")
         if intended_at not in [e.time for e in self._log.entries() if e.kind is Kind.CALL_INTENT and e.call == call]:
             raise WrongOrder("another time than the intent's")
+        intent = list(self._log.entries())[receipt.index]
+        if (intent.kind, intent.call) != (Kind.CALL_INTENT, call):
+            raise WrongOrder("a receipt of another entry")
+        if receipt.note != self._log.receipt(receipt.index).note:
+            raise WrongOrder("a receipt that this log did not sign")
         if call not in self.written:
             outputs = [
                 {"kind": kind, "uid": uids.derive(kind, call), "digest": _digest(f"{call}{kind}{intended_at}")}
@@ -238,7 +265,9 @@ class FakeResults:
             ]
             value = f"{self.findings[call].measurements[0].value:.3f}"
             measured = [{"code": "118565006", "value": value, "unit": "cm3"}]
-            self.written[call] = Written(outputs, measured, dict(TIMING_MS), DEVICE), intended_at, supersedes
+            deadline_ms = round(1000 * model.manifest.deadline_s)
+            made = Written(outputs, measured, dict(TIMING_MS), DEVICE, deadline_ms, "zhiying 0.1.0")
+            self.written[call] = made, intended_at, supersedes
         return self.written[call][0]
 
     def supersedes(self, call: str) -> str | None:
@@ -291,6 +320,7 @@ class World:
         self.results = FakeResults(self.log)
         self.outbox = FakeOutbox(self.log)
         self.pseudonyms = Pseudonyms(b"k" * 32)
+        self.identities = IdentityMap(folder / "identity", PeriodKeys(folder / "keys"))
         self.seen: list[tuple[str, str]] = []
         self.autonomy = "A1"
         self.peer: str | None = PACS
@@ -299,6 +329,11 @@ class World:
         """Let go of files."""
         self.store.close()
         self.log.inner.close()
+
+    @property
+    def names(self) -> Pseudonyms:
+        """What names studies and inputs in the month of the test."""
+        return self.identities.keys.names(PeriodKeys.month(self.clock.at))
 
     def approve(self, number: int = 1, *, conditions: dict[str, Any] | None = None, **changes: object) -> None:
         """The reviewer approves the installed model."""
@@ -321,6 +356,8 @@ class World:
             "peer": self.peer,
             "store": self.store,
             "pseudonyms": self.pseudonyms,
+            "identities": self.identities,
+            "titles": frozenset({"MODALITY"}),
             "now": self.clock,
             "observe": lambda step, moment, _subject: self.seen.append((step, moment)),
         }
@@ -358,7 +395,7 @@ class World:
 
     def entries(self, *kinds: Kind) -> list[Entry]:
         """The log's entries of these kinds; without any, all that tell of runs."""
-        others = (Kind.LOG_START, Kind.HEARTBEAT, Kind.EXPORT, Kind.APPROVAL)
+        others = (Kind.LOG_START, Kind.CONFIG, Kind.LOG_READ, Kind.ERASURE, Kind.HEARTBEAT, Kind.EXPORT, Kind.APPROVAL)
         wanted = kinds or tuple(kind for kind in Kind if kind not in others)
         return [entry for entry in self.log.entries() if entry.kind in wanted]
 

@@ -140,3 +140,30 @@ def test_sweep_takes_temporaries_only(tmp_path: Path) -> None:
     assert durable.sweep(tmp_path) == 2
     assert names(tmp_path) == {"a", ".hidden", "d"}
     assert names(tmp_path / "d") == {"b.tmp"}
+
+
+def test_append_begins_after_a_torn_line(tmp_path: Path) -> None:
+    """Lines follow on each other; after one that a crash cut short, the next is whole on a line of its own."""
+    path = tmp_path / "rows"
+    durable.append(path, b"one\n", mode=0o600)
+    durable.append(path, b"two\n", mode=0o600)
+    with path.open("ab") as file:
+        file.write(b"tor")
+    durable.append(path, b"three\n", mode=0o600)
+
+    assert path.read_bytes() == b"one\ntwo\ntor\nthree\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_destroy_leaves_nothing_under_any_name(tmp_path: Path) -> None:
+    """The bytes are gone from the file itself, which another name shows; and a second time is fine."""
+    path, other = tmp_path / "key", tmp_path / "other"
+    durable.create(path, b"secret" * 8)
+    other.hardlink_to(path)
+
+    durable.destroy(path)
+    durable.destroy(path)
+
+    assert names(tmp_path) == {"other"}
+    assert len(other.read_bytes()) == 48
+    assert b"secret" not in other.read_bytes()

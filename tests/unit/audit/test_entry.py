@@ -14,7 +14,14 @@ from audit.entry import BODIES, CALL_ABSENT, CALL_NEEDED, Draft, Entry, Kind, ca
 from audit.errors import EntryInvalid
 from tests.simulators.audit_log import CALL, DIGEST, ORIGIN, SIGNER, STUDY, body
 
-NULLABLE = {(Kind.DENIED, name) for name in ("condition", "observed", "model")} | {(Kind.LOG_START, "predecessor")}
+NULLABLE = {
+    (Kind.DENIED, "condition"),
+    (Kind.DENIED, "observed"),
+    (Kind.DENIED, "model"),
+    (Kind.CALL_INTENT, "requester"),
+    (Kind.CALL_INTENT, "patient"),
+    (Kind.LOG_START, "predecessor"),
+}
 NOW = datetime(2026, 11, 23, 16, 7, 12, 123456, tzinfo=UTC)
 BOOT = "b0" * 16
 TICK_US = 1_234_567
@@ -59,6 +66,7 @@ OURS = {
     "unit",
     "timing_ms",
     "peer",
+    "site",
 }
 
 

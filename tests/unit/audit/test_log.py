@@ -48,6 +48,28 @@ def test_a_new_log_begins_with_its_start(tmp_path: Path, log: AuditLog) -> None:
     clean(tmp_path / "log", 1)
 
 
+@pytest.mark.parametrize("publish_s", [0.0, 1000.0], ids=["published", "put-off"])
+def test_a_receipt_is_the_head_of_then(tmp_path: Path, publish_s: float) -> None:
+    """For every entry, across full tiles, published or not: the root of all up to it, signed, always the same."""
+    with open_log(tmp_path / "log", publish_s=publish_s, clock=lambda: 0.0) as log:
+        heads = [log.head()]
+        for count in (3, 251, 2, 1, 250, 12):
+            fill(log, range(heads[-1].size, heads[-1].size + count))
+            heads.append(log.head())
+        leaves = [leaf_hash(entry.to_bytes()) for entry in log.entries()]
+        receipts = [log.receipt(index) for index in range(len(leaves))]
+
+        assert [receipt.root for receipt in receipts] == [root(leaves[: n + 1]) for n in range(len(leaves))]
+        assert [receipt.size for receipt in receipts] == list(range(1, len(leaves) + 1))
+        assert [log.receipt(head.size - 1) for head in heads] == heads
+        for index in (-1, len(leaves)):
+            with pytest.raises(EntryInvalid):
+                log.receipt(index)
+    with open_log(tmp_path / "log") as again:
+        fill(again, range(1000, 1007))
+        assert [again.receipt(index) for index in range(len(leaves))] == receipts
+
+
 def test_append_returns_the_entry_that_is_read_again(tmp_path: Path, log: AuditLog) -> None:
     """By key, by position, and after opening anew."""
     first, second = log.append(draft(1)), log.append(draft(2))

@@ -187,3 +187,15 @@ def test_tree_of_three_levels() -> None:
     assert tree.tile(2, 0, 1) == tree.root()
     tree.append(HASHES[1])
     assert tree.root() == node_hash(tree.tile(2, 0, 1), HASHES[1])
+
+
+def test_the_root_at_an_earlier_size() -> None:
+    """Of every size around the ends of tiles on three levels, as the plain definition has it."""
+    leaves = [number.to_bytes(3, "big") for number in range(66_200)]
+    hashes = [leaf_hash(leaf) for leaf in leaves]
+    tree = Tree()
+    for leaf in hashes:
+        tree.append(leaf)
+    for size in (*range(1, 260), *range(510, 515), 65_279, 65_280, 65_281, *range(65_530, 65_545), 66_048, 66_200):
+        first = (size - 1) // TILE_WIDTH * TILE_WIDTH
+        assert tree.root_at(size, leaves[first : first + TILE_WIDTH]) == root(hashes[:size]), size

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import UID, Comprehensive3DSRStorage, SegmentationStorage
 
-from dicom_bridge import status
+from dicom_bridge import receipt, status
 from dicom_bridge.commitment_messages import PUSH_MODEL
 from dicom_bridge.fastlane import ListenerLimits
 from dicom_bridge.finding import StudyRootQueryRetrieveInformationModelFind
@@ -95,6 +96,18 @@ def test_every_answer_to_c_store_is_listed() -> None:
     given = {answer.status for answer in status._ANSWERS.values()} | {status.SUCCESS.status, status.FAULT.status}
 
     assert listed == given
+
+
+def test_private_attributes_are_those_that_are_written() -> None:
+    """The table of section 6 and the creator are the elements of the code, and no module but one makes any."""
+    ds = Dataset()
+    receipt.put(ds, receipt.Receipt(7, "note"))
+    made = [
+        (f"(0071,xx{element.tag.element & 0xFF:02X})", element.VR) for element in ds if element.tag.element >= 0x0100
+    ]
+
+    assert [tuple(row[:2]) for row in rows("6. Content")] == made
+    assert f"`{receipt.CREATOR}`" in section("6. Content")
 
 
 @pytest.mark.parametrize("code", [0x0000, 0x0001, 0x0107, 0x0116, 0xB000, 0xB007, 0xBFFF])

@@ -117,8 +117,14 @@ def test_checks_and_refusals_fit_the_audit_log() -> None:
     asked = {"site": "330702-jhzx", "manufacturer": "联影 uih, 123456", "modality": "MR20261201"}
     permit = decide(request(**asked), [approval], DURING)
     body = {
+        "site": "330702-jhzx",
+        "requester": None,
+        "patient": None,
         "study": "0a" * 16,
+        "series": 1,
+        "instances": 3,
         "input": "0b" * 16,
+        "card": MODEL.digest,
         "model": {"name": MODEL.name, "version": MODEL.version, "digest": MODEL.digest},
         "approval": permit.approval,
         "policy": permit.policy,

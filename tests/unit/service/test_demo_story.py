@@ -71,6 +71,7 @@ RESULTS = Results(
         completion="COMPLETE",
         verification="UNVERIFIED",
         preliminary="PRELIMINARY",
+        software="0.1.0",
         numbers=(Number("118565006", "Volume", "1951.3", "cm3"),),
     ),
     mask=SegmentationFacts(

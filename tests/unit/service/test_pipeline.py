@@ -111,8 +111,8 @@ def test_the_assembled_entry_counts_and_names_nothing(world: World) -> None:
 
     body = world.entries(Kind.ASSEMBLED)[0].body
     assert (body["instances"], body["series"], body["trigger"]) == (3, 2, "COUNT_MATCHED")
-    assert body["study"] == world.pseudonyms.of("study", STUDY)
-    assert body["input"] == world.pseudonyms.of("input", STUDY, "sha256:" + "0" * 64)
+    assert body["study"] == world.names.of("study", STUDY)
+    assert body["input"] == world.names.of("input", STUDY, "sha256:" + "0" * 64)
 
 
 def test_no_identifier_reaches_the_log(world: World) -> None:
@@ -153,12 +153,14 @@ def test_the_call_names_model_and_input_exactly(tmp_path: Path, world: World) ->
 
 
 def test_facts_are_plain_json(world: World) -> None:
-    """The workflow engine stores what a step hands on: strings, lists and maps, nothing else."""
+    """The workflow engine stores what a step hands on: strings, whole numbers, null, lists and maps, nothing else."""
 
     def plain(value: Any) -> bool:
         if isinstance(value, dict):
             return all(isinstance(key, str) and plain(inner) for key, inner in value.items())
-        return all(plain(inner) for inner in value) if isinstance(value, list) else type(value) is str
+        return (
+            all(plain(inner) for inner in value) if isinstance(value, list) else type(value) in (str, int, type(None))
+        )
 
     facts = world.tell(world.run())
 

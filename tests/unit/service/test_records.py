@@ -1,5 +1,6 @@
 """Every draft that the story makes is one that the log takes, and its key says how often it may happen."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -15,6 +16,10 @@ from tests.simulators.reviewer import DURING, Reviewer, request
 
 STUDY, INPUT = "a" * 32, "b" * 32
 REF = ModelRef("small-model", "1.0", "sha256:" + "ab" * 32)
+DIGEST = "sha256:" + "cd" * 32
+SUBJECT = records.Subject(
+    site="test-site", requester="MODALITY", patient="e" * 32, study=STUDY, committed=INPUT, instances=3
+)
 OUTPUTS = [{"kind": "SEG", "uid": "2.25.1", "digest": "sha256:" + "0" * 64}]
 
 
@@ -27,8 +32,10 @@ def test_each_draft_is_one_the_log_takes() -> None:
             "d" * 32,
             outputs=OUTPUTS,
             measurements=[{"code": "118565006", "value": "1951.3", "unit": "cm3"}],
-            timing_ms={"forward": 12},
+            timing_ms={"forward": 12, "total": 30},
+            deadline_ms=30,
             device="cpu",
+            software="zhiying 0.1.0",
         ),
         records.released("d" * 32, outputs=OUTPUTS, peer="pacs", attempts=1, proof="FOUND"),
         records.denied(
@@ -58,12 +65,41 @@ def test_an_intent_says_every_check_of_the_permit() -> None:
     """What the gate looked at is in the entry, condition by condition."""
     permit = decide(request(), [Reviewer().approve()], DURING)
 
-    draft = records.call_intent(permit, study=STUDY, committed=INPUT, runtime={"torch": "2.13.0", "device": "cpu"})
+    draft = records.call_intent(permit, SUBJECT, card=DIGEST, runtime={"torch": "2.13.0", "device": "cpu"})
 
     checks = draft.body["checks"]
     assert isinstance(checks, list | tuple)
     assert len(checks) == len(permit.checks) > 8
     assert draft.call == permit.call
+
+
+@pytest.mark.parametrize(
+    ("title", "said"),
+    [("PACS", "PACS"), ("CT_AREA-2", "CT_AREA-2"), ("ID19620101", None), ("ZHANG^SAN", None), ("", None), (None, None)],
+)
+def test_a_requester_that_looks_like_a_person_is_not_named(title: str | None, said: str | None) -> None:
+    """A calling AE title is what somebody typed: it is logged where it cannot be a date, a number or a name."""
+    permit = decide(request(), [Reviewer().approve()], DURING)
+
+    draft = records.call_intent(permit, replace(SUBJECT, requester=title), card=DIGEST, runtime={})
+
+    assert draft.body["requester"] == said
+
+
+@pytest.mark.parametrize(("total", "met"), [(29, "YES"), (30, "YES"), (31, "NO")])
+def test_whether_the_deadline_was_met(total: int, met: str) -> None:
+    """The model's own time against its manifest's limit, both in the entry."""
+    draft = records.call_result(
+        "d" * 32,
+        outputs=OUTPUTS,
+        measurements=[],
+        timing_ms={"total": total},
+        deadline_ms=30,
+        device="cpu",
+        software="zhiying 0.1.0",
+    )
+
+    assert (draft.body["deadline_ms"], draft.body["deadline_met"]) == (30, met)
 
 
 def test_another_approval_makes_another_intent() -> None:
@@ -73,7 +109,7 @@ def test_another_approval_makes_another_intent() -> None:
     later = decide(request(), [reviewer.approve()], DURING)
     other = decide(request(), [reviewer.approve(approval="TEST-2026-0002")], DURING)
 
-    keys = [records.call_intent(p, study=STUDY, committed=INPUT, runtime={}).key for p in (first, later, other)]
+    keys = [records.call_intent(p, SUBJECT, card=DIGEST, runtime={}).key for p in (first, later, other)]
 
     assert keys[0] == keys[1]
     assert keys[0] != keys[2]

@@ -8,9 +8,12 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from dicom_bridge import uids
+from audit.checkpoint import Checkpoint
+from audit.note import Signer
+from dicom_bridge import receipt, uids
 from dicom_bridge.attributes import Attributes
 from dicom_bridge.readback import read_document, read_report, read_segmentation
+from dicom_bridge.receipt import Receipt
 from dicom_bridge.validity import OutputInvalid
 from dicom_bridge.volume import LoadedSeries
 from inference.errors import FindingsCorrupt
@@ -22,6 +25,8 @@ from tests.simulators import findings as simulated
 SHAPE = (12, 32, 40)
 CALL, LATER = "a1" * 16, "b2" * 16
 INTENDED = "2026-11-23T16:07:12.123456Z"
+LOG = Signer.generate("test-site.zhiying/audit")
+RECEIPT = Receipt(7, Checkpoint.sign(LOG, LOG.name, 8, bytes(32)).note)
 STYLE = ResultStyle(device_serial="test-site", version="0.1.0", language="zh-CN", charset="ISO_IR 192")
 
 
@@ -63,14 +68,14 @@ def test_damaged_findings_are_not_kept(writer: ResultWriter, tmp_path: Path, dam
 
     assert not writer.kept(CALL)
     with pytest.raises(FindingsCorrupt):
-        writer.write(CALL, MODEL, LOADED, INTENDED, None)
+        writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
     writer.keep(CALL, _found())
     assert writer.kept(CALL)
 
 
 def test_what_is_written_is_what_is_said(writer: ResultWriter) -> None:
     """Kind, UID and digest of each object are those of the files, SEG first, and the numbers are the manifest's."""
-    written = writer.write(CALL, MODEL, LOADED, INTENDED, None)
+    written = writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
 
     seg, sr = writer.files(CALL)
     assert [o["kind"] for o in written.outputs] == ["SEG", "SR"]
@@ -78,6 +83,9 @@ def test_what_is_written_is_what_is_said(writer: ResultWriter) -> None:
         assert output["digest"] == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
         assert output["uid"] == uids.derive(output["kind"], CALL)
     assert [read_segmentation(seg).sop_uid, read_report(sr).sop_uid] == [o["uid"] for o in written.outputs]
+    for path in (seg, sr):
+        assert receipt.read(receipt.read_bytes(path.read_bytes()), LOG.verifier)[0] == RECEIPT
+    assert (written.software, written.deadline_ms) == ("zhiying 0.1.0", round(1000 * MODEL.manifest.deadline_s))
     value = f"{_found().measurements[0].value:.1f}"
     assert written.measurements == [{"code": "118565006", "value": value, "unit": "cm3"}]
     assert (written.timing_ms["total"], written.device) == (6, "cpu")
@@ -85,7 +93,7 @@ def test_what_is_written_is_what_is_said(writer: ResultWriter) -> None:
 
 def test_the_log_and_the_report_say_the_same_number(writer: ResultWriter) -> None:
     """The value in CALL_RESULT is the value that the radiologist reads."""
-    written = writer.write(CALL, MODEL, LOADED, INTENDED, None)
+    written = writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
 
     (number,) = read_report(writer.files(CALL)[1]).numbers
     assert f"{float(number.value):.1f}" == written.measurements[0]["value"]
@@ -93,21 +101,21 @@ def test_the_log_and_the_report_say_the_same_number(writer: ResultWriter) -> Non
 
 def test_written_again_it_is_the_same(writer: ResultWriter, tmp_path: Path) -> None:
     """Files that are there are described, never made again, even by a version that would make others (I6)."""
-    first = writer.write(CALL, MODEL, LOADED, INTENDED, None)
+    first = writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
     before = [path.stat().st_mtime_ns for path in writer.files(CALL)]
     newer = ResultWriter(tmp_path / "results", replace(STYLE, version="9.9"))
 
-    assert newer.write(CALL, MODEL, LOADED, "2027-01-01T00:00:00.000000Z", None) == first
+    assert newer.write(CALL, MODEL, LOADED, "2027-01-01T00:00:00.000000Z", RECEIPT, None) == first
     assert [path.stat().st_mtime_ns for path in writer.files(CALL)] == before
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_half_made_pair_is_made_again_with_the_same_bytes(writer: ResultWriter, lost: int) -> None:
     """A crash between SEG and SR: the next try makes both, byte for byte as they would have been (I6)."""
-    first = writer.write(CALL, MODEL, LOADED, INTENDED, None)
+    first = writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
     writer.files(CALL)[lost].unlink()
 
-    assert writer.write(CALL, MODEL, LOADED, INTENDED, None) == first
+    assert writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None) == first
 
 
 def test_another_process_makes_the_same_bytes(writer: ResultWriter, tmp_path: Path) -> None:
@@ -115,12 +123,14 @@ def test_another_process_makes_the_same_bytes(writer: ResultWriter, tmp_path: Pa
     other = ResultWriter(tmp_path / "elsewhere", STYLE)
     other.keep(CALL, _found())
 
-    assert other.write(CALL, MODEL, LOADED, INTENDED, None) == writer.write(CALL, MODEL, LOADED, INTENDED, None)
+    assert other.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None) == writer.write(
+        CALL, MODEL, LOADED, INTENDED, RECEIPT, None
+    )
 
 
 def test_the_time_is_the_intents(writer: ResultWriter) -> None:
     """Content time comes from the log's entry, in the civil time of the site, not from a clock."""
-    writer.write(CALL, MODEL, LOADED, INTENDED, None)
+    writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
 
     report = read_document(writer.files(CALL)[1])
     assert (str(report.ContentDate), str(report.ContentTime)[:6]) == ("20261124", "000712")
@@ -128,10 +138,10 @@ def test_the_time_is_the_intents(writer: ResultWriter) -> None:
 
 def test_a_later_report_names_the_one_it_replaces(writer: ResultWriter) -> None:
     """PredecessorDocumentsSequence names the earlier SR (I6); the first report has none."""
-    first = writer.write(CALL, MODEL, LOADED, INTENDED, None)
+    first = writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
     writer.keep(LATER, _found())
 
-    writer.write(LATER, MODEL, LOADED, INTENDED, CALL)
+    writer.write(LATER, MODEL, LOADED, INTENDED, RECEIPT, CALL)
 
     assert "PredecessorDocumentsSequence" not in read_document(writer.files(CALL)[1])
     named = read_document(writer.files(LATER)[1]).PredecessorDocumentsSequence
@@ -145,7 +155,7 @@ def test_an_invalid_object_is_not_kept(writer: ResultWriter) -> None:
     writer.keep(CALL, replace(_found(), segments=(SegmentMask(1, mask),)))
 
     with pytest.raises(OutputInvalid):
-        writer.write(CALL, MODEL, LOADED, INTENDED, None)
+        writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
 
     assert not any(path.exists() for path in writer.files(CALL))
 
@@ -161,7 +171,7 @@ def test_the_site_chooses_language_and_charset(tmp_path: Path, language: str, ch
     style = ResultStyle("test-site", "0.1.0", language, charset)  # type: ignore[arg-type]
     writer = ResultWriter(tmp_path, style)
     writer.keep(CALL, _found())
-    writer.write(CALL, MODEL, LOADED, INTENDED, None)
+    writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
 
     report = read_document(writer.files(CALL)[1])
     assert report.SpecificCharacterSet == charset

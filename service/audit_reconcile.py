@@ -1,0 +1,283 @@
+"""Does the PACS hold what the log says, and nothing of ours besides? The check that no call past the log can pass.
+
+The PACS's list comes from the PACS: asked by us, or written by its own administrator, who is the better witness.
+
+    UNLOGGED     the PACS holds it, and no CALL_RESULT names it: a call that the log does not know, or one cut out of it
+    UNRELEASED   the PACS holds it, and the log has its result, but after the time of grace still no release
+    MISSING      the log says that it was released, and the PACS does not hold it
+    STUCK        the log has its result, and after the time of grace neither a release nor a failure
+    RECEIPT_...  a report that was looked into carries no receipt, a false one, or that of another call
+
+What it cannot see: objects under UIDs that are not of our form (under 2.25.), unless the list was said to be of ours
+alone; what was never sent to this PACS; what lies outside the days that were asked for.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from audit.entry import Entry, Kind, format_time, parse_time
+from audit.errors import AuditError
+from audit.log import AuditLog
+from audit.note import Verifier
+from dicom_bridge import receipt, uids
+from dicom_bridge.catalogue import Window
+from dicom_bridge.receipt import ReceiptRefused
+from dicom_bridge.sources import Source
+from service.errors import CommandRefused
+
+FORMAT = "zhiying.reconciliation/1"
+MODALITIES = frozenset({"SR", "SEG"})
+LIST_BYTES_MAX = 256 * 1024**2  # ten million lines; more is not a list of our objects
+CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.66.4"})
+_COLUMN = re.compile(r"[^a-z0-9]")
+_COLUMNS = frozenset({"sopinstanceuid", "00080018", "uid"})
+
+
+class Problem(StrEnum):
+    """What was found; see the module's text."""
+
+    UNLOGGED = "UNLOGGED"
+    UNRELEASED = "UNRELEASED"
+    MISSING = "MISSING"
+    STUCK = "STUCK"
+    RECEIPT_MISSING = "RECEIPT_MISSING"
+    RECEIPT_INVALID = "RECEIPT_INVALID"
+    RECEIPT_OF_ANOTHER_CALL = "RECEIPT_OF_ANOTHER_CALL"
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a PACS holds. `source`: PEER, LIST or OBJECTS; `others`: instances that are not named, as their UIDs are
+    not of our form; `strict`: all of the list was said to be ours, so that others are a finding too.
+    """
+
+    source: str
+    name: str
+    uids: frozenset[str]
+    others: int = 0
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One object of ours and what is wrong with it. `index`: of the log's entry that names it, where there is one."""
+
+    problem: Problem
+    uid: str
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which releases must be there: those of `peer` (None: of any) in [begin, end); open where None.
+
+    `grace`: how long a result may wait for its release; `delivers`: whether this site sends results at all.
+    """
+
+    now: datetime
+    grace: timedelta
+    begin: datetime | None = None
+    end: datetime | None = None
+    peer: str | None = None
+    delivers: bool = True
+
+    def holds(self, time: str) -> bool:
+        """Whether an entry's time is in the period."""
+        at = parse_time(time)
+        return (self.begin is None or at >= self.begin) and (self.end is None or at < self.end)
+
+
+@dataclass(slots=True)
+class _Logged:
+    """Our objects as the log has them: index of the entry by UID."""
+
+    results: dict[str, Entry] = field(default_factory=dict)
+    released: dict[str, Entry] = field(default_factory=dict)
+    given_up: set[str] = field(default_factory=set)  # calls
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was compared with what, and the findings. `size`, `root`: of the log then; `pending`: still in grace."""
+
+    holding: Holding
+    asked: Asked
+    size: int
+    note: str
+    findings: tuple[Finding, ...]
+    agreed: int
+    pending: int
+    receipts: int
+
+    @property
+    def ok(self) -> bool:
+        """Nothing of ours past the log, and nothing of the log past the PACS."""
+        return not self.findings and not (self.holding.strict and self.holding.others)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For people, and for the reviewer's package. Only UIDs of our own form are in it."""
+        said = [{"problem": one.problem.value, "uid": one.uid, "index": one.index} for one in self.findings]
+        listed = sorted(self.holding.uids)
+        return {
+            "format": FORMAT,
+            "ok": self.ok,
+            "time": format_time(self.asked.now),
+            "checkpoint": self.note,
+            "size": self.size,
+            "source": {"kind": self.holding.source, "name": self.holding.name},
+            "period": {
+                "from": None if self.asked.begin is None else format_time(self.asked.begin),
+                "to": None if self.asked.end is None else format_time(self.asked.end),
+            },
+            "held": listed,
+            "others": self.holding.others,
+            "agreed": self.agreed,
+            "pending": self.pending,
+            "receipts_checked": self.receipts,
+            "findings": said,
+        }
+
+    def to_bytes(self) -> bytes:
+        """The file for the package."""
+        return json.dumps(self.as_dict(), indent=1, sort_keys=True).encode() + b"\n"
+
+
+def reconcile(log: AuditLog, key: Verifier, holding: Holding, asked: Asked, objects: Sequence[bytes] = ()) -> Report:
+    """Compare. `objects`: Part 10 files from the PACS, whose receipts are looked into. Raises AuditError."""
+    head = log.head()
+    logged = _logged(log.entries())
+    findings: list[Finding] = []
+    agreed = pending = 0
+    for uid in sorted(holding.uids):
+        result = logged.results.get(uid)
+        if result is None:
+            findings.append(Finding(Problem.UNLOGGED, uid))
+        elif uid in logged.released:
+            agreed += 1
+        elif asked.now - parse_time(result.time) <= asked.grace:
+            pending += 1
+        else:
+            findings.append(Finding(Problem.UNRELEASED, uid, result.index))
+    for uid, result in logged.results.items():
+        if uid in holding.uids:
+            continue
+        release = logged.released.get(uid)
+        if release is not None:
+            if asked.holds(release.time) and asked.peer in (None, release.body["peer"]):
+                findings.append(Finding(Problem.MISSING, uid, release.index))
+        elif asked.delivers and asked.holds(result.time) and result.call not in logged.given_up:
+            if asked.now - parse_time(result.time) <= asked.grace:
+                pending += 1
+            else:
+                findings.append(Finding(Problem.STUCK, uid, result.index))
+    checked, wrong = _receipts(log, key, objects)
+    return Report(holding, asked, head.size, head.note, (*findings, *wrong), agreed, pending, checked)
+
+
+def of_list(path: Path) -> Holding:
+    """The list that the PACS's administrator wrote: one UID a line, or a table with a column SOPInstanceUID.
+
+    All of it counts as ours, whatever its form. Raises CommandRefused with the line at fault, which is not repeated.
+    """
+    if path.stat().st_size > LIST_BYTES_MAX:
+        raise CommandRefused(f"{path}: larger than a list of our objects can be")
+    try:
+        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
+    except (UnicodeDecodeError, csv.Error):
+        raise CommandRefused(f"{path}: no text of lines or comma-separated columns") from None
+    column, first = 0, 0
+    if rows:
+        names = [_COLUMN.sub("", cell.lower()) for cell in rows[0]]
+        known = [at for at, name in enumerate(names) if name in _COLUMNS]
+        if known:
+            column, first = known[0], 1
+    found = set()
+    for number, row in enumerate(rows[first:], first + 1):
+        if not any(cell.strip() for cell in row):
+            continue
+        uid = row[column].strip() if column < len(row) else ""
+        if not uids.valid(uid):
+            raise CommandRefused(f"{path}: line {number}: no SOP Instance UID")
+        found.add(uid)
+    ours = frozenset(uid for uid in found if uids.own(uid))
+    return Holding("LIST", path.name, ours, len(found) - len(ours), strict=True)
+
+
+def of_objects(files: Iterable[bytes]) -> Holding:
+    """SR and SEG as they were taken out of the PACS. Raises ReceiptRefused for what is no DICOM file."""
+    found = {str(receipt.read_bytes(data).get("SOPInstanceUID", "")) for data in files}
+    ours = frozenset(uid for uid in found if uids.own(uid))
+    return Holding("OBJECTS", "", ours, len(found) - len(ours))
+
+
+def of_peer(source: Source, name: str, window: Window, studies: Iterable[str]) -> Holding:
+    """Ask a peer for every report and segmentation of its studies in the window, whoever made them, and of `studies`.
+
+    Whoever bypasses the log may write any manufacturer, description or series number: none of that is asked. SOP
+    class or modality, and the form of the UID, remain: with another UID the object is counted among `others`; one of
+    another class and modality is not seen. Raises PeerFailed, RetrieveFailed.
+    """
+    wanted = {found.study_uid for found in source.studies(window)} | set(studies)
+    found: set[str] = set()
+    for study_uid in sorted(wanted):
+        for entry in source.catalogue(study_uid).values():
+            for uid, sop_class in entry.instances.items():
+                if sop_class in CLASSES or entry.modality in MODALITIES:
+                    found.add(uid)
+    ours = frozenset(uid for uid in found if uids.own(uid))
+    return Holding("PEER", name, ours, len(found) - len(ours))
+
+
+def _logged(entries: Iterable[Entry]) -> _Logged:
+    logged = _Logged()
+    for entry in entries:
+        if entry.kind in (Kind.CALL_RESULT, Kind.RELEASED):
+            table = logged.results if entry.kind is Kind.CALL_RESULT else logged.released
+            # What failed before it, an earlier attempt, explains nothing that comes after.
+            logged.given_up.discard(entry.call or "")
+            outputs = entry.body["outputs"]
+            for output in outputs if isinstance(outputs, (list, tuple)) else ():
+                if isinstance(output, Mapping):
+                    table.setdefault(str(output["uid"]), entry)
+        elif entry.kind is Kind.FAILED and entry.call is not None:
+            logged.given_up.add(entry.call)
+    return logged
+
+
+def _receipts(log: AuditLog, key: Verifier, objects: Sequence[bytes]) -> tuple[int, list[Finding]]:
+    found = []
+    for data in objects:
+        ds = receipt.read_bytes(data)
+        uid = str(ds.get("SOPInstanceUID", ""))
+        if not uids.own(uid):
+            continue
+        try:
+            given, checkpoint = receipt.read(ds, key)
+        except ReceiptRefused as refused:
+            found.append(Finding(Problem(refused.code), uid))
+            continue
+        problem = _against_log(log, uid, given.index, checkpoint.root)
+        if problem is not None:
+            found.append(Finding(problem, uid, given.index))
+    return len(objects), found
+
+
+def _against_log(log: AuditLog, uid: str, index: int, root: bytes) -> Problem | None:
+    """The entry at the receipt's index is the CALL_INTENT of the call whose name the UID is made of."""
+    try:
+        same = log.receipt(index).root == root
+    except AuditError:
+        return Problem.RECEIPT_INVALID  # the log has no such entry any more
+    entry = next(log.entries(index))
+    if not same:
+        return Problem.RECEIPT_INVALID
+    names = {uids.derive(kind, entry.call) for kind in MODALITIES} if entry.call is not None else set()
+    return None if entry.kind is Kind.CALL_INTENT and uid in names else Problem.RECEIPT_OF_ANOTHER_CALL

@@ -1,0 +1,393 @@
+"""zhiying audit reconcile: a call past the log is found in the PACS, a lost release is missed, honest is empty."""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from typer.testing import CliRunner, Result
+
+from audit.entry import Draft, Kind
+from audit.verifier import Policy, verify
+from dicom_bridge import uids
+from dicom_bridge.peers import Peer
+from dicom_bridge.receipt import CREATOR, GROUP, Receipt
+from dicom_bridge.report import write_sr
+from dicom_bridge.segmentation import write_seg
+from service import wire
+from service.audit_reconcile import of_list
+from service.cli import app
+from service.config import load
+from service.demo.servers import free_port
+from service.errors import CommandRefused
+from tests.simulators import findings as phantom
+from tests.simulators.audit_log import body
+from tests.simulators.query_pacs import QueryPacs, serving
+from tests.simulators.real_orthanc import orthanc_for, running
+
+SHAPE = (6, 12, 16)
+PERIOD = ("--from", "2026-11-01")
+IMAGE = str(phantom.series(SHAPE)[0].SOPInstanceUID)
+
+
+def call_of(number: int) -> str:
+    """The name of a call."""
+    return hashlib.sha256(str(number).encode()).hexdigest()[:32]
+
+
+def objects(call: str, receipt: Receipt | None) -> dict[str, bytes]:
+    """SEG and SR of one call, as the service writes them."""
+    sources, manifest, found = phantom.series(SHAPE), phantom.manifest(), phantom.findings(phantom.ellipsoid(SHAPE))
+    context = phantom.context("zh-CN", call=call, receipt=receipt)
+    seg = write_seg(found, manifest, phantom.REF, sources, context)
+    return {"SEG": seg, "SR": write_sr(found, manifest, phantom.REF, sources, dcmread(io.BytesIO(seg)), context)}
+
+
+class Hospital:
+    """A site with a log, and a PACS to which `call` sends."""
+
+    def __init__(self, folder: Path, pacs: QueryPacs, peer: Peer) -> None:
+        self.folder, self.pacs = folder, pacs
+        self.config = folder / "zhiying.toml"
+        self.config.write_text(
+            f'[site]\nid = "test-site"\n[data]\nfolder = "{folder / "data"}"\n[results]\nto = "pacs"\n'
+            f'[[peers]]\nname = "pacs"\nae_title = "{peer.ae_title}"\nhost = "{peer.host}"\nport = {peer.port}\n',
+            encoding="utf-8",
+        )
+        pacs.instances += phantom.series(SHAPE)
+
+    def call(self, number: int, *, logged: bool = True, result: bool = True, released: bool = True) -> dict[str, bytes]:
+        """One call whose objects reach the PACS; what is not `logged` was made past the log."""
+        call = call_of(number)
+        with wire.offline(self.config) as site:
+            receipt = None
+            if logged:
+                intent = site.log.append(Draft(Kind.CALL_INTENT, f"intent:{number}", body(Kind.CALL_INTENT), call))
+                receipt = Receipt(intent.index, site.log.receipt(intent.index).note)
+            made = objects(call, receipt)
+            outputs = [
+                {"kind": kind, "uid": uids.derive(kind, call), "digest": f"sha256:{hashlib.sha256(data).hexdigest()}"}
+                for kind, data in made.items()
+            ]
+            if logged and result:
+                said = {**body(Kind.CALL_RESULT), "outputs": outputs}
+                site.log.append(Draft(Kind.CALL_RESULT, f"result:{number}", said, call))
+            if logged and released:
+                held: list[Any] = [{"uid": one["uid"], "digest": one["digest"]} for one in outputs]
+                said = {**body(Kind.RELEASED), "outputs": held, "peer": "pacs"}
+                site.log.append(Draft(Kind.RELEASED, f"released:{number}", said, call))
+        self.pacs.instances += [dcmread(io.BytesIO(data)) for data in made.values()]
+        return made
+
+    def lose(self, kind: str, number: int) -> str:
+        """The PACS deletes one object."""
+        uid = uids.derive(kind, call_of(number))
+        self.pacs.instances = [one for one in self.pacs.instances if one.SOPInstanceUID != uid]
+        return uid
+
+    def run(self, *words: str | Path) -> Result:
+        """One command."""
+        return CliRunner().invoke(
+            app, ["audit", *map(str, words), "--config", str(self.config)], env={"COLUMNS": "240"}
+        )
+
+    def reconcile(self, *words: str | Path) -> tuple[int, set[tuple[str, str]], dict[str, Any]]:
+        """Exit status, findings as (problem, UID), and all that was said."""
+        done = self.run("reconcile", *words, "--json")
+        assert done.stdout, done.output
+        said = json.loads(done.stdout)
+        return done.exit_code, {(one["problem"], one["uid"]) for one in said["findings"]}, said
+
+    def listed(self, *more: str) -> Path:
+        """The administrator's list of all our objects in the PACS."""
+        path = self.folder / "list.txt"
+        held = [str(one.SOPInstanceUID) for one in self.pacs.instances if one.Modality in ("SR", "SEG")]
+        path.write_text("\n".join([*held, *more]), encoding="utf-8")
+        return path
+
+
+@contextmanager
+def hospital_in(folder: Path) -> Iterator[Hospital]:
+    """With a simulated PACS."""
+    pacs = QueryPacs()
+    with serving(pacs) as peer:
+        yield Hospital(folder, pacs, peer)
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Iterator[Hospital]:
+    """A hospital with two honest calls."""
+    with hospital_in(tmp_path) as made:
+        made.call(1)
+        made.call(2)
+        yield made
+
+
+def test_an_honest_hospital_has_no_findings(hospital: Hospital) -> None:
+    """Asked or listed: all four objects agree, the images are none of ours, exit status 0."""
+    for words in (PERIOD, ("--list", hospital.listed())):
+        status, found, said = hospital.reconcile(*words)
+
+        assert (status, found) == (0, set())
+        assert (said["agreed"], said["pending"], said["others"], len(said["held"])) == (4, 0, 0, 4)
+
+
+@pytest.mark.parametrize("how", ["peer", "list"])
+def test_attack_7_a_call_past_the_log_is_reported(hospital: Hospital, how: str) -> None:
+    """Both its objects are in the PACS, no CALL_RESULT names them: UNLOGGED, exit status 1."""
+    hospital.call(666, logged=False)
+
+    status, found, said = hospital.reconcile(*(PERIOD if how == "peer" else ("--list", hospital.listed())))
+
+    assert status == 1
+    assert found == {("UNLOGGED", uids.derive(kind, call_of(666))) for kind in ("SEG", "SR")}
+    assert said["ok"] is False
+
+
+def test_attack_7_whatever_else_the_objects_say(hospital: Hospital) -> None:
+    """Another maker, description and series number in an unlogged report hide nothing."""
+    hospital.call(666, logged=False)
+    for one in hospital.pacs.instances[-2:]:
+        one.Manufacturer, one.SeriesDescription, one.SeriesNumber = "Somebody Else", "Reformatted", 1
+        one.StudyDate = "20200101"  # in whose window nobody looks: the study is one of ours all the same
+
+    assert {problem for problem, _ in hospital.reconcile(*PERIOD)[1]} == {"UNLOGGED"}
+
+
+def test_another_system_s_report_is_counted_and_no_finding(hospital: Hospital) -> None:
+    """A segmentation under a foreign UID is no one's fault; in a list that is said to be ours it is."""
+    other = dcmread(io.BytesIO(hospital.call(3)["SEG"]))
+    other.SOPInstanceUID = "1.2.276.0.7230010.3.1.4.8323329.1"
+    other.SeriesInstanceUID = "1.2.276.0.7230010.3.1.3.8323329.1"
+    hospital.pacs.instances.append(other)
+
+    status, found, said = hospital.reconcile(*PERIOD)
+    assert (status, found, said["others"]) == (0, set(), 1)
+    status, found, said = hospital.reconcile("--list", hospital.listed())
+    assert (status, found, said["others"]) == (1, set(), 1)
+    assert str(other.SOPInstanceUID) not in json.dumps(said)
+
+
+@pytest.mark.parametrize("kind", ["SEG", "SR"])
+def test_a_release_that_the_pacs_lost_is_reported(hospital: Hospital, kind: str) -> None:
+    """The log says that it was released, the PACS does not have it: MISSING, with the entry that says so."""
+    uid = hospital.lose(kind, 2)
+
+    for words in (PERIOD, ("--list", hospital.listed())):
+        status, found, said = hospital.reconcile(*words)
+        assert (status, found) == (1, {("MISSING", uid)})
+        assert said["findings"][0]["index"] == 6
+
+
+def test_a_release_that_the_log_lost_is_reported(hospital: Hospital) -> None:
+    """In the PACS with a result but without a release: pending at first, UNRELEASED after the grace."""
+    hospital.call(3, released=False)
+
+    assert hospital.reconcile(*PERIOD)[:2] == (0, set())
+    assert hospital.reconcile(*PERIOD)[2]["pending"] == 2
+    status, found, _ = hospital.reconcile(*PERIOD, "--grace-h", "0")
+    assert (status, {problem for problem, _ in found}) == (1, {"UNRELEASED"})
+
+
+def test_a_result_that_never_left_is_reported_until_somebody_gave_up(hospital: Hospital) -> None:
+    """Neither here nor there after the grace: STUCK; a FAILED entry after it explains it, one before does not."""
+    with wire.offline(hospital.config) as site:
+        site.log.append(Draft(Kind.FAILED, "failed:early", body(Kind.FAILED), call_of(3)))
+    hospital.call(3, released=False)
+    hospital.lose("SEG", 3)
+    hospital.lose("SR", 3)
+
+    assert hospital.reconcile(*PERIOD)[:2] == (0, set())
+    assert {problem for problem, _ in hospital.reconcile(*PERIOD, "--grace-h", "0")[1]} == {"STUCK"}
+    with wire.offline(hospital.config) as site:
+        site.log.append(Draft(Kind.FAILED, "failed:late", body(Kind.FAILED), call_of(3)))
+    assert hospital.reconcile(*PERIOD, "--grace-h", "0")[:2] == (0, set())
+
+
+def test_only_the_period_s_releases_are_asked_for(hospital: Hospital) -> None:
+    """What was released on other days need not be in the list of these."""
+    (hospital.folder / "none.txt").write_text("", encoding="utf-8")
+
+    empty = ("--list", hospital.folder / "none.txt")
+    assert len(hospital.reconcile(*empty)[1]) == 4
+    assert hospital.reconcile(*empty, "--to", "2026-01-01")[:2] == (0, set())
+    assert hospital.reconcile(*empty, "--from", "2100-01-01")[:2] == (0, set())
+
+
+# ---- receipts --------------------------------------------------------------------------------------------------------
+
+
+def folder_of(hospital: Hospital, *files: bytes) -> Path:
+    """Objects as somebody took them out of the PACS."""
+    folder = hospital.folder / "objects"
+    folder.mkdir()
+    for number, data in enumerate(files):
+        (folder / f"{number}.dcm").write_bytes(data)
+    return folder
+
+
+def edited(data: bytes, element: int, value: object) -> bytes:
+    """The object with another receipt."""
+    ds, buffer = dcmread(io.BytesIO(data)), io.BytesIO()
+    ds.private_block(GROUP, CREATOR)[element].value = value
+    ds.save_as(buffer)
+    return buffer.getvalue()
+
+
+def test_receipts_of_honest_objects_are_the_log_s(hospital: Hospital) -> None:
+    """Each object's receipt leads to the CALL_INTENT of the very call that its UID is made of."""
+    made = hospital.call(3)
+
+    status, found, said = hospital.reconcile("--objects", folder_of(hospital, *made.values()), "--to", "2026-01-01")
+
+    assert (status, found, said["receipts_checked"], said["agreed"]) == (0, set(), 2, 2)
+
+
+def test_false_receipts_are_told_apart(hospital: Hospital) -> None:
+    """None at all, one that no log signed, one of another call: each has its own name."""
+    honest, other = hospital.call(3)["SR"], hospital.call(4)["SR"]
+    block = dcmread(io.BytesIO(other)).private_block(GROUP, CREATOR)
+    index, note = block[1].value, block[2].value
+    borrowed = edited(edited(honest, 1, index), 2, note)
+    forged = edited(honest, 2, note)
+    bare = objects(call_of(3), None)["SR"]
+    answers = []
+    for data in (bare, forged, borrowed):
+        folder = folder_of(hospital, data)
+        answers.append({problem for problem, _ in hospital.reconcile("--objects", folder, "--to", "2026-01-01")[1]})
+        (folder / "0.dcm").unlink()
+        folder.rmdir()
+
+    assert answers == [{"RECEIPT_MISSING"}, {"RECEIPT_INVALID"}, {"RECEIPT_OF_ANOTHER_CALL"}]
+
+
+def test_a_log_that_was_written_anew_does_not_fit_the_receipts(hospital: Hospital, tmp_path: Path) -> None:
+    """With the same key, the same calls and another beginning: the copy in the PACS is of the history that was."""
+    made = hospital.call(3)["SR"]
+    with wire.offline(hospital.config) as site:
+        entries = [entry.draft for entry in site.log.entries()][1:]
+    wire.audit_root(load(hospital.config)).rename(tmp_path / "true history")
+    (tmp_path / "data" / "audit").mkdir()
+    with wire.offline(hospital.config) as site:
+        for draft in entries:
+            site.log.append(draft)
+
+    _, found, _ = hospital.reconcile("--objects", folder_of(hospital, made), "--to", "2026-01-01")
+
+    assert {problem for problem, _ in found} == {"RECEIPT_INVALID"}
+
+
+# ---- lists -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2.25.1\n2.25.2\n",
+        "2.25.1\r\n\r\n2.25.2",
+        "\ufeff2.25.1\n 2.25.2 \n2.25.1\n",
+        "SOPInstanceUID\n2.25.1\n2.25.2\n",
+        'study,"SOP Instance UID",aet\n1.2,2.25.1,A\n1.3,"2.25.2",B\n',
+        '"(0008,0018)"\n2.25.1\n2.25.2\n',
+    ],
+    ids=["lines", "crlf", "bom", "header", "csv", "tag"],
+)
+def test_lists_that_are_understood(tmp_path: Path, text: str) -> None:
+    """One UID a line, or a table whose heading says which column."""
+    (tmp_path / "list").write_text(text, encoding="utf-8", newline="")
+
+    assert of_list(tmp_path / "list").uids == {"2.25.1", "2.25.2"}
+
+
+@pytest.mark.parametrize(
+    "data", [b"2.25.1\nZHANG^SAN\n", b"a,b\n1,2\n", b"\xff\xfe2", b"2.25.01\n", b"2.25.1 2.25.2\n"]
+)
+def test_lists_that_are_refused(tmp_path: Path, data: bytes) -> None:
+    """A list that is read in part would hide what stands in the rest; the line is named, never quoted."""
+    (tmp_path / "list").write_bytes(data)
+
+    with pytest.raises(CommandRefused) as refused:
+        of_list(tmp_path / "list")
+    assert "ZHANG" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "words", [("--list", "x", "--peer", "pacs"), ("--peer", "nobody"), ("--list", "nowhere.txt")], ids=str
+)
+def test_what_cannot_be_asked(hospital: Hospital, words: tuple[str, ...]) -> None:
+    """One line and exit status 1."""
+    done = hospital.run("reconcile", *words)
+
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error ")
+    assert done.stderr.count("\n") == 1
+
+
+# ---- the package -----------------------------------------------------------------------------------------------------
+
+
+def test_the_reconciliation_goes_with_the_package(hospital: Hospital) -> None:
+    """What was compared, with which checkpoint, stands in the package, which still verifies; another file does not."""
+    out, package = hospital.folder / "pacs.json", hospital.folder / "package.zip"
+    hospital.call(666, logged=False)
+    assert hospital.run("reconcile", *PERIOD, "--out", out).exit_code == 1
+    about = ("--recipient", "TEST Reviewer", "--purpose", "YEARLY_REVIEW", "--contract", "TEST-2026-1")
+    asked = ("export", "--out", package, *about, "--reconciliation")
+
+    assert hospital.run(*asked, out).exit_code == 0
+    with zipfile.ZipFile(package) as members:
+        said = json.loads(members.read("reconciliation/pacs.json"))
+    assert {one["problem"] for one in said["findings"]} == {"UNLOGGED"}
+    assert said["checkpoint"].startswith("test-site.zhiying/audit\n")
+    key = hospital.folder / "keys.txt"
+    key.write_text(f"log {wire.log_vkey(load(hospital.config))}\n", encoding="utf-8")
+    with package.open("rb") as file:
+        report = verify(file, Policy(key))
+    # The invented intents rest on no approval: that, and nothing of the file's form, is what the verifier finds.
+    assert [one for one in report.remarks if one.verdict == "FAIL" and one.index is None] == []
+    assert not [one for one in report.remarks if "reconciliation" in one.where]
+
+    package.unlink()
+    for wrong in ('{"PatientName": "x"}', "[", json.dumps({**said, "held": [IMAGE.replace("2.25", "1.2")]})):
+        out.write_text(wrong, encoding="utf-8")
+        refused = hospital.run(*asked, out)
+        assert (refused.exit_code, package.exists()) == (1, False)
+        assert "COMMAND_REFUSED" in refused.stderr
+
+
+# ---- a PACS that we did not write ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_with_a_real_orthanc(tmp_path: Path) -> None:
+    """Orthanc's own answers: honest is empty, an unlogged call is found, a deleted report is missed."""
+    http, dicom, ours = free_port(18640), free_port(18641), free_port(18642)
+    with running(orthanc_for(tmp_path / "pacs", ours, ports=(http, dicom))) as orthanc:
+        peer = Peer("pacs", orthanc.ae_title, "127.0.0.1", dicom)
+        hospital = Hospital(tmp_path, QueryPacs(), peer)
+        made = {number: hospital.call(number, logged=number < 9) for number in (1, 2, 9)}
+
+        def put(*numbers: int) -> None:
+            files = [data for number in numbers for data in made[number].values()]
+            folder = tmp_path / f"put-{numbers[0]}"
+            folder.mkdir()
+            for at, data in enumerate(files):
+                (folder / f"{at}.dcm").write_bytes(data)
+            orthanc.put(sorted(folder.iterdir()))
+
+        put(1, 2)
+        assert hospital.reconcile(*PERIOD)[:2] == (0, set())
+        put(9)
+        unlogged = {("UNLOGGED", uids.derive(kind, call_of(9))) for kind in ("SEG", "SR")}
+        assert hospital.reconcile(*PERIOD)[:2] == (1, unlogged)
+        held = orthanc.instances(str(hospital.pacs.instances[0].StudyInstanceUID))
+        gone = uids.derive("SR", call_of(2))
+        orthanc.ask("DELETE", f"/instances/{held[gone]}")
+        assert hospital.reconcile(*PERIOD)[1] == unlogged | {("MISSING", gone)}
