@@ -455,9 +455,9 @@ def sm3_tree(package: Package, policy: Policy, size: int) -> Tree | None:
         return None
     try:
         head = _checkpoint(package, name, policy.sm3, policy.sm3.name)
-        if head.size == size:
-            return Tree([head], report, name, "sm3")
-        report.add(INCOMPLETE, name, "of another size than the exported checkpoint")
+        if head.size != size:
+            report.add(INCOMPLETE, name, f"of size {head.size}, where {size} entries are exported")
+        return Tree([head], report, name, "sm3")
     except Malformed as wrong:
         report.add(FAIL, name, str(wrong))
     return None
@@ -655,7 +655,7 @@ class Entries:
             elif kind == "APPROVAL":
                 self.decisions.approval(index, body)
             elif kind == "RESTORE":
-                self.decisions.signed(index, "restorer", self._policy.restorers, body)
+                self._restore(index, body)
             elif kind == "CALL_INTENT":
                 self.decisions.intent(index, entry["time"], body, hidden=self.hidden > 0)
             elif kind == "SEAL" and self._sealed is None:
@@ -715,6 +715,14 @@ class Entries:
         else:
             _must(before == wanted, "it follows another log than the policy says, or none")
 
+    def _restore(self, index: int, body: dict[str, Any]) -> None:
+        text = self.decisions.signed(index, "restorer", self._policy.restorers, body)
+        header, _, line = text.partition("\n")
+        said = parse_json(line[:-1].encode()) if header == RESTORE_HEADER else None
+        about = [said.get(name) for name in ("predecessor", "successor", "reason")] if type(said) is dict else None
+        mine = [self._follows, self._policy.origin, body.get("reason")]
+        _must(about == mine, "its statement is not about this log and the one before it")
+
     def _call(self, index: int, kind: str, call: bytes) -> None:
         state = self._calls.get(call, 0)
         needed = {"CALL_RESULT": INTENT, "RELEASED": INTENT | RESULT}.get(kind, 0)
@@ -754,7 +762,7 @@ class Entries:
 
 # ---- Decisions: was what ran approved, by a reviewer's key, for exactly this? Weighed again from logged conditions.
 
-APPROVAL_HEADER = "zhiying-approval/1"
+APPROVAL_HEADER, RESTORE_HEADER = "zhiying-approval/1", "zhiying.audit/restore/1"
 APPROVAL_FIELDS = {"approval", "conditions", "criteria_set", "model", "reviewer_org", "valid"}
 CHINA = timezone(timedelta(hours=8))  # in whose civil days approvals are valid
 ALWAYS_CHECKED = {"MODEL_DIGEST": "EQUAL", "VALIDITY": "IN_FORCE"}
