@@ -1,4 +1,4 @@
-"""What a log's own story must be: clocks that nobody moved, logs that follow logs, seals, a second tree, members beside."""
+"""What a log's own story must be: clocks, logs that follow logs, seals, a second tree, members beside."""
 
 import hashlib
 import json
