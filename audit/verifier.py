@@ -43,8 +43,7 @@ from typing import Any, BinaryIO, NoReturn
 FORMAT = "zhiying.audit-package/1"
 CHUNK = 1024  # entries in one member; the last member holds the rest
 PASS, FAIL, INCOMPLETE, FINDING = "PASS", "FAIL", "INCOMPLETE", "FINDING"
-STATUS = {PASS: 0, FAIL: 1, INCOMPLETE: 2}
-UNUSABLE = 3
+STATUS, UNUSABLE = {PASS: 0, FAIL: 1, INCOMPLETE: 2}, 3
 SHOWN_MAX = 40  # remarks of one sort that are printed; all are counted
 UTC = timezone.utc  # noqa: UP017 - datetime.UTC is of Python 3.11
 TIME_FORM = "%Y-%m-%dT%H:%M:%S.%fZ"
@@ -74,8 +73,7 @@ DOES_NOT_PROVE = {
 }
 
 
-class Malformed(Exception):
-    """Something that is not what its standard says; ``Report.place`` says where."""
+Malformed = ValueError  # what is not as its standard says; Python's own parsers say it so, too
 
 
 class Unusable(Exception):
@@ -122,13 +120,11 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
-        said = {"verdict": self.verdict, "first_bad_index": self.first_bad, "totals": self.totals}
-        remarks = [remark._asdict() for remark in self.remarks]
-        return {**said, "remarks": remarks, **self.figures, "does_not_prove": DOES_NOT_PROVE}
+        said = {"verdict": self.verdict, "first_bad_index": self.first_bad, "totals": self.totals, **self.figures}
+        return {**said, "remarks": [remark._asdict() for remark in self.remarks], "does_not_prove": DOES_NOT_PROVE}
 
 
 # ---- Ed25519 (RFC 8032, section 5.1.7), strict: canonical encodings only, S < L, no key of small order.
-
 P = 2**255 - 19
 L = 2**252 + 27742317777372353535851937790883648493
 D = -121665 * pow(121666, -1, P) % P
@@ -156,8 +152,7 @@ def _decode_point(data: bytes) -> Point | None:
         return None
     u, v = (y * y - 1) % P, (D * y * y + 1) % P
     x = u * pow(v, 3, P) * pow(u * pow(v, 7, P), (P - 5) // 8, P) % P
-    if (v * x * x - u) % P:
-        x = x * ROOT_OF_MINUS_ONE % P
+    x = x * ROOT_OF_MINUS_ONE % P if (v * x * x - u) % P else x
     if (v * x * x - u) % P or (x == 0 and sign):
         return None
     x = P - x if x & 1 != sign else x
@@ -176,10 +171,8 @@ def _negated(key: bytes) -> Point | None:
 
 def ed25519_verify(key: bytes, message: bytes, signature: bytes) -> bool:
     """Whether ``key`` (32 bytes) signed the message."""
-    if len(key) != 32 or len(signature) != 64:
-        return False
     s, minus = int.from_bytes(signature[32:], "little"), _negated(key)
-    if s >= L or minus is None:
+    if (len(key), len(signature)) != (32, 64) or s >= L or minus is None:
         return False
     k = int.from_bytes(hashlib.sha512(signature[:32] + key + message).digest(), "little") % L
     here, table = IDENTITY, (IDENTITY, BASE, minus, _add(BASE, minus))
@@ -192,7 +185,6 @@ def ed25519_verify(key: bytes, message: bytes, signature: bytes) -> bool:
 
 
 # ---- Signed notes and keys (C2SP signed-note), checkpoints (tlog-checkpoint), cosignatures (tlog-cosignature).
-
 NOTE_KEY, COSIGNATURE_KEY = 0x01, 0x04
 NOTE_BYTES_MAX, SIGNATURES_MAX, SIZE_MAX = 1_000_000, 100, 2**40
 _NAME = re.compile(r"[^\s+\x00-\x1f\x7f]+")
@@ -204,10 +196,7 @@ Checkpoint = namedtuple("Checkpoint", "size root text times")  # verified; times
 
 
 def _base64(text: str) -> bytes:
-    try:
-        data = base64.b64decode(text.encode("ascii"), validate=True)
-    except ValueError:
-        raise Malformed("not base64") from None
+    data = base64.b64decode(text.encode("ascii"), validate=True)
     _must(base64.b64encode(data).decode() == text, "not canonical base64")
     return data
 
@@ -226,24 +215,18 @@ def parse_key(line: str, kind: int) -> Key:
 
 def parse_note(data: bytes) -> Note:
     """A signed note, to the byte. Raises Malformed."""
-    try:
-        note = data.decode()
-    except UnicodeDecodeError:
-        raise Malformed("not UTF-8") from None
-    bad = any(character < " " and character != "\n" for character in note)
-    _must(len(data) <= NOTE_BYTES_MAX and not bad, "too long, or holds a control character")
+    note = data.decode()
+    plain = not re.search(r"[\x00-\x09\x0b-\x1f]", note)
+    _must(plain and len(data) <= NOTE_BYTES_MAX, "too long, or holds a control character")
     text, blank, tail = note.rpartition("\n\n")
     lines = tail[:-1].split("\n")
     _must(
         blank and tail.endswith("\n") and len(lines) <= SIGNATURES_MAX, "no signatures after an empty line, or too many"
     )
-    signatures = []
-    for line in lines:
-        match = _SIGNATURE.fullmatch(line)
-        payload = _base64(match[2]) if match else b""
-        if match is None or len(payload) < 5:
-            raise Malformed("a signature line is malformed")
-        signatures.append((match[1], payload[:4], payload[4:]))
+    found = [_SIGNATURE.fullmatch(line) for line in lines]
+    _must(all(found), "a signature line is malformed")
+    signatures = [(one[1], _base64(one[2])[:4], _base64(one[2])[4:]) for one in found if one]
+    _must(all(payload for _, _, payload in signatures), "a signature is too short")
     return Note(text + "\n", tuple(signatures))
 
 
@@ -263,8 +246,6 @@ def signed_at(note: Note, key: Key) -> int | None:
 
 
 # ---- JSON with one form for one value (RFC 8785, without floats).
-
-
 def _integer(text: str) -> int:
     if len(text) > 17 or abs(int(text)) >= 2**53:  # ValueError for floats, NaN and Infinity, too
         raise ValueError
@@ -292,7 +273,6 @@ def parse_json(data: bytes) -> Any:
 
 
 # ---- The package: a zip of stored members, one after the other, in which no byte is free to differ.
-
 MEMBERS = {
     # pattern of the name: bytes that such a member can have at most
     r"MANIFEST\.json": 1 << 26,
@@ -360,7 +340,6 @@ class Package:
 
 
 # ---- The policy: what the reader of the package trusts.
-
 KEYS = {"witness": COSIGNATURE_KEY, "reviewer": NOTE_KEY, "restorer": NOTE_KEY}  # as many lines as wanted
 NUMBERS = {"quorum": 0, "heartbeat": 0, "window": 900}
 FORMS = {  # of what follows a word
@@ -376,14 +355,11 @@ class Policy:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._take(path.read_bytes().decode().split("\n"))
-            self.tsa = path.parent / self._given["tsa"][0][0] if "tsa" in self._given else None
-            if self.tsa is not None:
-                self.tsa.read_bytes()  # or OSError
-        except (OSError, ValueError, Malformed) as error:
+            self._take(path.read_bytes().decode().split("\n"), path.parent)
+        except (OSError, Malformed) as error:
             raise Unusable(f"policy: {error}") from None
 
-    def _take(self, lines: Sequence[str]) -> None:
+    def _take(self, lines: Sequence[str], beside: Path) -> None:
         given: dict[str, list[list[str]]] = {}
         for line in lines:
             word, _, rest = " ".join(line.split()).partition(" ")
@@ -392,11 +368,11 @@ class Policy:
                 _must(known and re.fullmatch(FORMS[word], rest), f"a line is not understood, or twice: {word[:20]}")
                 given.setdefault(word, []).append(rest.split())
         _must("log" in given, "a log line wanted")
-        self._given, log = given, given["log"][0]
+        [log] = given["log"]
         self.log = parse_key(log[0], NOTE_KEY)
         self.origin = log[1] if len(log) == 2 else self.log.name
-        self.witnesses, self.reviewers, self.restorers = (
-            [parse_key(key, kind) for [key] in given.get(word, [])] for word, kind in KEYS.items()
+        self.witnesses, self.reviewers, self.restorers, sm3 = (
+            [parse_key(key, kind) for [key] in given.get(word, [])] for word, kind in (*KEYS.items(), ("sm3", NOTE_KEY))
         )
         keys = [key.key for key in (self.log, *self.witnesses, *self.reviewers, *self.restorers)]
         _must(
@@ -405,17 +381,19 @@ class Policy:
         self.numbers = {word: int(given.get(word, [[str(least)]])[0][0]) for word, least in NUMBERS.items()}
         good = min(1, len(self.witnesses)) <= self.numbers["quorum"] <= len(self.witnesses)
         _must(good, "a quorum from 1 to the number of witnesses wanted, and none without witnesses")
-        self.sm3 = parse_key(given["sm3"][0][0], NOTE_KEY) if "sm3" in given else None
-        good = self.sm3 is None or (self.sm3.name, self.sm3.key) == (f"{self.origin}/sm3", self.log.key)
+        self.sm3 = sm3[0] if sm3 else None
+        good = all((key.name, key.key) == (f"{self.origin}/sm3", self.log.key) for key in sm3)
         _must(good, "sm3: the log's own key wanted, under the name <origin>/sm3")
         self.follows: dict[str, Any] | None = None
         for origin, size, root in given.get("follows", []):
             self.follows = {"origin": origin, "size": int(size), "root": root}
+        self.tsa: Path | None = None
+        for [name] in given.get("tsa", []):
+            self.tsa = beside / name
+            self.tsa.read_bytes()  # or OSError
 
 
 # ---- Checkpoints: signed by the log, cosigned by witnesses, stamped by an authority.
-
-
 def _checkpoint(package: Package, name: str, key: Key, origin: str, witnesses: Sequence[Key] = ()) -> Checkpoint:
     note = parse_note(package.read(name))
     lines = note.text.split("\n")
@@ -446,26 +424,21 @@ def read_checkpoints(package: Package, policy: Policy) -> list[Checkpoint]:
 def sm3_tree(package: Package, policy: Policy, size: int) -> Tree | None:
     """The tree with SM3 for SHA-256, to be compared with its own checkpoint; None if it is not wanted, or cannot be."""
     name, report = "sm3/checkpoint", package.report
-    if policy.sm3 is None:
-        if name in package.members:
+    if policy.sm3 is None or name not in package.members or "sm3" not in hashlib.algorithms_available:
+        if policy.sm3 is not None:
+            report.add(INCOMPLETE, name, "the policy asks for it, and it is not here, or this Python has no SM3")
+        elif name in package.members:
             report.add(FINDING, name, "not looked at: the policy has no sm3 line")
         return None
-    if name not in package.members or "sm3" not in hashlib.algorithms_available:
-        report.add(INCOMPLETE, name, "the policy asks for it, and it is not here, or this Python has no SM3")
-        return None
-    try:
-        head = _checkpoint(package, name, policy.sm3, policy.sm3.name)
-        if head.size != size:
-            report.add(INCOMPLETE, name, f"of size {head.size}, where {size} entries are exported")
-        return Tree([head], report, name, "sm3")
-    except Malformed as wrong:
-        report.add(FAIL, name, str(wrong))
-    return None
+    head = _checkpoint(package, name, policy.sm3, policy.sm3.name)
+    if head.size != size:
+        report.add(INCOMPLETE, name, f"of size {head.size}, where {size} entries are exported")
+    return Tree([head], report, name, "sm3")
 
 
 def check_stamps(package: Package, policy: Policy, checkpoints: Sequence[Checkpoint]) -> list[tuple[int, int]]:
     """(size of the checkpoint, unix seconds) of every time-stamp token (RFC 3161) that verifies, by ``openssl ts``."""
-    texts = {checkpoint.size: checkpoint.text for checkpoint in checkpoints}
+    texts, report = {checkpoint.size: checkpoint.text for checkpoint in checkpoints}, package.report
     names = [name for name in package.members if name.startswith("tsa/")]
     stamped: list[tuple[int, int]] = []
     for name in names:
@@ -475,13 +448,13 @@ def check_stamps(package: Package, policy: Policy, checkpoints: Sequence[Checkpo
             if policy.tsa is not None:
                 stamped.append((size, _stamp_time(token, texts[size].encode(), policy.tsa)))
         except Malformed as wrong:
-            package.report.add(FAIL, name, str(wrong))
+            report.add(FAIL, name, str(wrong))
         except (OSError, subprocess.SubprocessError):
-            package.report.add(INCOMPLETE, name, "not checked: this machine has no usable openssl command")
+            report.add(INCOMPLETE, name, "not checked: this machine has no usable openssl command")
     if names and policy.tsa is None:
-        package.report.add(FINDING, "tsa", f"{len(names)} time stamps not looked at: the policy names no authority")
+        report.add(FINDING, "tsa", f"{len(names)} time stamps not looked at: the policy names no authority")
     elif policy.tsa is not None and not names:
-        package.report.add(INCOMPLETE, "tsa", "the policy names a time-stamp authority, and the package holds no stamp")
+        report.add(INCOMPLETE, "tsa", "the policy names a time-stamp authority, and the package holds no stamp")
     return stamped
 
 
@@ -495,10 +468,9 @@ def _stamp_time(token: bytes, text: bytes, authority: Path) -> int:
         stamp.write_bytes(token)
         data.write_bytes(text)
         shown = _openssl("-reply", "-in", str(stamp), *bare, "-text")
-        match = re.search(rb"Time stamp: (\w{3} [ \d]\d \d\d:\d\d:\d\d)(?:\.\d+)? (\d{4}) GMT", shown or b"")
-        if match is None:
-            raise Malformed("not a time stamp")
-        moment = datetime.strptime(b" ".join(match.groups()).decode(), "%b %d %H:%M:%S %Y").replace(tzinfo=UTC)
+        times = re.findall(rb"Time stamp: (\w{3} [ \d]\d \d\d:\d\d:\d\d)(?:\.\d+)? (\d{4}) GMT", shown or b"")
+        _must(times, "not a time stamp")
+        moment = datetime.strptime(b" ".join(times[0]).decode(), "%b %d %H:%M:%S %Y").replace(tzinfo=UTC)
         # The authority's certificate had to be valid then; it may have run out since.
         then = ["-attime", str(int(moment.timestamp())), "-partial_chain", "-CAfile", str(authority)]
         verified = _openssl("-verify", "-data", str(data), "-in", str(stamp), *bare, *then) is not None
@@ -535,16 +507,15 @@ def _shown(unix: float) -> str:
 
 
 # ---- The tree (RFC 6962, section 2.1), built again from the leaves, and compared with every checkpoint.
-
-
 class Tree:
     """Grows by leaf hashes, and compares its root with each checkpoint on the way."""
 
-    def __init__(self, checkpoints: Sequence[Checkpoint], report: Report, where: str = "", algorithm: str = "sha256"):
-        self._waiting, self._report, self._where = list(reversed(checkpoints)), report, where
+    def __init__(self, heads: Sequence[Checkpoint], report: Report, where: str = "", algorithm: str = "sha256") -> None:
+        self._waiting, self._report, self._where = list(reversed(heads)), report, where
         self.hash = hashlib.sha256 if algorithm == "sha256" else functools.partial(hashlib.new, algorithm)
         self._peaks: list[bytes] = []  # roots of full subtrees, largest first: one for each bit of the size
         self._size = self.good = 0
+        self._compare()
 
     def take(self, leaves: Sequence[bytes]) -> None:
         """The next leaf hashes."""
@@ -555,19 +526,19 @@ class Tree:
                 bits >>= 1
             self._peaks.append(leaf)
             self._size += 1
-            while self._waiting and self._waiting[-1].size <= self._size:
-                self._compare(self._waiting.pop())
+            self._compare()
 
-    def _compare(self, checkpoint: Checkpoint) -> None:
-        *peaks, root = self._peaks
-        for peak in reversed(peaks):
-            root = self.hash(b"\1" + peak + root).digest()
-        if checkpoint.root == root and checkpoint.size == self._size:
-            self.good = self._size
-            return
-        what = f"the entries do not make this checkpoint's root; the first bad one is among {self.good} to "
-        where = self._where or f"checkpoint of size {checkpoint.size}"
-        self._report.add(FAIL, where, f"{what}{max(checkpoint.size - 1, 0)}", self.good)
+    def _compare(self) -> None:
+        if self._waiting and self._waiting[-1].size == self._size:
+            *peaks, root = self._peaks or [self.hash(b"").digest()]
+            for peak in reversed(peaks):
+                root = self.hash(b"\1" + peak + root).digest()
+            if self._waiting.pop().root == root:
+                self.good = self._size
+                return
+            what = f"the entries do not make this checkpoint's root; the first bad one is among {self.good} to "
+            where = self._where or f"checkpoint of size {self._size}"
+            self._report.add(FAIL, where, f"{what}{max(self._size - 1, 0)}", self.good)
 
 
 def leaves_of(data: bytes, count: int) -> Iterator[tuple[bool, bytes]]:
@@ -583,7 +554,6 @@ def leaves_of(data: bytes, count: int) -> Iterator[tuple[bool, bytes]]:
 
 
 # ---- Entries: form, order, time, and what one kind demands of another.
-
 SCHEMA = "zhiying.audit/1"
 ENVELOPE = frozenset({"schema", "kind", "key", "call", "source", "seq", "time", "boot", "tick_us", "body"})
 CALL_NEEDED = frozenset({"CALL_INTENT", "CALL_RESULT", "RELEASED"})
@@ -747,21 +717,15 @@ class Entries:
             self._report.add(INCOMPLETE, 1, "the RESTORE of a log that follows another is not in scope")
         if "LOG_START" not in self.counts:
             self._report.add(INCOMPLETE, 0, "the log's start is out of scope, or the log is empty")
-        self._report.figures.update(
-            follows=self._follows,
-            in_scope=sum(self.counts.values()),
-            out_of_scope=self.hidden,
-            counts=dict(sorted(self.counts.items())),
-            largest_gap={"seconds": self._gap[0], "from_index": self._gap[1], "to_index": self._gap[2]},
-            heartbeats_missing=self._heartbeats if self._policy.numbers["heartbeat"] else None,
-            outside_window=self._outside,
-            calls_open=len(self._open),
-            decisions=self.decisions.figures,
-        )
+        figures, (seconds, before, after) = self._report.figures, self._gap
+        figures.update(follows=self._follows, in_scope=sum(self.counts.values()), out_of_scope=self.hidden)
+        figures.update(counts=dict(sorted(self.counts.items())), decisions=self.decisions.figures)
+        figures["largest_gap"] = {"seconds": seconds, "from_index": before, "to_index": after}
+        figures["heartbeats_missing"] = self._heartbeats if self._policy.numbers["heartbeat"] else None
+        figures.update(outside_window=self._outside, calls_open=len(self._open))
 
 
 # ---- Decisions: was what ran approved, by a reviewer's key, for exactly this? Weighed again from logged conditions.
-
 APPROVAL_HEADER, RESTORE_HEADER = "zhiying-approval/1", "zhiying.audit/restore/1"
 APPROVAL_FIELDS = {"approval", "conditions", "criteria_set", "model", "reviewer_org", "valid"}
 CHINA = timezone(timedelta(hours=8))  # in whose civil days approvals are valid
@@ -839,41 +803,38 @@ class Decisions:
             self.figures["unknown"] += 1
             self._report.add(INCOMPLETE, index, "the approval that it names is not in scope")
             return
-        why = "no approval of this name before it" if approval is None else _difference(approval, time, body)
         self.figures["evaluated"] += 1
-        self.figures["agree" if why is None else "differ"] += 1
-        if why is not None:
+        try:
+            _must(approval, "no approval of this name before it")
+            _weigh(approval, time, body)
+            self.figures["agree"] += 1
+        except Malformed as why:
+            self.figures["differ"] += 1
             self.figures["differ_at"] += [index] if self.figures["differ"] <= SHOWN_MAX else []
             self._report.add(FAIL, index, f"decision differs: {why}")
 
 
-def _difference(approval: Approval, time: str, body: dict[str, Any]) -> str | None:
-    """Why this call was not what the approval allows; None if it was."""
-    if body.get("model") != approval.model:
-        return "another model than the approved one"
-    if body.get("policy") != approval.policy:
-        return "another policy digest than the approval's"
-    if not approval.starts <= time < approval.ends:
-        return "the approval was not in force"
-    seen = set()
-    checks = body.get("checks")
+def _weigh(approval: Any, time: str, body: dict[str, Any]) -> None:
+    """Raise Malformed, with the reason, unless this call was what the approval allows."""
+    _must(body.get("model") == approval.model, "another model than the approved one")
+    _must(body.get("policy") == approval.policy, "another policy digest than the approval's")
+    _must(approval.starts <= time < approval.ends, "the approval was not in force")
+    seen, checks = set(), body.get("checks")
     for check in checks if type(checks) is list else []:
         said = check if type(check) is dict else {}
         name, outcome, observed = (str(said.get(key)) for key in ("condition", "outcome", "observed"))
-        if outcome != "HOLDS":
-            return f"{name} has the outcome {outcome}"
+        _must(outcome == "HOLDS", f"{name} has the outcome {outcome}")
         allowed = [ALWAYS_CHECKED[name]] if name in ALWAYS_CHECKED else approval.conditions.get(name)
-        if not condition_holds(allowed, observed) or name in seen:
-            return f"{name} does not hold for what was observed, or is there twice"
-        if name == "MAX_AUTONOMY" and observed != body.get("autonomy"):
-            return "the autonomy that was checked is not the one that was used"
+        holds = condition_holds(allowed, observed) and name not in seen
+        _must(holds, f"{name} does not hold for what was observed, or is there twice")
+        used = name != "MAX_AUTONOMY" or observed == body.get("autonomy")
+        _must(used, "the autonomy that was checked is not the one that was used")
         seen.add(name)
     lacking = sorted((approval.conditions.keys() | ALWAYS_CHECKED.keys()) - seen)
-    return f"not checked: {', '.join(lacking)}" if lacking else None
+    _must(not lacking, f"not checked: {', '.join(lacking)}")
 
 
 # ---- The whole.
-
 MANIFEST_FIELDS = "counts does_not_prove filter first format last members origin period size verifier"
 
 
@@ -888,15 +849,16 @@ def _read_manifest(package: Package) -> Any:
     for name in sorted((members.keys() ^ package.members.keys()) - {"MANIFEST.json"}):
         report.add(FAIL, name, "in the package or in MANIFEST.json, and not in both")
     times = [_TIME.fullmatch(str(one)) for one in period.values() if one is not None]
-    report.check(all(times), "MANIFEST.json", "period: not times as entries write them")
-    plain = all(type(text) is str for text in words.values())
-    report.check(plain, "MANIFEST.json", "filter: not a map of plain texts")
-    same = manifest["verifier"] == members.get("verifier.py")
-    report.check(same, "MANIFEST.json", "the verifier's digest is not that of verifier.py")
-    both = type(proven) is dict and proven.keys() == {"en", "zh"}
-    report.check(both, "MANIFEST.json", "does_not_prove: not in en and zh")
     inside = all(type(one) is int for one in (first, last, size)) and 0 <= first <= last < size
-    report.check(inside or first is last is None, "MANIFEST.json", "first and last: not indices of this log")
+    good = {
+        "period: not times as entries write them": all(times),
+        "filter: not a map of plain texts": all(type(text) is str for text in words.values()),
+        "the verifier's digest is not that of verifier.py": manifest["verifier"] == members.get("verifier.py"),
+        "does_not_prove: not in en and zh": type(proven) is dict and proven.keys() == {"en", "zh"},
+        "first and last: not indices of this log": inside or first is last is None,
+    }
+    for what, holds in good.items():
+        report.check(holds, "MANIFEST.json", what)
     package.digests = members
     return manifest
 
