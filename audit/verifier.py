@@ -8,6 +8,9 @@ The policy holds the public keys that you trust. Get it from the reviewer and th
     witness <key>         a witness outside the hospital (C2SP cosignature/v1)
     quorum <K>            how many of the witnesses must have cosigned
     reviewer <key>        who may sign approvals
+    restorer <key>        who may sign that a log goes on from a backup, or after another log
+    follows <origin> <size> <root>    the head of the log before this one, from its own package
+    sm3 <key>             the log's key under the name <origin>/sm3: the SM3 tree is wanted too
     tsa <file>            certificate (PEM) of the time-stamp authority, beside the policy
     heartbeat <seconds>   the longest silence that needs no explanation
     window <seconds>      how far clocks may differ and witnesses lag (900 if not given)
@@ -30,7 +33,6 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from bisect import bisect_right
 from collections import namedtuple
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
@@ -39,13 +41,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 FORMAT = "zhiying.audit-package/1"
-CHUNK = 1024
-"""Entries in one member; the last member holds the rest."""
+CHUNK = 1024  # entries in one member; the last member holds the rest
 PASS, FAIL, INCOMPLETE, FINDING = "PASS", "FAIL", "INCOMPLETE", "FINDING"
-STATUS = {PASS: 0, FAIL: 1, INCOMPLETE: 2}
-UNUSABLE = 3
-SHOWN_MAX = 40
-"""Remarks of one sort that are printed in full; all are counted."""
+STATUS, UNUSABLE = {PASS: 0, FAIL: 1, INCOMPLETE: 2}, 3
+SHOWN_MAX = 40  # remarks of one sort that are printed; all are counted
 UTC = timezone.utc  # noqa: UP017 - datetime.UTC is of Python 3.11
 TIME_FORM = "%Y-%m-%dT%H:%M:%S.%fZ"
 DOES_NOT_PROVE = {
@@ -57,6 +56,7 @@ DOES_NOT_PROVE = {
         "what entries out of scope say: they are here as hashes, so only that they exist and cannot be exchanged",
         "that a denial was right, or that an approval had not been withdrawn by a way that this version cannot read",
         "the period and the filter that MANIFEST.json states: they are the exporter's words",
+        "what summary.html, tables, fhir, dicom-audit, phi_scan.json and reconciliation say: the exporter's words too",
         "that a result was medically correct",
     ],
     "zh": [
@@ -67,21 +67,22 @@ DOES_NOT_PROVE = {
         "不能证明范围之外条目的内容：它们仅以哈希出现，只能证明其存在且未被替换",
         "不能证明拒绝是正确的，也不能证明批准未以本版本无法识别的方式被撤回",
         "不能证明 MANIFEST.json 所称的期间与筛选条件：那是导出者的陈述",
+        "summary.html、tables、fhir、dicom-audit、phi_scan.json 与 reconciliation 的内容同样只是导出者的陈述",
         "不能证明结果在医学上正确",
     ],
 }
 
 
-class Malformed(Exception):
-    """Something that is not what its standard says, and the member in which it is."""
-
-    def __init__(self, what: str, where: str = "package") -> None:
-        super().__init__(what)
-        self.what, self.where = what, where
+Malformed = ValueError  # what is not as its standard says; Python's own parsers say it so, too
 
 
 class Unusable(Exception):
     """A file that cannot be read, or a policy that is not clear."""
+
+
+def _must(holds: object, otherwise: str) -> None:
+    if not holds:
+        raise Malformed(otherwise)
 
 
 Remark = namedtuple("Remark", "verdict where what index")
@@ -91,19 +92,26 @@ class Report:
     """What was found. The verdict is that of the gravest remark: FAIL, then INCOMPLETE; a FINDING changes nothing."""
 
     def __init__(self) -> None:
+        self.place = "zip directory"  # the member that is being looked at
         self.remarks: list[Remark] = []
         self.totals = {FAIL: 0, INCOMPLETE: 0, FINDING: 0}
         self.first_bad: int | None = None
         self.figures: dict[str, Any] = {}
 
-    def add(self, verdict: str, where: str, what: str, index: int | None = None) -> None:
-        """Take a remark; ``index`` is that of the entry which it is about."""
+    def add(self, verdict: str, where: str | int, what: str, index: int | None = None) -> None:
+        """Take a remark; ``where`` is a member, or the index of an entry."""
         self.totals[verdict] += 1
+        where, index = (where, index) if isinstance(where, str) else (f"entry {where}", where)
         if verdict == FAIL and index is not None and (self.first_bad is None or index < self.first_bad):
             self.first_bad = index
             self.remarks.insert(0, Remark(verdict, where, what, index))
         elif self.totals[verdict] <= SHOWN_MAX:
             self.remarks.append(Remark(verdict, where, what, index))
+
+    def check(self, holds: object, where: str | int, otherwise: str) -> None:
+        """FAIL, unless it holds."""
+        if not holds:
+            self.add(FAIL, where, otherwise)
 
     @property
     def verdict(self) -> str:
@@ -112,19 +120,19 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
-        said = {"verdict": self.verdict, "first_bad_index": self.first_bad, "totals": self.totals}
-        remarks = [remark._asdict() for remark in self.remarks]
-        return {**said, "remarks": remarks, **self.figures, "does_not_prove": DOES_NOT_PROVE}
+        said = {"verdict": self.verdict, "first_bad_index": self.first_bad, "totals": self.totals, **self.figures}
+        return {**said, "remarks": [remark._asdict() for remark in self.remarks], "does_not_prove": DOES_NOT_PROVE}
 
 
 # ---- Ed25519 (RFC 8032, section 5.1.7), strict: canonical encodings only, S < L, no key of small order.
-
 P = 2**255 - 19
 L = 2**252 + 27742317777372353535851937790883648493
 D = -121665 * pow(121666, -1, P) % P
 ROOT_OF_MINUS_ONE = pow(2, (P - 1) // 4, P)
 Point = tuple[int, int, int, int]  # extended coordinates X, Y, Z, T with x = X/Z, y = Y/Z, x*y = T/Z
 IDENTITY: Point = (0, 1, 1, 0)
+_B = (15112221349535400772501151409588531511454012693041857206046113283949847762202, 4 * pow(5, -1, P) % P)
+BASE: Point = (_B[0], _B[1], 1, _B[0] * _B[1] % P)
 
 
 def _add(one: Point, other: Point) -> Point:
@@ -144,113 +152,81 @@ def _decode_point(data: bytes) -> Point | None:
         return None
     u, v = (y * y - 1) % P, (D * y * y + 1) % P
     x = u * pow(v, 3, P) * pow(u * pow(v, 7, P), (P - 5) // 8, P) % P
-    if (v * x * x - u) % P:
-        x = x * ROOT_OF_MINUS_ONE % P
+    x = x * ROOT_OF_MINUS_ONE % P if (v * x * x - u) % P else x
     if (v * x * x - u) % P or (x == 0 and sign):
         return None
     x = P - x if x & 1 != sign else x
     return x, y, 1, x * y % P
 
 
-def _encode_point(point: Point) -> bytes:
-    inverse = pow(point[2], -1, P)
-    x, y = point[0] * inverse % P, point[1] * inverse % P
-    return (y | (x & 1) << 255).to_bytes(32, "little")
-
-
-def _eightfold(point: Point) -> Point:
-    for _ in range(3):
-        point = _add(point, point)
-    return point
-
-
-def _multiples(point: Point) -> tuple[Point, ...]:
-    return tuple(accumulate([point] * 15, _add, initial=IDENTITY))
-
-
-_B = (15112221349535400772501151409588531511454012693041857206046113283949847762202, 4 * pow(5, -1, P) % P)
-BASE_MULTIPLES = _multiples((_B[0], _B[1], 1, _B[0] * _B[1] % P))
-
-
 @functools.lru_cache(maxsize=256)
-def _negated_multiples(key: bytes) -> tuple[Point, ...] | None:
+def _negated(key: bytes) -> Point | None:
+    """Minus the key's point; None for what is no point, or one of small order."""
     point = _decode_point(key)
-    if point is None or _encode_point(_eightfold(point)) == _encode_point(IDENTITY):
+    if point is None:
         return None
-    return _multiples((P - point[0], point[1], 1, P - point[3]))
+    x, y, z, _ = functools.reduce(lambda here, _: _add(here, here), range(3), point)  # eight times the point
+    return None if x == 0 and y == z else (P - point[0], point[1], 1, P - point[3])
 
 
 def ed25519_verify(key: bytes, message: bytes, signature: bytes) -> bool:
     """Whether ``key`` (32 bytes) signed the message."""
-    if len(key) != 32 or len(signature) != 64:
-        return False
-    s = int.from_bytes(signature[32:], "little")
-    table = _negated_multiples(key)
-    if s >= L or table is None:
+    s, minus = int.from_bytes(signature[32:], "little"), _negated(key)
+    if (len(key), len(signature)) != (32, 64) or s >= L or minus is None:
         return False
     k = int.from_bytes(hashlib.sha512(signature[:32] + key + message).digest(), "little") % L
-    here = IDENTITY
-    for shift in range(252, -1, -4):  # s * B - k * A, four bits of both at a time
-        here = _eightfold(_add(here, here))
-        here = _add(_add(here, BASE_MULTIPLES[s >> shift & 15]), table[k >> shift & 15])
-    return _encode_point(here) == signature[:32]
+    here, table = IDENTITY, (IDENTITY, BASE, minus, _add(BASE, minus))
+    for bit in range(252, -1, -1):  # s * B - k * A, one bit of both at a time
+        here = _add(here, here)
+        here = _add(here, table[(s >> bit & 1) + 2 * (k >> bit & 1)])
+    inverse = pow(here[2], -1, P)
+    x, y = here[0] * inverse % P, here[1] * inverse % P
+    return (y | (x & 1) << 255).to_bytes(32, "little") == signature[:32]
 
 
 # ---- Signed notes and keys (C2SP signed-note), checkpoints (tlog-checkpoint), cosignatures (tlog-cosignature).
-
 NOTE_KEY, COSIGNATURE_KEY = 0x01, 0x04
 NOTE_BYTES_MAX, SIGNATURES_MAX, SIZE_MAX = 1_000_000, 100, 2**40
 _NAME = re.compile(r"[^\s+\x00-\x1f\x7f]+")
+_SIGNATURE = re.compile(f"\u2014 ({_NAME.pattern}) ([^ ]+)")
+_SIZE = re.compile(r"0|[1-9][0-9]{0,11}")
 Key = namedtuple("Key", "name kind key id")
 Note = namedtuple("Note", "text signatures")  # signatures: (name, key id, payload); not verified
 Checkpoint = namedtuple("Checkpoint", "size root text times")  # verified; times of the policy's witnesses, sorted
 
 
 def _base64(text: str) -> bytes:
-    try:
-        data = base64.b64decode(text.encode("ascii"), validate=True)
-    except ValueError:
-        raise Malformed("not base64") from None
-    if base64.b64encode(data).decode() != text:
-        raise Malformed("not canonical base64")
+    data = base64.b64decode(text.encode("ascii"), validate=True)
+    _must(base64.b64encode(data).decode() == text, "not canonical base64")
     return data
 
 
 def parse_key(line: str, kind: int) -> Key:
     """A key written as name+id+base64; the id is of SHA-256(name, newline, type, key). Raises Malformed."""
-    parts = line.split("+", 2)
-    if len(parts) != 3 or not _NAME.fullmatch(parts[0]):
-        raise Malformed("a key is written as name+id+base64")
-    material = _base64(parts[2])
-    key_id = hashlib.sha256(parts[0].encode() + b"\n" + material).digest()[:4]
-    if len(material) != 33 or material[0] != kind or key_id.hex() != parts[1]:
-        raise Malformed(f"not a key of type {kind}, or not with its own id")
-    if _negated_multiples(material[1:]) is None:
-        raise Malformed("not a point of the curve, or one of small order")
-    return Key(parts[0], kind, material[1:], key_id)
+    name, _, rest = line.partition("+")
+    shown, _, encoded = rest.partition("+")
+    material = _base64(encoded)
+    key_id = hashlib.sha256(name.encode() + b"\n" + material).digest()[:4]
+    _must(_NAME.fullmatch(name) and key_id.hex() == shown, "a key is written as name+id+base64, with its own id")
+    _must(len(material) == 33 and material[0] == kind, f"not a key of type {kind}")
+    _must(_negated(material[1:]), "not a point of the curve, or one of small order")
+    return Key(name, kind, material[1:], key_id)
 
 
 def parse_note(data: bytes) -> Note:
     """A signed note, to the byte. Raises Malformed."""
-    try:
-        note = data.decode()
-    except UnicodeDecodeError:
-        raise Malformed("not UTF-8") from None
-    if len(data) > NOTE_BYTES_MAX or any(character < " " and character != "\n" for character in note):
-        raise Malformed("too long, or holds a control character")
+    note = data.decode()
+    plain = not re.search(r"[\x00-\x09\x0b-\x1f]", note)
+    _must(plain and len(data) <= NOTE_BYTES_MAX, "too long, or holds a control character")
     text, blank, tail = note.rpartition("\n\n")
     lines = tail[:-1].split("\n")
-    if not blank or not tail.endswith("\n") or len(lines) > SIGNATURES_MAX:
-        raise Malformed("no signatures after an empty line, or too many")
-    signatures = []
-    for line in lines:
-        parts = line.split(" ")
-        if len(parts) != 3 or parts[0] != "\u2014" or not _NAME.fullmatch(parts[1]):
-            raise Malformed("a signature line is malformed")
-        payload = _base64(parts[2])
-        if len(payload) < 5:
-            raise Malformed("a signature is too short")
-        signatures.append((parts[1], payload[:4], payload[4:]))
+    _must(
+        blank and tail.endswith("\n") and len(lines) <= SIGNATURES_MAX, "no signatures after an empty line, or too many"
+    )
+    found = [_SIGNATURE.fullmatch(line) for line in lines]
+    _must(all(found), "a signature line is malformed")
+    signatures = [(one[1], _base64(one[2])[:4], _base64(one[2])[4:]) for one in found if one]
+    _must(all(payload for _, _, payload in signatures), "a signature is too short")
     return Note(text + "\n", tuple(signatures))
 
 
@@ -263,28 +239,20 @@ def signed_at(note: Note, key: Key) -> int | None:
             if key.kind == COSIGNATURE_KEY:
                 time, signature = int.from_bytes(payload[:8], "big"), payload[8:]
                 message = f"cosignature/v1\ntime {time}\n".encode() + message
-            if time >= 2**36 or not ed25519_verify(key.key, message, signature):
-                raise Malformed(f"the signature of {key.name} does not verify")
+            good = time < 2**36 and ed25519_verify(key.key, message, signature)
+            _must(good, f"the signature of {key.name} does not verify")
             times.append(time)
     return min(times, default=None)
 
 
 # ---- JSON with one form for one value (RFC 8785, without floats).
-
-INTEGER_MAX = 2**53 - 1
-
-
 def _integer(text: str) -> int:
-    if len(text) > 17 or abs(int(text)) > INTEGER_MAX:
+    if len(text) > 17 or abs(int(text)) >= 2**53:  # ValueError for floats, NaN and Infinity, too
         raise ValueError
     return int(text)
 
 
-def _refused(_: str) -> NoReturn:
-    raise ValueError
-
-
-_decode_json = json.JSONDecoder(parse_float=_refused, parse_int=_integer, parse_constant=_refused).decode
+_decode_json = json.JSONDecoder(parse_float=_integer, parse_int=_integer, parse_constant=_integer).decode
 _encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
 
@@ -305,26 +273,22 @@ def parse_json(data: bytes) -> Any:
 
 
 # ---- The package: a zip of stored members, one after the other, in which no byte is free to differ.
-
 MEMBERS = {
     # pattern of the name: bytes that such a member can have at most
     r"MANIFEST\.json": 1 << 26,
-    r"README\.md|verifier\.py": 1 << 20,
-    r"checkpoint|checkpoints/[0-9]{13}": NOTE_BYTES_MAX,
+    r"checkpoint|checkpoints/[0-9]{13}|sm3/checkpoint": NOTE_BYTES_MAX,
     r"entries/[0-9]{13}": CHUNK * (2 + 65535),
     r"tsa/[0-9]{13}\.[0-9]{2}\.tsr": 1 << 16,
+    # For people; these are only compared with MANIFEST.json:
+    r"README\.md|verifier\.py|summary\.html|phi_scan\.json": 1 << 26,
     r"reconciliation/[a-z0-9][a-z0-9_-]{0,63}\.json": 1 << 26,
-    r"summary\.html|tables/[a-z0-9][a-z0-9_-]{0,63}\.csv|phi_scan\.json|sm3/checkpoint": 1 << 30,
+    r"tables/[a-z0-9_-]{1,64}\.csv": 1 << 30,
     r"fhir/[0-9]{13}\.ndjson|dicom-audit/[0-9]{13}\.xml": 1 << 28,
 }
-DIRECTORY_BYTES_MAX = 1 << 24
-_CENTRAL = struct.Struct("<4s4B4HL2L5H2L")
-_LOCAL = struct.Struct("<4s2B4HL2L2H")
-_END = struct.Struct("<4s4H2LH")
-_DAY_ONE = 33  # 1980-01-01 as zip writes it: the time of every member
-_MODE = 0o100644 << 16
-
-
+MEMBERS_MAX, BYTES_MAX = 0xFFFF - 1, 2**31 - 1  # beyond them a zip has another form
+BLOCK = 1 << 23  # bytes that are read at once
+_CENTRAL, _LOCAL, _END = struct.Struct("<4s4B4HL2L5H2L"), struct.Struct("<4s2B4HL2L2H"), struct.Struct("<4s4H2LH")
+_DAY_ONE, _MODE = 33, 0o100644 << 16  # 1980-01-01 as zip writes it, the time of every member; a plain file
 Member = namedtuple("Member", "size crc start")
 
 
@@ -332,170 +296,165 @@ class Package:
     """The members of a package. Each place has exactly one form; anything else raises Malformed."""
 
     def __init__(self, file: BinaryIO, report: Report) -> None:
-        self._file = file
-        self.report = report
+        self._file, self.report = file, report
         self.digests: dict[str, Any] = {}  # of MANIFEST.json, once it is read
         self.members: dict[str, Member] = {}
-        end = file.seek(0, os.SEEK_END) - _END.size
-        fields = _END.unpack(self._read(end, _END.size))
-        count, size, start = fields[4:7]
-        if _END.pack(b"PK\5\6", 0, 0, count, count, size, start, 0) != _END.pack(*fields) or start + size != end:
-            raise Malformed("not a zip file of our form, or cut short", "zip end")
-        if size > DIRECTORY_BYTES_MAX:
-            raise Malformed("too large", "zip directory")
-        directory = self._read(start, size)
-        at = offset = 0
-        for _ in range(count):
-            at, offset = self._member(directory, at, offset)
-        if at != size or offset != start:
-            raise Malformed("bytes that belong to no member", "zip directory")
+        directory, at = b"", 0
+        _must(file.seek(0, os.SEEK_END) <= BYTES_MAX, "larger than a package can be")
+        while (header := self._read(at, _LOCAL.size)).startswith(b"PK\3\4") and len(header) == _LOCAL.size:
+            crc, size, _, name_bytes, _ = _LOCAL.unpack(header)[7:]
+            raw = self._read(at + _LOCAL.size, name_bytes)
+            name = raw.decode("ascii", "replace")
+            limit = max((most for pattern, most in MEMBERS.items() if re.fullmatch(pattern, name)), default=-1)
+            _must(size <= limit, f"a member that no package has, or larger than it can be: {name[:80]!r}")
+            _must(len(self.members) < MEMBERS_MAX and name not in self.members, f"too many, or twice: {name}")
+            form = _LOCAL.pack(b"PK\3\4", 20, 0, 0, 0, 0, _DAY_ONE, crc, size, size, len(raw), 0)
+            _must(header == form, f"its header is not of our form: {name}")
+            entry = (20, 3, 20, 0, 0, 0, 0, _DAY_ONE, crc, size, size, len(raw), 0, 0, 0, 0, _MODE, at)
+            directory += _CENTRAL.pack(b"PK\1\2", *entry) + raw
+            self.members[name] = Member(size, crc, at + len(form) + len(raw))
+            at += len(form) + len(raw) + size
+        self.unread, count = set(self.members), len(self.members)
+        end = _END.pack(b"PK\5\6", 0, 0, count, count, len(directory), at, 0)
+        what = "cut short, or what follows the last member is not the directory of just these members"
+        _must(self._read(at, len(directory) + len(end) + 1) == directory + end, what)
 
     def _read(self, start: int, size: int) -> bytes:
-        self._file.seek(max(start, 0))
-        data = self._file.read(size)
-        if start < 0 or len(data) != size:
-            raise Malformed("not a zip file, or cut short", "zip")
-        return data
+        self._file.seek(start)
+        return self._file.read(size)
 
-    def _member(self, directory: bytes, at: int, offset: int) -> tuple[int, int]:
-        """Take the member whose directory line is at ``at``, and whose header must be at ``offset``; give the next."""
-        if len(directory) < at + _CENTRAL.size:
-            raise Malformed("cut short", "zip directory")
-        fields = _CENTRAL.unpack_from(directory, at)
-        crc, size, name_bytes = fields[9], fields[11], fields[12]
-        raw = directory[at + _CENTRAL.size : at + _CENTRAL.size + name_bytes]
-        name = raw.decode("ascii", "replace")
-        limit = max((most for pattern, most in MEMBERS.items() if re.fullmatch(pattern, name)), default=-1)
-        if limit < size:
-            raise Malformed(f"a member that no package has, or larger than it can be: {name[:80]!r}", "zip directory")
-        if name in self.members:
-            raise Malformed("twice in the package", name)
-        form = _CENTRAL.pack(
-            *(b"PK\1\2", 20, 3, 20, 0, 0, 0, 0, _DAY_ONE, crc, size, size, len(raw), 0, 0, 0, 0, _MODE, offset)
-        )
-        local = _LOCAL.pack(b"PK\3\4", 20, 0, 0, 0, 0, _DAY_ONE, crc, size, size, len(raw), 0) + raw
-        if not directory.startswith(form + raw, at) or self._read(offset, len(local)) != local:
-            raise Malformed("its header or its directory line is not of our form", name)
-        self.members[name] = Member(size, crc, offset + len(local))
-        return at + len(form) + len(raw), offset + len(local) + size
-
-    def read(self, name: str) -> bytes:
-        """A member's bytes. Other bytes than were packed are a FAIL, and are read on, to find the entry."""
-        if name not in self.members:
-            raise Malformed("missing", name)
-        member = self.members[name]
-        data = self._read(member.start, member.size)
-        same = name == "MANIFEST.json" or self.digests.get(name) == "sha256:" + hashlib.sha256(data).hexdigest()
-        if zlib.crc32(data) != member.crc or not same:
-            self.report.add(FAIL, name, "its bytes are not those that MANIFEST.json names")
-        return data
+    def read(self, name: str, *, keep: bool = True) -> bytes:
+        """A member's bytes, or none of them if they are only compared: other bytes than were packed are a FAIL."""
+        self.report.place = name
+        self.unread.discard(name)
+        _must(name in self.members, "missing")
+        (size, expected, start), digest, crc, kept = self.members[name], hashlib.sha256(), 0, []
+        for at in range(start, start + size, BLOCK):
+            block = self._read(at, min(BLOCK, start + size - at))
+            digest.update(block)
+            crc = zlib.crc32(block, crc)
+            kept += [block] if keep else []
+        same = name == "MANIFEST.json" or self.digests.get(name) == "sha256:" + digest.hexdigest()
+        self.report.check(same and crc == expected, name, "its bytes are not those that MANIFEST.json names")
+        return b"".join(kept)
 
 
 # ---- The policy: what the reader of the package trusts.
+KEYS = {"witness": COSIGNATURE_KEY, "reviewer": NOTE_KEY, "restorer": NOTE_KEY}  # as many lines as wanted
+NUMBERS = {"quorum": 0, "heartbeat": 0, "window": 900}
+FORMS = {  # of what follows a word
+    "log": r"\S+(?: \S+)?",
+    "follows": rf"\S+ (?:{_SIZE.pattern}) \S+",
+    **dict.fromkeys((*KEYS, "sm3", "tsa"), r"\S+"),
+    **dict.fromkeys(NUMBERS, r"[1-9][0-9]{0,8}"),
+}
 
 
 class Policy:
     """Keys and limits. Raises Unusable for a line that is not clear."""
 
     def __init__(self, path: Path) -> None:
-        self.logs: list[tuple[Key, str]] = []
-        self.witnesses: list[Key] = []
-        self.reviewers: list[Key] = []
-        self.tsa: Path | None = None
-        self.numbers = {"quorum": 0, "heartbeat": 0, "window": 900}
         try:
-            for line in path.read_bytes().decode().split("\n"):
-                words = line.split()
-                if words and not words[0].startswith("#"):
-                    self._take(words, path)
-        except (OSError, ValueError, Malformed) as error:
+            self._take(path.read_bytes().decode().split("\n"), path.parent)
+        except (OSError, Malformed) as error:
             raise Unusable(f"policy: {error}") from None
-        if len(self.logs) != 1:
-            raise Unusable("policy: one log line wanted")
-        self.log, self.origin = self.logs[0]
-        keys = [key.key for key in (self.log, *self.witnesses, *self.reviewers)]
-        if len(set(keys)) != len(keys):
-            raise Unusable("policy: one key in two places; who signs, who witnesses and who reviews must be others")
-        if not min(1, len(self.witnesses)) <= self.numbers["quorum"] <= len(self.witnesses):
-            raise Unusable("policy: a quorum from 1 to the number of witnesses wanted, and none without witnesses")
 
-    def _take(self, words: list[str], path: Path) -> None:
-        word, value = words[0], words[-1]
-        if word == "log" and len(words) in {2, 3}:
-            key = parse_key(words[1], NOTE_KEY)
-            self.logs.append((key, value if len(words) == 3 else key.name))
-        elif len(words) != 2:
-            raise Malformed(f"a line is not understood: {word[:20]}")
-        elif word in {"witness", "reviewer"}:
-            keys, kind = (self.witnesses, COSIGNATURE_KEY) if word == "witness" else (self.reviewers, NOTE_KEY)
-            keys.append(parse_key(value, kind))
-        elif word == "tsa" and self.tsa is None:
-            self.tsa = path.parent / value
+    def _take(self, lines: Sequence[str], beside: Path) -> None:
+        given: dict[str, list[list[str]]] = {}
+        for line in lines:
+            word, _, rest = " ".join(line.split()).partition(" ")
+            if word and not word.startswith("#"):
+                known = word in FORMS and (word in KEYS or word not in given)
+                _must(known and re.fullmatch(FORMS[word], rest), f"a line is not understood, or twice: {word[:20]}")
+                given.setdefault(word, []).append(rest.split())
+        _must("log" in given, "a log line wanted")
+        [log] = given["log"]
+        self.log = parse_key(log[0], NOTE_KEY)
+        self.origin = log[1] if len(log) == 2 else self.log.name
+        self.witnesses, self.reviewers, self.restorers, sm3 = (
+            [parse_key(key, kind) for [key] in given.get(word, [])] for word, kind in (*KEYS.items(), ("sm3", NOTE_KEY))
+        )
+        keys = [key.key for key in (self.log, *self.witnesses, *self.reviewers, *self.restorers)]
+        _must(
+            len(set(keys)) == len(keys), "one key in two places: who signs, witnesses, reviews, restores must be others"
+        )
+        self.numbers = {word: int(given.get(word, [[str(least)]])[0][0]) for word, least in NUMBERS.items()}
+        good = min(1, len(self.witnesses)) <= self.numbers["quorum"] <= len(self.witnesses)
+        _must(good, "a quorum from 1 to the number of witnesses wanted, and none without witnesses")
+        self.sm3 = sm3[0] if sm3 else None
+        good = all((key.name, key.key) == (f"{self.origin}/sm3", self.log.key) for key in sm3)
+        _must(good, "sm3: the log's own key wanted, under the name <origin>/sm3")
+        self.follows: dict[str, Any] | None = None
+        for origin, size, root in given.get("follows", []):
+            self.follows = {"origin": origin, "size": int(size), "root": root}
+        self.tsa: Path | None = None
+        for [name] in given.get("tsa", []):
+            self.tsa = beside / name
             self.tsa.read_bytes()  # or OSError
-        elif word in self.numbers and re.fullmatch(r"[1-9][0-9]{0,8}", value):
-            self.numbers[word] = int(value)
-        else:
-            raise Malformed(f"a line is not understood: {word[:20]}")
 
 
 # ---- Checkpoints: signed by the log, cosigned by witnesses, stamped by an authority.
-
-
-def _checkpoint(package: Package, name: str, policy: Policy) -> Checkpoint:
-    try:
-        note = parse_note(package.read(name))
-        lines = note.text.split("\n")
-        if len(lines) != 4 or lines[3] or not re.fullmatch(r"0|[1-9][0-9]{0,11}", lines[1]):
-            raise Malformed("not the three lines of a checkpoint")
-        size, root = int(lines[1]), _base64(lines[2])
-        if signed_at(note, policy.log) is None:
-            raise Malformed("not signed by the log's key")
-        if lines[0] != policy.origin or len(root) != 32:
-            raise Malformed("a checkpoint of another log, or its root is impossible")
-        if name not in {"checkpoint", f"checkpoints/{size:013d}"}:
-            raise Malformed("its size is not that of its name")
-        times = [signed_at(note, key) for key in policy.witnesses]
-        return Checkpoint(size, root, note.text, sorted(time for time in times if time))
-    except Malformed as wrong:
-        raise Malformed(wrong.what, name) from None
+def _checkpoint(package: Package, name: str, key: Key, origin: str, witnesses: Sequence[Key] = ()) -> Checkpoint:
+    note = parse_note(package.read(name))
+    lines = note.text.split("\n")
+    _must(len(lines) == 4 and not lines[3] and _SIZE.fullmatch(lines[1]), "not the three lines of a checkpoint")
+    size, root = int(lines[1]), _base64(lines[2])
+    _must(signed_at(note, key) is not None, "not signed by the log's key")
+    _must(lines[0] == origin and len(root) == 32, "a checkpoint of another log, or its root is impossible")
+    times = [signed_at(note, witness) for witness in witnesses]
+    return Checkpoint(size, root, note.text, sorted(time for time in times if time))
 
 
 def read_checkpoints(package: Package, policy: Policy) -> list[Checkpoint]:
     """All of them, smallest first; the last is the exported one. Raises Malformed if that one cannot be believed."""
-    newest = _checkpoint(package, "checkpoint", policy)
+    newest = _checkpoint(package, "checkpoint", policy.log, policy.origin, policy.witnesses)
     found = {newest.size: newest}
     for name in package.members:
         if name.startswith("checkpoints/"):
             try:
-                older = _checkpoint(package, name, policy)
-                if older.size >= newest.size:
-                    raise Malformed("not older than the newest checkpoint", name)
+                older = _checkpoint(package, name, policy.log, policy.origin, policy.witnesses)
+                _must(name == f"checkpoints/{older.size:013d}", "its size is not that of its name")
+                _must(older.size < newest.size, "not older than the newest checkpoint")
                 found[older.size] = older
             except Malformed as wrong:
-                package.report.add(FAIL, wrong.where, wrong.what)
+                package.report.add(FAIL, name, str(wrong))
     return [found[size] for size in sorted(found)]
+
+
+def sm3_tree(package: Package, policy: Policy, size: int) -> Tree | None:
+    """The tree with SM3 for SHA-256, to be compared with its own checkpoint; None if it is not wanted, or cannot be."""
+    name, report = "sm3/checkpoint", package.report
+    if policy.sm3 is None or name not in package.members or "sm3" not in hashlib.algorithms_available:
+        if policy.sm3 is not None:
+            report.add(INCOMPLETE, name, "the policy asks for it, and it is not here, or this Python has no SM3")
+        elif name in package.members:
+            report.add(FINDING, name, "not looked at: the policy has no sm3 line")
+        return None
+    head = _checkpoint(package, name, policy.sm3, policy.sm3.name)
+    if head.size != size:
+        report.add(INCOMPLETE, name, f"of size {head.size}, where {size} entries are exported")
+    return Tree([head], report, name, "sm3")
 
 
 def check_stamps(package: Package, policy: Policy, checkpoints: Sequence[Checkpoint]) -> list[tuple[int, int]]:
     """(size of the checkpoint, unix seconds) of every time-stamp token (RFC 3161) that verifies, by ``openssl ts``."""
-    texts = {checkpoint.size: checkpoint.text for checkpoint in checkpoints}
+    texts, report = {checkpoint.size: checkpoint.text for checkpoint in checkpoints}, package.report
     names = [name for name in package.members if name.startswith("tsa/")]
     stamped: list[tuple[int, int]] = []
     for name in names:
         token, size = package.read(name), int(name[4:17])
         try:
-            if size not in texts:
-                raise Malformed("stamps a checkpoint that is not here")
+            _must(size in texts, "stamps a checkpoint that is not here")
             if policy.tsa is not None:
                 stamped.append((size, _stamp_time(token, texts[size].encode(), policy.tsa)))
         except Malformed as wrong:
-            package.report.add(FAIL, name, wrong.what)
+            report.add(FAIL, name, str(wrong))
         except (OSError, subprocess.SubprocessError):
-            package.report.add(INCOMPLETE, name, "not checked: this machine has no usable openssl command")
+            report.add(INCOMPLETE, name, "not checked: this machine has no usable openssl command")
     if names and policy.tsa is None:
-        package.report.add(FINDING, "tsa", f"{len(names)} time stamps not looked at: the policy names no authority")
+        report.add(FINDING, "tsa", f"{len(names)} time stamps not looked at: the policy names no authority")
     elif policy.tsa is not None and not names:
-        package.report.add(INCOMPLETE, "tsa", "the policy names a time-stamp authority, and the package holds no stamp")
+        report.add(INCOMPLETE, "tsa", "the policy names a time-stamp authority, and the package holds no stamp")
     return stamped
 
 
@@ -509,14 +468,13 @@ def _stamp_time(token: bytes, text: bytes, authority: Path) -> int:
         stamp.write_bytes(token)
         data.write_bytes(text)
         shown = _openssl("-reply", "-in", str(stamp), *bare, "-text")
-        match = re.search(rb"Time stamp: (\w{3} [ \d]\d \d\d:\d\d:\d\d)(?:\.\d+)? (\d{4}) GMT", shown or b"")
-        if match is None:
-            raise Malformed("not a time stamp")
-        moment = datetime.strptime(b" ".join(match.groups()).decode(), "%b %d %H:%M:%S %Y").replace(tzinfo=UTC)
+        times = re.findall(rb"Time stamp: (\w{3} [ \d]\d \d\d:\d\d:\d\d)(?:\.\d+)? (\d{4}) GMT", shown or b"")
+        _must(times, "not a time stamp")
+        moment = datetime.strptime(b" ".join(times[0]).decode(), "%b %d %H:%M:%S %Y").replace(tzinfo=UTC)
         # The authority's certificate had to be valid then; it may have run out since.
         then = ["-attime", str(int(moment.timestamp())), "-partial_chain", "-CAfile", str(authority)]
-        if _openssl("-verify", "-data", str(data), "-in", str(stamp), *bare, *then) is None:
-            raise Malformed("not a stamp of the pinned authority over this checkpoint")
+        verified = _openssl("-verify", "-data", str(data), "-in", str(stamp), *bare, *then) is not None
+        _must(verified, "not a stamp of the pinned authority over this checkpoint")
     return int(moment.timestamp())
 
 
@@ -528,111 +486,123 @@ def _openssl(*words: str) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
-class Windows:
-    """Between which times an entry must lie: not before the last timed checkpoint that lacks it, nor after the next."""
+def windows(timed: Sequence[tuple[int, int]], slack_s: int) -> list[tuple[int, str, str]]:
+    """(size, early, late), largest size first: when entries below that size, and not below the next, were written.
 
-    def __init__(self, timed: Sequence[tuple[int, int]], slack_s: int) -> None:
-        slack = timedelta(seconds=slack_s)
-        bounds = sorted((size, datetime.fromtimestamp(time, UTC)) for size, time in timed)
-        # A later checkpoint was made later: the strictest bound counts, from either side.
-        self._early = ["", *accumulate(((moment - slack).strftime(TIME_FORM) for _, moment in bounds), max)]
-        late = ["~", *accumulate(((moment + slack).strftime(TIME_FORM) for _, moment in reversed(bounds)), min)]
-        self._late = late[::-1]
-        self._sizes = [*(size for size, _ in bounds), SIZE_MAX + 1]
-        self.change_at = 0
-        self.early, self.late = "", "~"
+    Not before the last timed checkpoint that lacks the entry, nor after the next that has it. A later checkpoint was
+    made later, so the strictest bound counts, from either side.
+    """
+    bounds = sorted(timed)
+    early = ["", *(_shown(time - slack_s) for time in accumulate((time for _, time in bounds), max))]
+    found, late, size = [], "~", SIZE_MAX + 1
+    while bounds:
+        found.append((size, early.pop(), late))
+        size, time = bounds.pop()
+        late = min(late, _shown(time + slack_s))
+    return [*found, (size, "", late)]
 
-    def move(self, index: int) -> None:
-        """Set ``early`` and ``late`` for the entry at this index; they hold until ``change_at``."""
-        at = bisect_right(self._sizes, index)
-        self.early, self.late, self.change_at = self._early[at], self._late[at], self._sizes[at]
+
+def _shown(unix: float) -> str:
+    return datetime.fromtimestamp(unix, UTC).strftime(TIME_FORM)
 
 
 # ---- The tree (RFC 6962, section 2.1), built again from the leaves, and compared with every checkpoint.
-
-
-def _tree_root(hashes: Sequence[bytes]) -> bytes:
-    level, sha256 = list(hashes), hashlib.sha256
-    while len(level) > 1:
-        odd = level[-1:] if len(level) % 2 else []
-        level = [sha256(b"\1" + level[at] + level[at + 1]).digest() for at in range(0, len(level) - 1, 2)] + odd
-    return level[0]
-
-
 class Tree:
-    """Roots of full subtrees, largest first, as (leaves, root)."""
+    """Grows by leaf hashes, and compares its root with each checkpoint on the way."""
 
-    def __init__(self, checkpoints: Sequence[Checkpoint], report: Report) -> None:
-        self._peaks: list[tuple[int, bytes]] = []
-        self._waiting = list(reversed(checkpoints))
-        self._size = self._good = 0
-        self._report = report
+    def __init__(self, heads: Sequence[Checkpoint], report: Report, where: str = "", algorithm: str = "sha256") -> None:
+        self._waiting, self._report, self._where = list(reversed(heads)), report, where
+        self.hash = hashlib.sha256 if algorithm == "sha256" else functools.partial(hashlib.new, algorithm)
+        self._peaks: list[bytes] = []  # roots of full subtrees, largest first: one for each bit of the size
+        self._size = self.good = 0
+        self._compare()
 
-    def take(self, leaves: list[bytes]) -> None:
-        """The next chunk of leaf hashes; only the last may be shorter than CHUNK."""
-        while self._waiting and self._waiting[-1].size <= self._size + len(leaves):
-            checkpoint = self._waiting.pop()
-            rest = leaves[: checkpoint.size - self._size]
-            parts = [root for _, root in self._peaks] + ([_tree_root(rest)] if rest else [])
-            here = parts.pop() if parts else hashlib.sha256(b"").digest()
-            while parts:
-                here = hashlib.sha256(b"\1" + parts.pop() + here).digest()
-            last = f"among {self._good} to {max(checkpoint.size - 1, 0)}"
-            if here == checkpoint.root:
-                self._good = checkpoint.size
-            else:
-                what = f"the entries do not make this checkpoint's root; the first bad one is {last}"
-                self._report.add(FAIL, f"checkpoint of size {checkpoint.size}", what, self._good)
-        self._size += len(leaves)
-        if len(leaves) == CHUNK:
-            width, root = CHUNK, _tree_root(leaves)
-            while self._peaks and self._peaks[-1][0] == width:
-                root = hashlib.sha256(b"\1" + self._peaks.pop()[1] + root).digest()
-                width *= 2
-            self._peaks.append((width, root))
+    def take(self, leaves: Sequence[bytes]) -> None:
+        """The next leaf hashes."""
+        for leaf in leaves:
+            bits = self._size
+            while bits & 1:
+                leaf = self.hash(b"\1" + self._peaks.pop() + leaf).digest()
+                bits >>= 1
+            self._peaks.append(leaf)
+            self._size += 1
+            self._compare()
+
+    def _compare(self) -> None:
+        if self._waiting and self._waiting[-1].size == self._size:
+            *peaks, root = self._peaks or [self.hash(b"").digest()]
+            for peak in reversed(peaks):
+                root = self.hash(b"\1" + peak + root).digest()
+            if self._waiting.pop().root == root:
+                self.good = self._size
+                return
+            what = f"the entries do not make this checkpoint's root; the first bad one is among {self.good} to "
+            where = self._where or f"checkpoint of size {self._size}"
+            self._report.add(FAIL, where, f"{what}{max(self._size - 1, 0)}", self.good)
 
 
-def leaves_of(name: str, data: bytes, count: int) -> Iterator[tuple[bool, bytes]]:
+def leaves_of(data: bytes, count: int) -> Iterator[tuple[bool, bytes]]:
     """(True, an entry) or (False, the leaf hash of one out of scope). Raises Malformed unless there are ``count``."""
     at = 0
     for _ in range(count):
         begin = at + 2
         length = int.from_bytes(data[at:begin], "big")
         at = begin + (length or 32)
-        if at > len(data):
-            raise Malformed("holds fewer entries than its place says", name)
+        _must(at <= len(data), "holds fewer entries than its place says")
         yield length > 0, data[begin:at]
-    if at != len(data):
-        raise Malformed("holds more than its entries", name)
+    _must(at == len(data), "holds more than its entries")
 
 
 # ---- Entries: form, order, time, and what one kind demands of another.
-
 SCHEMA = "zhiying.audit/1"
 ENVELOPE = frozenset({"schema", "kind", "key", "call", "source", "seq", "time", "boot", "tick_us", "body"})
 CALL_NEEDED = frozenset({"CALL_INTENT", "CALL_RESULT", "RELEASED"})
-CALL_ABSENT = frozenset({"LOG_START", "APPROVAL"})
+CALL_ABSENT = frozenset({"LOG_START", "HEARTBEAT", "EXPORT", "APPROVAL", "RESTORE", "SEAL"})
 INTENT, RESULT = 1, 2
-_CALL = re.compile(r"[0-9a-f]{32}")
+_HEX32 = re.compile(r"[0-9a-f]{32}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
-_TEXTS = (
-    *(("kind", re.compile(r"[A-Z][A-Z0-9_]{0,63}")), ("key", re.compile(r"[a-z0-9:._-]{1,128}"))),
-    *(("source", re.compile(r"[A-Za-z0-9._:/-]{1,64}")), ("time", _TIME)),
-)
+_TEXTS = {
+    "kind": re.compile(r"[A-Z][A-Z0-9_]{0,63}"),
+    "key": re.compile(r"[a-z0-9:._-]{1,128}"),
+    "source": re.compile(r"[A-Za-z0-9._:/-]{1,64}"),
+    "time": _TIME,
+    "boot": _HEX32,
+}
+
+
+def _envelope(entry: Any) -> datetime:
+    """Its time, if everything but the body is of its form. Raises Malformed."""
+    good = type(entry) is dict and entry.keys() == ENVELOPE and entry["schema"] == SCHEMA
+    _must(good, "not the fields of an entry, or of another schema")
+    for name, form in _TEXTS.items():
+        if type(entry[name]) is not str or not form.fullmatch(entry[name]):
+            raise Malformed(f"{name}: not of its form")
+    kind, call = entry["kind"], entry["call"]
+    _must(call is None or (type(call) is str and _HEX32.fullmatch(call)), "call: not 32 hexadecimal digits")
+    _must(kind not in (CALL_NEEDED if call is None else CALL_ABSENT), "call: against the rule of its kind")
+    good = all(type(count) is int and count >= 0 for count in (entry["seq"], entry["tick_us"]))
+    _must(good and type(entry["body"]) is dict, "seq or body or tick_us: of the wrong type")
+    try:
+        return datetime.fromisoformat(entry["time"][:-1])
+    except ValueError:
+        raise Malformed("time: no such moment") from None
 
 
 class Entries:
     """All entries, in order. Memory: about 100 bytes for each key, and for each call."""
 
-    def __init__(self, policy: Policy, report: Report, windows: Windows) -> None:
-        self._policy, self._report, self._windows = policy, report, windows
+    def __init__(self, policy: Policy, report: Report, timed: Sequence[tuple[int, int]]) -> None:
+        self._policy, self._report, self._windows = policy, report, windows(timed, policy.numbers["window"])
         self._keys: set[bytes] = set()
         self._sources: dict[str, tuple[int, int, str]] = {}  # next seq, entries hidden until then, last time
+        self._runs: dict[tuple[str, str], tuple[datetime, int, int]] = {}  # first time, first tick, last tick
         self._calls: dict[bytes, int] = {}
         self._open: dict[bytes, int] = {}
         self._before: tuple[int, datetime] | None = None
         self._gap: tuple[float, int, int] = (0.0, 0, 0)
         self._missing_seqs = self._outside = self._heartbeats = 0
+        self._sealed: int | None = None
+        self._follows: Any = None
         self.decisions = Decisions(policy, report)
         self.counts: dict[str, int] = {}
         self.hidden = 0
@@ -641,69 +611,87 @@ class Entries:
         """An entry's bytes."""
         try:
             entry = parse_json(data)
-            moment = self._envelope(entry)
+            moment = _envelope(entry)
             kind, body, call = entry["kind"], entry["body"], entry["call"]
             self.counts[kind] = self.counts.get(kind, 0) + 1
             self._order(index, entry["key"], entry["source"], entry["seq"], entry["time"])
             self._moment(index, entry["time"], moment)
-            if (kind == "LOG_START") != (index == 0) or (index == 0 and body.get("origin") != self._policy.origin):
-                raise Malformed("a log begins with LOG_START of its own origin, once")
-            if kind == "APPROVAL":
+            self._clock(index, (entry["source"], entry["boot"]), moment, entry["tick_us"])
+            _must((kind == "LOG_START") == (index == 0), "a log begins with LOG_START, once")
+            second = self._follows is None or index != 1 or kind == "RESTORE"
+            _must(second, "a log that follows another goes on with RESTORE")
+            if kind == "LOG_START":
+                self._start(body)
+            elif kind == "APPROVAL":
                 self.decisions.approval(index, body)
+            elif kind == "RESTORE":
+                self._restore(index, body)
             elif kind == "CALL_INTENT":
                 self.decisions.intent(index, entry["time"], body, hidden=self.hidden > 0)
+            elif kind == "SEAL" and self._sealed is None:
+                self._sealed = index
             if call is not None:
                 self._call(index, kind, bytes.fromhex(call))
         except Malformed as wrong:
-            self._report.add(FAIL, f"entry {index}", wrong.what, index)
-
-    def _envelope(self, entry: Any) -> datetime:
-        if type(entry) is not dict or entry.keys() != ENVELOPE or entry["schema"] != SCHEMA:
-            raise Malformed("not the fields of an entry, or of another schema")
-        for name, form in _TEXTS:
-            if type(entry[name]) is not str or not form.fullmatch(entry[name]):
-                raise Malformed(f"{name}: not of its form")
-        kind, call, seq = entry["kind"], entry["call"], entry["seq"]
-        if call is not None and (type(call) is not str or not _CALL.fullmatch(call)):
-            raise Malformed("call: not 32 hexadecimal digits")
-        if kind in (CALL_NEEDED if call is None else CALL_ABSENT):
-            raise Malformed(f"call: present or absent against the rule of {kind}")
-        if type(seq) is not int or seq < 0 or type(entry["body"]) is not dict:
-            raise Malformed("seq or body: of the wrong type")
-        try:
-            return datetime.fromisoformat(entry["time"][:-1])
-        except ValueError:
-            raise Malformed("time: no such moment") from None
+            self._report.add(FAIL, index, str(wrong))
 
     def _order(self, index: int, key: str, source: str, seq: int, time: str) -> None:
         digest = hashlib.sha256(key.encode()).digest()[:16]  # of one length, so that memory is known
         due, hidden_then, time_then = self._sources.get(source, (0, 0, ""))
         self._sources[source] = (seq + 1, self.hidden, max(time, time_then))
-        size = len(self._keys)
+        self._report.check(digest not in self._keys, index, "its key is another entry's")
         self._keys.add(digest)
-        if len(self._keys) == size:
-            self._report.add(FAIL, f"entry {index}", "its key is another entry's", index)
         # Only entries that are here as hashes can be missing ones: those since the source's last known entry.
         self._missing_seqs += max(seq - due, 0)
         if not 0 <= seq - due <= self.hidden - hidden_then or self._missing_seqs > self.hidden:
-            self._report.add(FAIL, f"entry {index}", f"seq {seq} of its source where {due} is due", index)
-        if time < time_then:
-            self._report.add(FAIL, f"entry {index}", "earlier than its source's entry before it", index)
+            self._report.add(FAIL, index, f"seq {seq} of its source where {due} is due")
+        self._report.check(time >= time_then, index, "earlier than its source's entry before it")
 
     def _moment(self, index: int, time: str, moment: datetime) -> None:
-        if index >= self._windows.change_at:
-            self._windows.move(index)
-        if not self._windows.early <= time <= self._windows.late:
-            self._outside += 1
-            self._report.add(FAIL, f"entry {index}", "its time is outside its checkpoint's window", index)
+        while index >= self._windows[-1][0]:
+            self._windows.pop()
+        outside = not self._windows[-1][1] <= time <= self._windows[-1][2]
+        self._outside += outside
+        self._report.check(not outside, index, "its time is outside its checkpoint's window")
         before, then = self._before or (index, moment)
         self._before = (index, moment)
         seconds, limit = (moment - then).total_seconds(), self._policy.numbers["heartbeat"]
-        self._gap = max(self._gap, (seconds, before, index), key=lambda gap: gap[0])
+        if seconds > self._gap[0]:
+            self._gap = (seconds, before, index)
         if limit and seconds > limit:
             self._heartbeats += int(seconds // limit)
             what = f"silence of {seconds:.0f} s before it, heartbeats are due every {limit} s"
-            self._report.add(INCOMPLETE, f"entry {index}", what, index)
+            self._report.add(INCOMPLETE, index, what)
+
+    def _clock(self, index: int, run: tuple[str, str], moment: datetime, tick: int) -> None:
+        """Wall time against the ticks of one run of the writer, which no setting of its clock moves."""
+        first, began, last = self._runs.get(run, (moment, tick, tick))
+        drift = (moment - first).total_seconds() - (tick - began) / 1e6
+        if tick < last or abs(drift) > self._policy.numbers["window"]:
+            what = f"by {drift:.0f} s against its ticks" if tick >= last else "its ticks go back"
+            self._report.add(FAIL, index, f"its clock was moved: {what}")
+            first, began = moment, tick  # so that each move is told once
+        self._runs[run] = (first, began, tick)
+
+    def _start(self, body: dict[str, Any]) -> None:
+        _must(body.get("origin") == self._policy.origin, "LOG_START: of another origin")
+        before, wanted = body.get("predecessor"), self._policy.follows
+        types = {name: type(value) for name, value in before.items()} if type(before) is dict else None
+        good = before is None or types == {"origin": str, "size": int, "root": str}
+        _must(good, "predecessor: not origin, size and root of a log")
+        self._follows = before
+        if before is not None and wanted is None:
+            self._report.add(INCOMPLETE, 0, "the log before this one: verify its own package")
+        else:
+            _must(before == wanted, "it follows another log than the policy says, or none")
+
+    def _restore(self, index: int, body: dict[str, Any]) -> None:
+        text = self.decisions.signed(index, "restorer", self._policy.restorers, body)
+        header, _, line = text.partition("\n")
+        said = parse_json(line[:-1].encode()) if header == RESTORE_HEADER else None
+        about = [said.get(name) for name in ("predecessor", "successor", "reason")] if type(said) is dict else None
+        mine = [self._follows, self._policy.origin, body.get("reason")]
+        _must(about == mine, "its statement is not about this log and the one before it")
 
     def _call(self, index: int, kind: str, call: bytes) -> None:
         state = self._calls.get(call, 0)
@@ -711,33 +699,34 @@ class Entries:
         if state & needed != needed:
             what = f"{kind} without its {'CALL_RESULT' if state & INTENT else 'CALL_INTENT'} before it"
             hidden = ", or it is hidden" if self.hidden else ""
-            self._report.add(INCOMPLETE if hidden else FAIL, f"entry {index}", what + hidden, index)
+            self._report.add(INCOMPLETE if hidden else FAIL, index, what + hidden)
         if kind == "CALL_INTENT":
             self._open.setdefault(call, index)
         elif kind in {"CALL_RESULT", "FAILED", "DENIED"}:
             self._open.pop(call, None)
         self._calls[call] = state | {"CALL_INTENT": INTENT, "CALL_RESULT": RESULT}.get(kind, 0)
 
-    def finish(self) -> None:
+    def finish(self, size: int) -> None:
         """What only the end shows."""
+        begun = "a call that was begun and has no result, failure or denial" + (" in scope" if self.hidden else "")
         for index in self._open.values():
-            what = "a call that was begun and has no result, failure or denial"
-            self._report.add(FINDING, f"entry {index}", what + (" in scope" if self.hidden else ""), index)
-        self._report.figures.update(
-            in_scope=sum(self.counts.values()),
-            out_of_scope=self.hidden,
-            counts=dict(sorted(self.counts.items())),
-            largest_gap={"seconds": self._gap[0], "from_index": self._gap[1], "to_index": self._gap[2]},
-            heartbeats_missing=self._heartbeats if self._policy.numbers["heartbeat"] else None,
-            outside_window=self._outside,
-            calls_open=len(self._open),
-            decisions=self.decisions.figures,
-        )
+            self._report.add(FINDING, index, begun)
+        if self._sealed is not None and self._sealed + 1 < size:
+            self._report.add(FAIL, self._sealed + 1, "after a SEAL nothing may be written")
+        if self._follows is not None and "RESTORE" not in self.counts:
+            self._report.add(INCOMPLETE, 1, "the RESTORE of a log that follows another is not in scope")
+        if "LOG_START" not in self.counts:
+            self._report.add(INCOMPLETE, 0, "the log's start is out of scope, or the log is empty")
+        figures, (seconds, before, after) = self._report.figures, self._gap
+        figures.update(follows=self._follows, in_scope=sum(self.counts.values()), out_of_scope=self.hidden)
+        figures.update(counts=dict(sorted(self.counts.items())), decisions=self.decisions.figures)
+        figures["largest_gap"] = {"seconds": seconds, "from_index": before, "to_index": after}
+        figures["heartbeats_missing"] = self._heartbeats if self._policy.numbers["heartbeat"] else None
+        figures.update(outside_window=self._outside, calls_open=len(self._open))
 
 
 # ---- Decisions: was what ran approved, by a reviewer's key, for exactly this? Weighed again from logged conditions.
-
-APPROVAL_HEADER = "zhiying-approval/1"
+APPROVAL_HEADER, RESTORE_HEADER = "zhiying-approval/1", "zhiying.audit/restore/1"
 APPROVAL_FIELDS = {"approval", "conditions", "criteria_set", "model", "reviewer_org", "valid"}
 CHINA = timezone(timedelta(hours=8))  # in whose civil days approvals are valid
 ALWAYS_CHECKED = {"MODEL_DIGEST": "EQUAL", "VALIDITY": "IN_FORCE"}
@@ -747,14 +736,8 @@ _NUMBER = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,2})?")
 _CLASS = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,6})?)(?:(\+)|-([0-9]{1,4}))?")
 
 
-def _token(text: str) -> str:
-    """How the log writes a value of an approval's list."""
-    return _PERSONAL.sub("_", re.sub(r"[^A-Za-z0-9 ._:/+-]", "_", text))[:64]
-
-
 def _day(text: Any, days: int) -> str:
-    moment = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=CHINA) + timedelta(days=days)
-    return moment.astimezone(UTC).strftime(TIME_FORM)
+    return _shown((datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=CHINA) + timedelta(days=days)).timestamp())
 
 
 def condition_holds(allowed: Any, observed: str) -> bool:
@@ -770,7 +753,9 @@ def condition_holds(allowed: Any, observed: str) -> bool:
         # A band such as 70-74 agrees if any value in it is allowed: the log holds nothing finer.
         high = float("inf") if match[2] else float(match[3] or match[1])
         return float(match[1]) <= float(allowed[1]) and high >= float(allowed[0])
-    return allowed == ["*"] or observed in [_token(str(each)) for each in allowed]
+    # As the log writes a value of an approval's list.
+    plain = [re.sub(r"[^A-Za-z0-9 ._:/+-]", "_", str(each)) for each in allowed]
+    return allowed == ["*"] or observed in [_PERSONAL.sub("_", each)[:64] for each in plain]
 
 
 class Decisions:
@@ -781,30 +766,32 @@ class Decisions:
         self._approvals: dict[str, Approval] = {}
         self.figures: dict[str, Any] = {"evaluated": 0, "agree": 0, "differ": 0, "unknown": 0, "differ_at": []}
 
+    def signed(self, index: int, role: str, keys: Sequence[Key], body: dict[str, Any]) -> str:
+        """The text of the note in an entry. Raises Malformed for one that is none, or that nobody signed who may."""
+        data = str(body.get("note")).encode()
+        _must(body.get("note_digest") == f"sha256:{hashlib.sha256(data).hexdigest()}", "the note's digest is another")
+        note, own = parse_note(data), self._policy.log.key
+        by_log = any(ed25519_verify(own, note.text.encode(), payload) for _, _, payload in note.signatures)
+        _must(not by_log, "the note is signed by the log's own key")
+        signed = [signed_at(note, key) is not None for key in keys]
+        _must(any(signed) or not keys, f"the note is signed by no {role} of the policy")
+        if not keys:
+            self._report.add(INCOMPLETE, index, f"the note is not checked: the policy names no {role}")
+        return str(note.text)
+
     def approval(self, index: int, body: dict[str, Any]) -> None:
-        """An APPROVAL entry. Raises Malformed for one that is none, or that nobody signed who may."""
-        text = str(body.get("note"))
-        if body.get("note_digest") != "sha256:" + hashlib.sha256(text.encode()).hexdigest():
-            raise Malformed("approval: the note's digest is another")
-        note = parse_note(text.encode())
-        if any(ed25519_verify(self._policy.log.key, note.text.encode(), payload) for _, _, payload in note.signatures):
-            raise Malformed("approval: signed by the log's own key")
-        if not self._policy.reviewers:
-            self._report.add(INCOMPLETE, f"entry {index}", "approval: the policy names no reviewer", index)
-        elif all(time is None for time in [signed_at(note, key) for key in self._policy.reviewers]):
-            raise Malformed("approval: signed by no reviewer of the policy")
-        header, _, line = note.text.partition("\n")
+        """An APPROVAL entry. Raises Malformed."""
+        header, _, line = self.signed(index, "reviewer", self._policy.reviewers, body).partition("\n")
         if header != APPROVAL_HEADER:
-            self._report.add(INCOMPLETE, f"entry {index}", "approval: of a form that this version cannot read", index)
+            self._report.add(INCOMPLETE, index, "approval: of a form that this version cannot read")
             return
         try:
             said = parse_json(line[:-1].encode())
             valid, conditions = said["valid"], {name.upper(): each for name, each in said["conditions"].items()}
             policy = hashlib.sha256(canonical({"valid": valid, "conditions": said["conditions"]})).hexdigest()
             starts, ends = _day(valid["from"], 0), _day(valid["to"], 1)
+            _must(said.keys() == APPROVAL_FIELDS, "approval: not its fields")
             approval = Approval(said["model"], "sha256:" + policy, starts, ends, conditions)
-            if said.keys() != APPROVAL_FIELDS:
-                raise ValueError
             self._approvals.setdefault(said["approval"].lower(), approval)
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
             raise Malformed("approval: its text is not an approval's") from None
@@ -814,107 +801,96 @@ class Decisions:
         approval = self._approvals.get(str(body.get("approval")).lower())
         if approval is None and hidden:
             self.figures["unknown"] += 1
-            self._report.add(INCOMPLETE, f"entry {index}", "the approval that it names is not in scope", index)
+            self._report.add(INCOMPLETE, index, "the approval that it names is not in scope")
             return
-        why = "no approval of this name before it" if approval is None else _difference(approval, time, body)
         self.figures["evaluated"] += 1
-        self.figures["agree" if why is None else "differ"] += 1
-        if why is not None:
-            if len(self.figures["differ_at"]) < SHOWN_MAX:
-                self.figures["differ_at"].append(index)
-            self._report.add(FAIL, f"entry {index}", f"decision differs: {why}", index)
+        try:
+            _must(approval, "no approval of this name before it")
+            _weigh(approval, time, body)
+            self.figures["agree"] += 1
+        except Malformed as why:
+            self.figures["differ"] += 1
+            self.figures["differ_at"] += [index] if self.figures["differ"] <= SHOWN_MAX else []
+            self._report.add(FAIL, index, f"decision differs: {why}")
 
 
-def _difference(approval: Approval, time: str, body: dict[str, Any]) -> str | None:
-    """Why this call was not what the approval allows; None if it was."""
-    if body.get("model") != approval.model:
-        return "another model than the approved one"
-    if body.get("policy") != approval.policy:
-        return "another policy digest than the approval's"
-    if not approval.starts <= time < approval.ends:
-        return "the approval was not in force"
-    seen = set()
-    checks = body.get("checks")
+def _weigh(approval: Any, time: str, body: dict[str, Any]) -> None:
+    """Raise Malformed, with the reason, unless this call was what the approval allows."""
+    _must(body.get("model") == approval.model, "another model than the approved one")
+    _must(body.get("policy") == approval.policy, "another policy digest than the approval's")
+    _must(approval.starts <= time < approval.ends, "the approval was not in force")
+    seen, checks = set(), body.get("checks")
     for check in checks if type(checks) is list else []:
         said = check if type(check) is dict else {}
         name, outcome, observed = (str(said.get(key)) for key in ("condition", "outcome", "observed"))
-        if outcome != "HOLDS":
-            return f"{name} has the outcome {outcome}"
+        _must(outcome == "HOLDS", f"{name} has the outcome {outcome}")
         allowed = [ALWAYS_CHECKED[name]] if name in ALWAYS_CHECKED else approval.conditions.get(name)
-        if not condition_holds(allowed, observed) or name in seen:
-            return f"{name} does not hold for what was observed, or is there twice"
-        if name == "MAX_AUTONOMY" and observed != body.get("autonomy"):
-            return "the autonomy that was checked is not the one that was used"
+        holds = condition_holds(allowed, observed) and name not in seen
+        _must(holds, f"{name} does not hold for what was observed, or is there twice")
+        used = name != "MAX_AUTONOMY" or observed == body.get("autonomy")
+        _must(used, "the autonomy that was checked is not the one that was used")
         seen.add(name)
     lacking = sorted((approval.conditions.keys() | ALWAYS_CHECKED.keys()) - seen)
-    return f"not checked: {', '.join(lacking)}" if lacking else None
+    _must(not lacking, f"not checked: {', '.join(lacking)}")
 
 
 # ---- The whole.
-
 MANIFEST_FIELDS = "counts does_not_prove filter first format last members origin period size verifier"
 
 
-def _read_manifest(package: Package) -> dict[str, Any]:
-    manifest = parse_json(package.read("MANIFEST.json"))
-    if type(manifest) is not dict or " ".join(sorted(manifest)) != MANIFEST_FIELDS or manifest["format"] != FORMAT:
-        raise Malformed(f"not the fields of {FORMAT}", "MANIFEST.json")
-    members, period, words = manifest["members"], manifest["period"], manifest["filter"]
-    first, last, proven = manifest["first"], manifest["last"], manifest["does_not_prove"]
-    if not all(type(each) is dict for each in (members, period, words)) or period.keys() != {"from", "to"}:
-        raise Malformed("period, filter or members: of the wrong type", "MANIFEST.json")
+def _read_manifest(package: Package) -> Any:
+    manifest, report = parse_json(package.read("MANIFEST.json")), package.report
+    good = type(manifest) is dict and " ".join(sorted(manifest)) == MANIFEST_FIELDS and manifest["format"] == FORMAT
+    _must(good, f"not the fields of {FORMAT}")
+    members, period, words, proven = (manifest[name] for name in ("members", "period", "filter", "does_not_prove"))
+    first, last, size = (manifest[name] for name in ("first", "last", "size"))
+    good = all(type(each) is dict for each in (members, period, words)) and period.keys() == {"from", "to"}
+    _must(good, "period, filter or members: of the wrong type")
     for name in sorted((members.keys() ^ package.members.keys()) - {"MANIFEST.json"}):
-        package.report.add(FAIL, name, "in the package or in MANIFEST.json, and not in both")
+        report.add(FAIL, name, "in the package or in MANIFEST.json, and not in both")
+    times = [_TIME.fullmatch(str(one)) for one in period.values() if one is not None]
+    inside = all(type(one) is int for one in (first, last, size)) and 0 <= first <= last < size
     good = {
-        "period: not times as entries write them": all(one is None or _is_time(one) for one in period.values()),
+        "period: not times as entries write them": all(times),
         "filter: not a map of plain texts": all(type(text) is str for text in words.values()),
         "the verifier's digest is not that of verifier.py": manifest["verifier"] == members.get("verifier.py"),
         "does_not_prove: not in en and zh": type(proven) is dict and proven.keys() == {"en", "zh"},
-        "first and last: not indices of this log": (first is None and last is None)
-        or (all(type(one) is int for one in (first, last, manifest["size"])) and 0 <= first <= last < manifest["size"]),
+        "first and last: not indices of this log": inside or first is last is None,
     }
     for what, holds in good.items():
-        if not holds:
-            package.report.add(FAIL, "MANIFEST.json", what)
+        report.check(holds, "MANIFEST.json", what)
     package.digests = members
     return manifest
 
 
-def _is_time(text: Any) -> bool:
-    return type(text) is str and _TIME.fullmatch(text) is not None
-
-
-def _check_entries(package: Package, size: int, entries: Entries, tree: Tree) -> None:
-    starts = range(0, size, CHUNK)
-    found = {int(name[8:]) for name in package.members if name.startswith("entries/")}
-    for first in sorted(found - {*starts[: len(package.members)]}):
-        package.report.add(FAIL, f"entries/{first:013d}", "entries that no checkpoint has", first)
-    for first in starts:
-        name, index = f"entries/{first:013d}", first
-        hashes: list[bytes] = []
+def _check_entries(package: Package, size: int, entries: Entries, tree: Tree, sm3: Tree | None) -> None:
+    for first in range(0, size, CHUNK):
+        index, hashes, others = first, [], []
         try:
-            for known, data in leaves_of(name, package.read(name), min(CHUNK, size - first)):
+            for known, data in leaves_of(package.read(f"entries/{first:013d}"), min(CHUNK, size - first)):
                 hashes.append(hashlib.sha256(b"\0" + data).digest() if known else data)
                 if known:
                     entries.take(index, data)
-                else:
-                    entries.hidden += 1
+                entries.hidden += not known
+                if sm3 is not None and not entries.hidden:
+                    others.append(sm3.hash(b"\0" + data).digest())
                 index += 1
         except Malformed as wrong:
             # Nothing after it can be placed.
-            package.report.add(FAIL, wrong.where, wrong.what, index)
+            package.report.add(FAIL, package.report.place, str(wrong), index)
             return
         tree.take(hashes)
+        if sm3 is not None:
+            sm3.take(others)
+    if sm3 is not None and entries.hidden:
+        package.report.add(INCOMPLETE, "sm3/checkpoint", "not compared: entries out of scope have no SM3 hash here")
 
 
-def _check_witnesses(
-    quorum: int, report: Report, checkpoints: Sequence[Checkpoint], period_end: str | None, tail_max: int
-) -> list[tuple[int, int]]:
+def _check_witnesses(quorum: int, report: Report, checkpoints: Sequence[Checkpoint], end: Any, tail_max: int) -> Any:
     """(size, unix seconds at which a quorum had cosigned) of the checkpoints that have one."""
     size = checkpoints[-1].size
     timed = [(one.size, one.times[quorum - 1]) for one in checkpoints if quorum and len(one.times) >= quorum]
-    witnessed, at = timed[-1] if timed else (0, 0)
-    shown = datetime.fromtimestamp(at, UTC).strftime(TIME_FORM) if timed else None
+    witnessed, shown = (timed[-1][0], _shown(timed[-1][1])) if timed else (0, None)
     report.figures.update(witnessed_size=witnessed, witnessed_at=shown, unwitnessed_tail=size - witnessed)
     if not quorum:
         report.add(INCOMPLETE, "policy", "names no witness: nobody outside the hospital vouches for this log")
@@ -923,8 +899,8 @@ def _check_witnesses(
     elif size - witnessed > tail_max:
         what = f"{size - witnessed} newest entries without a quorum of witnesses, {tail_max} allowed"
         report.add(INCOMPLETE, "checkpoint", what, witnessed)
-    if period_end is not None and (shown or "") < period_end:
-        report.add(INCOMPLETE, "checkpoint", f"nothing witnessed at or after the period's end, {period_end}")
+    if _TIME.fullmatch(str(end)) and (shown or "") < end:
+        report.add(INCOMPLETE, "checkpoint", f"nothing witnessed at or after the period's end, {end}")
     return timed
 
 
@@ -934,28 +910,26 @@ def verify(file: BinaryIO, policy: Policy, period_end: str | None = None, tail_m
     try:
         package = Package(file, report)
         manifest = _read_manifest(package)
-        end = period_end or manifest["period"]["to"]
         checkpoints = read_checkpoints(package, policy)
-        size = checkpoints[-1].size
+        size, end = checkpoints[-1].size, period_end or manifest["period"]["to"]
         report.figures.update(origin=policy.origin, size=size, period=manifest["period"], filter=manifest["filter"])
-        if (manifest["origin"], manifest["size"]) != (policy.origin, size):
-            report.add(FAIL, "MANIFEST.json", "origin or size: not those of the checkpoint")
-        end = end if _is_time(end) else None
+        same = (manifest["origin"], manifest["size"]) == (policy.origin, size)
+        report.check(same, "MANIFEST.json", "origin or size: not those of the checkpoint")
         timed = _check_witnesses(policy.numbers["quorum"], report, checkpoints, end, tail_max)
         stamped = check_stamps(package, policy, checkpoints)
         report.figures["stamped_size"] = max((one for one, _ in stamped), default=0)
-        entries = Entries(policy, report, Windows([*timed, *stamped], policy.numbers["window"]))
-        _check_entries(package, size, entries, Tree(checkpoints, report))
-        entries.finish()
-        if "LOG_START" not in entries.counts:
-            report.add(INCOMPLETE, "entry 0", "the log's start is out of scope, or the log is empty", 0)
-        if manifest["counts"] != entries.counts:
-            report.add(FAIL, "MANIFEST.json", "counts: not those of the entries")
-        for name in package.members:
-            if not name.startswith(("MANIFEST.json", "checkpoint", "entries/", "tsa/")):
-                package.read(name)
+        entries, sm3 = Entries(policy, report, [*timed, *stamped]), sm3_tree(package, policy, size)
+        _check_entries(package, size, entries, Tree(checkpoints, report), sm3)
+        report.figures["sm3_size"] = sm3.good if sm3 else None
+        entries.finish(size)
+        report.check(manifest["counts"] == entries.counts, "MANIFEST.json", "counts: not those of the entries")
+        for name in sorted(package.unread):
+            package.read(name, keep=False)
+            extra = re.fullmatch(r"entries/0*([0-9]+)", name)
+            if extra and int(extra[1]) not in range(0, size, CHUNK):
+                report.add(FAIL, name, "entries that no checkpoint has", int(extra[1]))
     except Malformed as wrong:
-        report.add(FAIL, wrong.where, wrong.what)
+        report.add(FAIL, report.place, str(wrong))
     return report
 
 
@@ -979,7 +953,7 @@ def _period_end(text: str) -> str:
     moment = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
     if moment.tzinfo is None:
         raise ValueError
-    return moment.astimezone(UTC).strftime(TIME_FORM)
+    return _shown(moment.timestamp())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -999,9 +973,8 @@ def main(words: Sequence[str] | None = None) -> int:
         getattr(stream, "reconfigure", lambda **_: None)(encoding="utf-8", errors="backslashreplace")
     try:
         given = parser.parse_args(words)
-        policy = Policy(given.policy)
         with given.package.open("rb") as file:
-            report = verify(file, policy, given.period_end, given.max_unwitnessed)
+            report = verify(file, Policy(given.policy), given.period_end, given.max_unwitnessed)
     except (Unusable, OSError) as wrong:
         print(f"verifier.py: {getattr(wrong, 'strerror', None) or wrong}", file=sys.stderr)
         return UNUSABLE

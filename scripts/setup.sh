@@ -6,7 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly DEMO_PACKAGES=(orthanc orthanc-dicomweb dcmtk)
-readonly TEST_PACKAGES=(dicom3tools pixelmed-apps default-jre-headless strace postgresql chromium npm)
+readonly TEST_PACKAGES=(dicom3tools pixelmed-apps default-jre-headless strace postgresql chromium npm
+  golang-go golang-golang-x-mod-dev pypy3)
 readonly PYTHON_NEEDED="3.11"
 readonly VENV=".venv"
 readonly STAMP="$VENV/.installed"
@@ -65,6 +66,8 @@ tools_present() {
       pixelmed-apps) command -v DicomSRValidator >/dev/null || return 1 ;;
       postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || return 1 ;;
       default-jre-headless) command -v java >/dev/null || return 1 ;;
+      golang-go) command -v go >/dev/null || return 1 ;;
+      golang-golang-x-mod-dev) [ -d /usr/share/gocode/src/golang.org/x/mod/sumdb ] || return 1 ;;
       *) command -v "$package" >/dev/null || return 1 ;;
     esac
   done

@@ -77,7 +77,7 @@ class MemoryLog:
     def __init__(self, signer: Signer) -> None:
         self.signer = signer
         self.now = START
-        self.began = START
+        self.began = datetime(2020, 1, 1, tzinfo=UTC)
         self.boot = "b0" * 16
         self.made: list[Entry] = []
         self.seqs: dict[str, int] = {}

@@ -1,6 +1,7 @@
 """The verifier's own parts against those that it must not share: Ed25519, notes, trees, JSON, time stamps, policies."""
 
 import contextlib
+import hashlib
 import json
 import random
 import subprocess
@@ -98,7 +99,7 @@ def test_other_encodings_of_a_good_signature_are_refused() -> None:
     ]
     for y in small:
         forged = y.to_bytes(32, "little")
-        assert verifier._negated_multiples(forged) is None or y == 2
+        assert verifier._negated(forged) is None or y == 2
         # With A of small order, R = the identity and S = 0 would "sign" one message in eight.
         assert not any(
             verifier.ed25519_verify(forged, bytes([n]), (1).to_bytes(32, "little") + bytes(32)) for n in range(32)
@@ -194,6 +195,18 @@ def test_roots_are_those_of_the_logs_tree(size: int) -> None:
     for first in range(0, size, verifier.CHUNK):
         wrong.take(leaves[first : first + verifier.CHUNK])
     assert len(report.remarks) == (size > 1)
+
+
+def test_a_checkpoint_of_no_entries_has_the_root_of_nothing() -> None:
+    """RFC 6962, section 2.1: SHA-256 of no bytes; another root there is wrong before anything was read."""
+    report = verifier.Report()
+    empty = hashlib.sha256(b"").digest()
+    tree = verifier.Tree([verifier.Checkpoint(0, empty, "", ()), verifier.Checkpoint(1, bytes(32), "", ())], report)
+    assert (tree.good, report.remarks) == (0, [])
+    tree.take([bytes(32)])
+    assert (tree.good, report.remarks) == (1, [])
+    verifier.Tree([verifier.Checkpoint(0, bytes(32), "", ())], report)
+    assert [one.where for one in report.remarks] == ["checkpoint of size 0"]
 
 
 BAD_POLICIES = {
