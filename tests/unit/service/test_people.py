@@ -85,7 +85,7 @@ def entries_in(parts: Mapping[str, bytes]) -> list[tuple[int, dict[str, Any]]]:
     for name, data in sorted(parts.items()):
         if name.startswith("entries/"):
             first = int(name[8:])
-            leaves = verifier.leaves_of(name, data, min(CHUNK, size - first))
+            leaves = verifier.leaves_of(data, min(CHUNK, size - first))
             found += [(first + at, json.loads(leaf)) for at, (known, leaf) in enumerate(leaves) if known]
     return found
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from audit import verifier
 from audit.checkpoint import Checkpoint
 from audit.export import Evidence, export
 from service import wire
@@ -25,7 +26,7 @@ from service.stamps import Held, text_of
 from service.timestamping import query
 from tests.simulators.audit_log import fill
 from tests.simulators.audit_package import Hospital, check, forged, members
-from tests.simulators.tsa import LocalAuthority, TsaServer
+from tests.simulators.tsa import LocalAuthority, TsaServer, openssl
 
 ABOUT = ("--recipient", "TEST Reviewer", "--purpose", "YEARLY_REVIEW", "--contract", "TEST-2026-1")
 TO = Handover("TEST Reviewer", "YEARLY_REVIEW", "TEST-2026-1")
@@ -353,3 +354,25 @@ def test_an_entry_outside_its_stamps_window_fails(case: Case, hours: int) -> Non
         report = check(path.read_bytes(), policy)
         assert report.verdict == verdict, report.remarks
         assert report.first_bad == (2 if stamps else None)
+
+
+def test_what_a_response_says_beside_its_token_is_not_believed(tmp_path: Path, authority: LocalAuthority) -> None:
+    """Its status text is signed by nobody: a time in it must not become the stamp's."""
+    text = b"some text\n"
+    response = authority.answer(query(text).der)
+    honest = verifier._stamp_time(response, text, authority.file)
+    folder = tmp_path / "der"
+    folder.mkdir()
+    (folder / "r").write_bytes(response)
+    openssl("ts", "-reply", "-in", folder / "r", "-token_out", "-out", folder / "t")
+    token = (folder / "t").read_bytes()
+    lie = der(0x0C, b"Time stamp: Nov 29 03:04:46 2031 GMT\nTime stamp: Nov 29 03:04:46 2031 GMT")
+    status = der(0x30, der(0x02, b"\0") + der(0x30, lie))
+    assert verifier._stamp_time(der(0x30, status + token), text, authority.file) == honest
+    assert verifier._stamp_time(token, text, authority.file) == honest
+
+
+def der(tag: int, content: bytes) -> bytes:
+    """One DER value (X.690)."""
+    size = len(content).to_bytes(4, "big").lstrip(b"\0") or b"\0"
+    return bytes([tag]) + (size if len(content) < 0x80 else bytes([0x80 | len(size)]) + size) + content
