@@ -23,10 +23,22 @@ TAIL: Final = Fraction(25, 1000)
 """Below the lower end of a 95 % interval lies 2.5 %."""
 AGES: Final = (0, 20, 40, 60, 80)
 """Bands of twenty years: groups of five would hardly ever reach 100."""
+SLICES_MM: Final = ("1", "2", "3", "5")
+
+
+def slice_class(seen: str) -> str:
+    """Slice spacing in mm as radiologists group it; what is no number is a class of its own."""
+    try:
+        spacing = Decimal(seen)
+    except ArithmeticError:
+        return seen
+    return next((f"to {edge}" for edge in SLICES_MM if spacing <= Decimal(edge)), f"over {SLICES_MM[-1]}")
 
 
 def group_of(condition: str, seen: str) -> str:
-    """ "SEX:F", "AGE_YEARS:60-79": the group of a class that the gate observed."""
+    """ "SEX:F", "AGE_YEARS:60-79", "SLICE_SPACING_MM:to 1": the group of a class that the gate observed."""
+    if condition == "SLICE_SPACING_MM":
+        seen = slice_class(seen)
     low = seen.split("-")[0].rstrip("+")
     if condition == "AGE_YEARS" and low.isdecimal():
         start = max(age for age in AGES if age <= int(low))

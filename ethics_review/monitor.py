@@ -16,7 +16,7 @@ from ethics_review.charts import NOTHING, Chart, Cusum, Drift, Due, Latency, Sha
 from ethics_review.errors import RequestInvalid
 from ethics_review.evaluation import METRICS, SEVERITY, Evaluation, Outcome, Plan, Reading, Tier
 from ethics_review.facts import Decision, Fact, What
-from ethics_review.gaps import Gaps, parts_of
+from ethics_review.gaps import Gaps, parts_of, slice_class
 from ethics_review.sequential import EXACT, MILLION, text
 
 DAY_US: Final = 86_400 * MILLION
@@ -36,7 +36,6 @@ FALSE_POSITIVE: Final = "FALSE_POSITIVE"
 _INPUTS: Final = ("SEX", "AGE_YEARS", "MANUFACTURER", "SITE", "SLICE_SPACING_MM")
 _LETTERS: Final = str.maketrans("0123456789", "ghijklmnop")
 _SLICED: Final = "SLICE_SPACING_MM"
-_SLICES: Final = ("1", "2", "3", "5")
 _UNFINISHED, _FINISHED, _BROKEN = 0, 1, 2
 
 
@@ -171,7 +170,7 @@ class Monitor:
         touched: list[Chart] = [self.denied]
         for condition, seen in fact.classes:
             if condition in self.inputs:
-                self.inputs[condition].add(fact.index, fact.index, _slice(seen) if condition == _SLICED else seen)
+                self.inputs[condition].add(fact.index, fact.index, slice_class(seen) if condition == _SLICED else seen)
                 touched.append(self.inputs[condition])
         return touched
 
@@ -323,15 +322,6 @@ def honest_run(p0: Decimal) -> int:
     with localcontext(EXACT):
         run = (Decimal("0.01").ln() / (1 - p0).ln()).to_integral_value(ROUND_CEILING)
     return min(500, max(50, int(run)))
-
-
-def _slice(seen: str) -> str:
-    # Thickness as radiologists group it; what is no number is a class of its own.
-    try:
-        thick = Decimal(seen)
-    except ArithmeticError:
-        return seen
-    return next((f"<={edge}" for edge in _SLICES if thick <= Decimal(edge)), f">{_SLICES[-1]}")
 
 
 def _key(reading: Reading) -> str:
