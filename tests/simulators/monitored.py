@@ -52,7 +52,7 @@ class Ward:
     def call(self, *, sex: str = "F", age: str = "60-64", vendor: str = "UIH", spacing: str = "1.0") -> str:
         """An intent for MODEL; the name of its call."""
         self.calls += 1
-        name = f"{self.calls:032x}"
+        name = f"{self.calls * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128:032x}"  # in no order, as real ones are
         classes = (("SEX", sex), ("AGE_YEARS", age), ("MANUFACTURER", vendor), ("SLICE_SPACING_MM", spacing))
         self.put(What.INTENT, model=MODEL.digest, call=name, classes=classes)
         return name

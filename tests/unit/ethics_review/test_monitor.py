@@ -411,7 +411,7 @@ def gapped(women_bad: float, calls: int, *, men_bad: float = 0.02, seed: int = 3
 def test_subgroup_gap(on_breach: str, first: Outcome) -> None:
     """A group that is surely worse by more than the limit is cut off, or the model suspended, as the approval says."""
     calm = {"disagree_p0": "0.4", "disagree_p1": "0.8"}
-    found = [one for one in evaluate(plan(on_breach, **calm), gapped(0.4, 400).facts) if SEVERITY[one.outcome]]
+    found = [one for one in evaluate(plan(on_breach, **calm), gapped(0.4, 1_200).facts) if SEVERITY[one.outcome]]
     gaps = [one for one in found if one.reading.metric == "SUBGROUP_GAP"]
     assert [(one.reading.subgroup, one.outcome) for one in gaps] == [("SEX:F", first)]
     assert cut_off(gaps[0].reading) == (("SEX", "F") if first is Outcome.RESTRICT else None)
@@ -423,7 +423,7 @@ def test_second_gap_suspends() -> None:
     rng, ward = random.Random(4), Ward()
     for number in range(1_600):
         age = ("30-34", "60-64", "90+")[number % 3]
-        share = {"30-34": 0.02, "60-64": 0.6, "90+": 0.5}[age]
+        share = {"30-34": 0.02, "60-64": 0.6, "90+": 0.3}[age]
         ward.judged("REJECT" if rng.random() < share else "ACCEPT", sex="F", age=age)
     found = evaluate(plan(disagree_p0="0.6", disagree_p1="0.9"), ward.facts)
     gaps = [one.outcome for one in found if one.reading.metric == "SUBGROUP_GAP" and SEVERITY[one.outcome]]
@@ -517,6 +517,16 @@ def test_warnings_come_once_a_day() -> None:
     assert [reading.outcome for reading in found].count(Outcome.ALERT) <= len(days) + 1
     assert len(found) <= 2 * len(days)
     assert len(days) >= 2
+
+
+def test_warnings_come_again() -> None:
+    """A warning that still holds on the next day is said again at the first call that adds to it."""
+    ward = Ward()
+    for _ in range(22):
+        ward.judged("NOT_USED")
+    ward.minute += 24 * 60
+    ward.judged("NOT_USED")
+    assert [n for n, _, _ in said(ward.facts)].count("NOT_USED") == 3  # at 21, at the day's end with 22, at 23
 
 
 def test_epoch() -> None:
