@@ -529,6 +529,39 @@ def test_warnings_come_again() -> None:
     assert [n for n, _, _ in said(ward.facts)].count("NOT_USED") == 3  # at 21, at the day's end with 22, at 23
 
 
+def test_suspension_is_said_once() -> None:
+    """What has suspended is not said again on later days: the chart stands where it signalled."""
+    ward = Ward()
+    for _ in range(9):
+        ward.judged("REJECT")
+    for _ in range(3):
+        ward.minute += 24 * 60
+        ward.judged("REJECT")
+    assert [n for n, _, _ in said(ward.facts)].count("DISAGREEMENT") == 1
+
+
+def test_suspended_models_are_not_out_of_scope() -> None:
+    """Refusals because the model is suspended say nothing about its conditions."""
+    ward = Ward()
+    for _ in range(200):
+        ward.put(What.DENIED, model=MODEL.digest, code="MODEL_SUSPENDED")
+    assert said(ward.facts) == []
+
+
+def test_days_are_counted_apart() -> None:
+    """What fell due is counted by civil day; a clock that goes back and forth makes no new day."""
+    ward = Ward()
+    for _ in range(2):
+        ward.judged()
+        ward.minute += 2 * 24 * 60
+    ward.put(What.HEARTBEAT, boot="a" * 32, tick_us=0)
+    assert standing(ward.facts)["DECISION_OVERDUE", None].n == 1
+    for back in (-2, 2):
+        ward.minute += back * 24 * 60
+        ward.put(What.HEARTBEAT, boot="a" * 32, tick_us=0)
+    assert standing(ward.facts)["DECISION_OVERDUE", None].n == 1
+
+
 def test_epoch() -> None:
     """A model that is back begins anew; where it stood is said once more before."""
     ward = Ward()
@@ -538,8 +571,8 @@ def test_epoch() -> None:
     assert standing(ward.facts)["DISAGREEMENT", None].outcome is Outcome.SUSPEND
     ward.put(What.EPOCH, model=MODEL.digest)
     assert standing(ward.facts)["DISAGREEMENT", None].n == 0
-    last = evaluate(plan(), ward.facts)[-1].reading
-    assert last.last <= ward.facts[-2].index
+    before = {one.reading.metric: one.reading.n for one in evaluate(plan(), ward.facts)}
+    assert before["FALSE_POSITIVE"] == before["FAILURE_RATE"] == 9
 
 
 @pytest.mark.slow

@@ -153,6 +153,13 @@ def _table(counts: NDArray[np.int64]) -> dict[str, int]:
     return {str(name): int(count) for name, count in enumerate(counts)}
 
 
+def test_psi_by_hand() -> None:
+    """A class that only one table has counts as 1 in 10,000 in the other: twice 0.4999 ln 5000; equal tables give 0."""
+    found = drift.psi({"a": 50, "b": 50}, {"a": 50, "c": 50})
+    assert float(found) == pytest.approx(2 * 0.4999 * 8.517193191)
+    assert drift.psi({"a": 1, "b": 3}, {"a": 100, "b": 300}) == 0
+
+
 def test_psi_with_the_monitors_own_reference() -> None:
     """Against a reference of 1,000, a window of 500 without drift stays far below 0.25: no alert in 1,000 windows."""
     rng, equal = np.random.default_rng(10), [0.1] * 10
