@@ -26,7 +26,15 @@ PURE = frozenset(
         "dicom_bridge/catalogue.py",
         "dicom_bridge/evidence.py",
         "dicom_bridge/selection.py",
+        "ethics_review/charts.py",
+        "ethics_review/drift.py",
+        "ethics_review/evaluation.py",
+        "ethics_review/facts.py",
+        "ethics_review/gaps.py",
         "ethics_review/gate.py",
+        "ethics_review/metrics.py",
+        "ethics_review/monitor.py",
+        "ethics_review/sequential.py",
     }
 )
 
