@@ -25,6 +25,7 @@ DICE_MIN = 0.97
 BARE_MAX = 0.1
 GREY_MIN = 5.0
 SHIFT = 8
+SLICES = 30
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,9 @@ def _shifted(seg: Dataset, _: Dataset) -> None:
     seg.PixelData = pydicom.pixels.pack_bits(moved.ravel())
 
 
-def _without_derivation(seg: Dataset, _: Dataset) -> None:
-    for frame in seg.PerFrameFunctionalGroupsSequence:
-        del frame.DerivationImageSequence
+def _on_other_slices(seg: Dataset, _: Dataset) -> None:
+    frames = list(seg.PerFrameFunctionalGroupsSequence)
+    seg.PerFrameFunctionalGroupsSequence = frames[-SLICES:] + frames[:-SLICES]
 
 
 def _without_coordinates(_: Dataset, sr: Dataset) -> None:
@@ -113,9 +114,10 @@ def _without_coordinates(_: Dataset, sr: Dataset) -> None:
             item.ContentSequence = [one for one in item.ContentSequence if one.ValueType != "SCOORD"]
 
 
-WRONG: dict[str, tuple[Callable[[Dataset, Dataset], None], str | None]] = {
+WRONG: dict[str, tuple[Callable[[Dataset, Dataset], None], str]] = {
     "shifted": (_shifted, "the overlay on other voxels"),
-    "without derivation": (_without_derivation, None),
+    # Not one without DerivationImageSequence: this version of the viewer places such frames rightly, by geometry.
+    "on other slices": (_on_other_slices, "the overlay on other voxels"),
     "without coordinates": (_without_coordinates, "no number with its unit"),
 }
 
@@ -169,5 +171,4 @@ def test_wrong_results_are_noticed(study: Study, pacs: RealOrthanc, name: str, t
     seg, sr = copy.deepcopy(study.seg), copy.deepcopy(study.sr)
     change(seg, sr)
     found = faults(replace(study, seg=seg, sr=sr, truth=study.seg), pacs, "3.13.2", tmp_path)
-    assert found
-    assert expected is None or expected in found
+    assert expected in found

@@ -503,8 +503,11 @@ def test_kill_9_in_mid_association_loses_nothing_acknowledged(tmp_path: Path) ->
                     # A moment later, so that it strikes inside some later store.
                     threading.Timer(0.004, os.kill, (pid, signal.SIGKILL)).start()
 
-            statuses = send_all(port, [make_slice(index, shape=(64, 64)) for index in range(400)], note)
-            assert receiver.wait(10) == -signal.SIGKILL
+            try:
+                statuses = send_all(port, [make_slice(index, shape=(64, 64)) for index in range(400)], note)
+                assert receiver.wait(10) == -signal.SIGKILL
+            finally:
+                receiver.kill()
         assert len(acknowledged) < 400, "the receiver was killed too late to prove anything"
         assert set(statuses) <= {0, None}
         inbox = Inbox(spool, Clock())

@@ -9,6 +9,7 @@ import pytest
 
 from audit.entry import Draft, Entry, JsonValue, Kind
 from ethics_review.facts import Fact, What, fact_of
+from tests.simulators.audit_log import body
 from tests.simulators.monitored import MODEL
 
 CALL, BOOT = "c" * 32, "e" * 32
@@ -30,9 +31,9 @@ class Line:
     tick_us: int = 99
 
 
-def logged(kind: Kind, body: Mapping[str, JsonValue], call: str | None = CALL) -> Fact | None:
+def logged(kind: Kind, given: Mapping[str, JsonValue], call: str | None = CALL) -> Fact | None:
     """The fact of a real entry with this body."""
-    draft = Draft(kind, "key:1", body, call)
+    draft = Draft(kind, "key:1", given, call)
     return fact_of(Entry.of(draft, index=7, source="here", seq=7, now=NOW, boot=BOOT, tick_us=99))
 
 
@@ -42,17 +43,7 @@ def intent(outcome: str = "HOLDS") -> dict[str, JsonValue]:
         {"condition": "SEX", "outcome": "HOLDS", "observed": "F"},
         {"condition": "AGE_YEARS", "outcome": outcome, "observed": "70-74"},
     ]
-    digest = "sha256:" + "1" * 64
-    return {
-        "study": "a" * 32,
-        "input": "b" * 32,
-        "model": MODEL_BODY,
-        "approval": "JH-1",
-        "policy": digest,
-        "autonomy": "A1",
-        "checks": checks,
-        "runtime": {},
-    }
+    return body(Kind.CALL_INTENT) | {"model": MODEL_BODY, "checks": checks}
 
 
 def test_intent() -> None:
@@ -73,14 +64,7 @@ def test_intent_outside_its_limits() -> None:
 def test_result(values: list[str]) -> None:
     """A result gives its outcome, and its first measurement if it has one."""
     measurements: list[JsonValue] = [{"code": "vol", "value": value, "unit": "cm3"} for value in values]
-    body: dict[str, JsonValue] = {
-        "outputs": [],
-        "outcome": "FINDINGS",
-        "measurements": measurements,
-        "timing_ms": {},
-        "device": "cpu",
-    }
-    fact = logged(Kind.CALL_RESULT, body)
+    fact = logged(Kind.CALL_RESULT, body(Kind.CALL_RESULT) | {"outcome": "FINDINGS", "measurements": measurements})
     measure = values[0] if values else None
     assert fact == Fact(7, NOW_US, What.RESULT, call=CALL, outcome="FINDINGS", measure=measure)
 
@@ -104,7 +88,7 @@ def test_the_log_s_other_kinds() -> None:
     assert logged(Kind.RELEASED, released) == Fact(7, NOW_US, What.RELEASED, call=CALL)
     beat = logged(Kind.HEARTBEAT, {"interval_s": 60}, None)
     assert beat == Fact(7, NOW_US, What.HEARTBEAT, boot=BOOT, tick_us=99)
-    assert logged(Kind.LOG_START, {"origin": "o", "software": "s"}, None) is None
+    assert logged(Kind.LOG_START, body(Kind.LOG_START), None) is None
 
 
 @pytest.mark.parametrize(("significant", "counts"), [("YES", True), ("NO", False), ("UNKNOWN", True)])

@@ -27,7 +27,7 @@ class Full:
         self.drafts.append(draft)
         if len(self.drafts) <= self.refusals:
             raise AuditUnavailable("the disk refuses", 28)
-        return Entry(0, "s", 0, "", draft.kind, draft.key, draft.body)
+        return Entry(0, "s", 0, "", "b0" * 16, 0, draft.kind, draft.key, draft.body)
 
 
 def test_it_is_said_once(tmp_path: Path) -> None:
