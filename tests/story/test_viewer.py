@@ -66,7 +66,7 @@ def study(told: Told) -> Study:
     paths = sorted((told.folder / "work" / "scanner").rglob("*.dcm"))
     read = [(pydicom.dcmread(path, stop_before_pixels=True), path) for path in paths]
     read.sort(key=lambda one: float(one[0].ImagePositionPatient[2]))
-    out = told.folder / "out"
+    out = told.folder / "first"
     return Study(
         [path for _, path in read],
         [ds for ds, _ in read],
