@@ -51,7 +51,7 @@ DOES_NOT_PROVE = {
     "en": [
         "that what was logged was true, or a result medically correct: a log keeps what it is told",
         "that no AI call was made outside the log: compare the PACS's list of our output UIDs (reconciliation)",
-        "that witnesses are independent; of entries that no quorum of them cosigned, more than its signature",
+        "that witnesses are independent; of entries that no quorum cosigned, more than that the hospital's key signed",
         "what entries out of scope say: they are here as hashes, so only that they exist and cannot be exchanged",
         "that a denial was right, or that an approval had not been withdrawn by a way that this version cannot read",
         "the exporter's words: period, filter, summary.html, tables, fhir, dicom-audit, phi_scan.json, reconciliation",
