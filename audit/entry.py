@@ -1,4 +1,4 @@
-"""The kinds of entry, what each may hold, and its bytes both ways.
+"""An entry and its bytes, both ways.
 
 An entry is canonical JSON (RFC 8785) in an envelope; its bytes are the leaf that the tree hashes. Parsing is strict:
 what parses re-formats to the same bytes, and everything else is EntryInvalid. Pure.
@@ -10,32 +10,25 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
-from types import MappingProxyType
 
 from audit.canonical import INTEGER_MAX, JsonValue, canonical, frozen, parse_canonical
 from audit.errors import EntryInvalid
-from audit.schema import (
-    CODE,
-    DECIMAL,
-    DIGEST,
-    HEX32,
-    INTEGER,
-    NOTE,
-    OBSERVED,
-    OWN_UID,
-    PERIOD,
-    ROOT,
-    TOKEN,
-    Listing,
-    Maybe,
-    Observation,
-    Record,
-    Rule,
-    Table,
-)
+from audit.kinds import BODIES, CALL_ABSENT, CALL_NEEDED, Kind
+from audit.schema import HEX32, INTEGER, TIME
 
-__all__ = ["BODIES", "ENTRY_BYTES_MAX", "SCHEMA", "Draft", "Entry", "JsonValue", "Kind", "canonical", "parse"]
+__all__ = [
+    "BODIES",
+    "CALL_ABSENT",
+    "CALL_NEEDED",
+    "ENTRY_BYTES_MAX",
+    "SCHEMA",
+    "Draft",
+    "Entry",
+    "JsonValue",
+    "Kind",
+    "canonical",
+    "parse",
+]
 
 SCHEMA = "zhiying.audit/1"
 ENTRY_BYTES_MAX = 65_535
@@ -48,122 +41,6 @@ _KEY = re.compile(r"[a-z0-9:._-]{1,128}")
 _FOREIGN_UID = re.compile(r"(?:[0-9]+\.){5}")
 _SOURCE = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
 _CALL = re.compile(r"[0-9a-f]{32}")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
-
-
-class Kind(StrEnum):
-    """What happened. A new kind is a new member here and a new row in BODIES."""
-
-    LOG_START = "LOG_START"
-    HEARTBEAT = "HEARTBEAT"
-    CONFIG = "CONFIG"
-    EXPORT = "EXPORT"
-    LOG_READ = "LOG_READ"
-    ERASURE = "ERASURE"
-    APPROVAL = "APPROVAL"
-    ASSEMBLED = "ASSEMBLED"
-    SELECTED = "SELECTED"
-    CALL_INTENT = "CALL_INTENT"
-    CALL_RESULT = "CALL_RESULT"
-    RELEASED = "RELEASED"
-    DENIED = "DENIED"
-    FAILED = "FAILED"
-    RESTORE = "RESTORE"
-    SEAL = "SEAL"
-
-
-_MODEL = Record({"name": TOKEN, "version": TOKEN, "digest": DIGEST})
-_CHECK = Observation(Record({"condition": CODE, "outcome": CODE, "observed": TOKEN}))
-
-BODIES: Mapping[Kind, Rule] = MappingProxyType(
-    {
-        # A log that succeeds another one names where that one ended.
-        Kind.LOG_START: Record(
-            {
-                "origin": TOKEN,
-                "software": TOKEN,
-                "predecessor": Maybe(Record({"origin": TOKEN, "size": INTEGER, "root": ROOT})),
-            }
-        ),
-        # The writer is alive and promises another one within so many seconds: a longer silence is to be explained.
-        Kind.HEARTBEAT: Record({"interval_s": INTEGER}),
-        # A process of the service begins to work: with which code, settings (their digest, no secret) and libraries.
-        Kind.CONFIG: Record({"settings": DIGEST, "software": TOKEN, "code": DIGEST, "runtime": Table(TOKEN, TOKEN)}),
-        # Somebody is about to learn whom a pseudonym names: who, why, and which one.
-        Kind.LOG_READ: Record({"person": OBSERVED, "purpose": CODE, "pseudonym": HEX32}),
-        # The key of a month's identities was destroyed, and with it this many rows of the map.
-        Kind.ERASURE: Record({"period": PERIOD, "rows": INTEGER}),
-        # A package is about to be handed over: to whom, why, under which contract, and a digest of what was asked for.
-        Kind.EXPORT: Record({"recipient": OBSERVED, "purpose": CODE, "contract": OBSERVED, "scope": DIGEST}),
-        Kind.APPROVAL: Record({"note": NOTE, "note_digest": DIGEST}),
-        Kind.ASSEMBLED: Record(
-            {"study": HEX32, "instances": INTEGER, "series": INTEGER, "trigger": CODE, "input": HEX32}
-        ),
-        Kind.SELECTED: Record({"study": HEX32, "series": HEX32, "model": _MODEL, "modality": CODE}),
-        Kind.CALL_INTENT: Record(
-            {
-                "site": TOKEN,
-                "requester": Maybe(OBSERVED),
-                "patient": Maybe(HEX32),
-                "study": HEX32,
-                "series": INTEGER,
-                "instances": INTEGER,
-                "input": HEX32,
-                "model": _MODEL,
-                "card": DIGEST,
-                "approval": TOKEN,
-                "policy": DIGEST,
-                "autonomy": CODE,
-                "checks": Listing(_CHECK),
-                "runtime": Table(TOKEN, TOKEN),
-            }
-        ),
-        Kind.CALL_RESULT: Record(
-            {
-                "outputs": Listing(Record({"kind": CODE, "uid": OWN_UID, "digest": DIGEST})),
-                "outcome": CODE,
-                "measurements": Listing(Record({"code": TOKEN, "value": DECIMAL, "unit": TOKEN})),
-                "timing_ms": Table(TOKEN, INTEGER),
-                "deadline_ms": INTEGER,
-                "deadline_met": CODE,
-                "device": TOKEN,
-                "software": TOKEN,
-            }
-        ),
-        Kind.RELEASED: Record(
-            {
-                "outputs": Listing(Record({"uid": OWN_UID, "digest": DIGEST})),
-                "peer": TOKEN,
-                "attempts": INTEGER,
-                "proof": CODE,
-            }
-        ),
-        Kind.DENIED: Observation(
-            Record(
-                {
-                    "study": HEX32,
-                    "stage": CODE,
-                    "code": CODE,
-                    "condition": Maybe(OBSERVED),
-                    "observed": Maybe(TOKEN),
-                    "model": Maybe(_MODEL),
-                }
-            )
-        ),
-        Kind.FAILED: Record({"study": HEX32, "stage": CODE, "code": CODE, "fault": CODE}),
-        # Why this log succeeds another one: a statement that somebody outside signed; see succession.
-        Kind.RESTORE: Record({"note": NOTE, "note_digest": DIGEST, "reason": CODE}),
-        # The last entry of a log that another one succeeds; nothing follows it.
-        Kind.SEAL: Record({"successor": TOKEN, "reason": CODE}),
-    }
-)
-"""What each kind's body holds: exactly these fields, all of them."""
-
-CALL_NEEDED = frozenset({Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.RELEASED})
-CALL_ABSENT = frozenset(
-    {Kind.LOG_START, Kind.RESTORE, Kind.SEAL, Kind.HEARTBEAT, Kind.CONFIG, Kind.EXPORT, Kind.LOG_READ, Kind.ERASURE}
-    | {Kind.APPROVAL}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +169,7 @@ def format_time(now: datetime) -> str:
 
 def parse_time(text: str) -> datetime:
     """The moment that ``format_time`` wrote; aware. Raises EntryInvalid."""
-    if not _TIME.fullmatch(text):
+    if not TIME.pattern.fullmatch(text):
         raise EntryInvalid("time: not UTC with microseconds")
     try:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)

@@ -27,6 +27,7 @@ from audit.package import CHUNK, LENGTH_BYTES, README, PackageFull, Writer, pack
 
 ALWAYS: Final = frozenset(
     {"APPROVAL", "CONFIG", "ERASURE", "EXPORT", "HEARTBEAT", "LOG_READ", "LOG_START", "RESTORE", "SEAL"}
+    | {"STATE_CHANGE", "STOP", "RESUME", "OPT_OUT", "INCIDENT"}
 )
 """Kinds that are in scope whatever is asked: what a call rests on, and what shows silence, copies and restored logs."""
 STAMPS_MAX: Final = 100

@@ -158,11 +158,16 @@ HEX32 = Text("value of 32 hexadecimal digits", re.compile(r"[0-9a-f]{32}"))
 ROOT = Text("root of a tree in base64", re.compile(r"[A-Za-z0-9+/]{43}="))
 OWN_UID = Text("UID of our own", re.compile(r"2\.25\.(?:0|[1-9][0-9]{0,38})"))
 DECIMAL = Text("decimal", re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,9})?"))
+FIGURE = Text("figure", re.compile(r"-?(?:0|[1-9][0-9]{0,6})(?:\.[0-9]{1,9})?"))
+"""A decimal of at most seven digits before the point, so that no date passes for one: shares, errors, milliseconds."""
 TOKEN = Text("token", _TOKEN, re.compile(_UID))
 """Versions, names of models and devices, units, codes of a code system: never taken from an image's header."""
 OBSERVED = Text("token", _TOKEN, _PERSONAL)
 """A token that was derived from an image's header, so what a person's data look like is refused."""
 PERIOD = Text("month", re.compile(r"[0-9]{4}-(?:0[1-9]|1[0-2])"))
 """A month, YYYY-MM."""
+TIME = Text(
+    "time in UTC with microseconds", re.compile(r"[0-9]{4}(?:-[0-9]{2}){2}T[0-9]{2}(?::[0-9]{2}){2}\.[0-9]{6}Z")
+)
 INTEGER = Integer()
 NOTE = SignedNote()

@@ -528,8 +528,10 @@ def leaves_of(data: bytes, count: int) -> Iterator[tuple[bool, bytes]]:
 # ---- Entries: form, order, time, and what one kind demands of another.
 SCHEMA = "zhiying.audit/1"
 ENVELOPE = {"schema", "kind", "key", "call", "source", "seq", "time", "boot", "tick_us", "body"}
-CALL_NEEDED = {"CALL_INTENT", "CALL_RESULT", "RELEASED"}
-CALL_ABSENT = {"LOG_START", "RESTORE", "SEAL", "HEARTBEAT", "CONFIG", "EXPORT", "LOG_READ", "ERASURE", "APPROVAL"}
+CALL_NEEDED = {"CALL_INTENT", "CALL_RESULT", "RELEASED", "HUMAN_DECISION", "CASE"}
+_WITHOUT = """LOG_START RESTORE SEAL HEARTBEAT CONFIG EXPORT LOG_READ ERASURE APPROVAL STATE_CHANGE STOP RESUME
+    EVALUATION GOLDEN ACCEPTANCE SAFETY_REPORT INCIDENT LOOKBACK OPT_OUT"""
+CALL_ABSENT = set(_WITHOUT.split())
 INTENT, RESULT = 1, 2
 _HEX32 = re.compile(r"[0-9a-f]{32}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")

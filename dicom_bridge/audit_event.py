@@ -258,6 +258,25 @@ def _seal(given: _Given) -> tuple[Event, ...]:
     return given.warn((_RECORDING_STOPPED,), "this log has ended", _taken(given.body, {"reason": CODE}))
 
 
+def _life(given: _Given) -> tuple[Event, ...]:
+    # What a model may be used for has changed, or must be looked at: an object's security attributes, as an approval.
+    wanted = {
+        "event": CODE,
+        "from": CODE,
+        "to": CODE,
+        "level": CODE,
+        "reason": CODE,
+        "category": CODE,
+        "severity": CODE,
+    }
+    details = (*given.model, *_taken(given.body, wanted))
+    return given.warn((_OBJECT_SECURITY,), "what a model may be used for has changed", details)
+
+
+def _decision(given: _Given) -> tuple[Event, ...]:
+    return given.access(_taken(given.body, {"decision": CODE, "channel": CODE}))
+
+
 def _assembled(given: _Given) -> tuple[Event, ...]:
     return given.access(_taken(given.body, {"instances": INTEGER, "trigger": CODE, "input": HEX32}))
 
@@ -337,6 +356,19 @@ _RULES: Final[Mapping[str, Callable[[_Given], tuple[Event, ...]]]] = MappingProx
         "EXPORT": _export,
         "RESTORE": _restore,
         "SEAL": _seal,
+        "STATE_CHANGE": _life,
+        "STOP": _life,
+        "RESUME": _life,
+        "INCIDENT": _life,
+        "OPT_OUT": _life,
+        "HUMAN_DECISION": _decision,
+        "CASE": _decision,
+        "LOOKBACK": _log_read,
+        # The service looks at itself: no study is touched that an entry of its own does not name.
+        "EVALUATION": _silent,
+        "GOLDEN": _silent,
+        "ACCEPTANCE": _silent,
+        "SAFETY_REPORT": _silent,
         "HEARTBEAT": _silent,
     }
 )

@@ -1,15 +1,13 @@
 """The composition root of `zhiying serve`: every constructor call, once, by hand, and the order of start and stop."""
 
 import gc
-import threading
 from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from typing import Protocol
 
 import structlog
-import uvicorn
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
 from audit import durable
@@ -35,6 +33,7 @@ from service.audit_messages import AuditMessages
 from service.caretaker import Caretaker
 from service.config import Config
 from service.heartbeat import CallLog, Heartbeat
+from service.http_server import HttpServer
 from service.pipeline import Device, Observer, Parts, Pipeline
 from service.queue import RunQueue
 from service.reading import Reading
@@ -46,8 +45,6 @@ from service.stow_api import known_senders, stow_router
 from service.telemetry import Metrics, set_up_logging
 from service.witnessing import Guarded, Watch
 from service.workflow import AT_ONCE, Workflows
-
-HTTP_STOP_S = 5  # for requests under way
 
 _log = structlog.get_logger()
 
@@ -112,7 +109,7 @@ class Service:
         self.asking = None if self.watch is None else Caretaker(self.watch)
         self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))
         self._stopping = False
-        self._http = _Http(self, config)
+        self._http = HttpServer(self._app(), config.http)
 
     @property
     def dicom_address(self) -> str:
@@ -208,6 +205,17 @@ class Service:
         """What the HTTP port serves besides looking."""
         door = stow_router(self.inbox, sender=known_senders(self._access), stopping=lambda: self._stopping)
         return (door, pull_api.build_router(self.puller))
+
+    def _app(self) -> FastAPI:
+        return build_app(
+            health=self,
+            store=self.store,
+            inbox=self.inbox,
+            library=self.library,
+            log=self.log,
+            metrics=self._metrics.registry,
+            routers=self.routers(),
+        )
 
     def _stamping(self) -> Caretaker | None:
         """What has the log's checkpoints stamped, where an authority can be reached."""
@@ -327,40 +335,6 @@ def _answers(store: Store) -> str:
     except SQLAlchemyError as error:
         return type(error).__name__
     return "ok"
-
-
-class _Http:
-    """uvicorn in a thread of its own."""
-
-    def __init__(self, service: Service, config: Config) -> None:
-        app = build_app(
-            health=service,
-            store=service.store,
-            inbox=service.inbox,
-            library=service.library,
-            log=service.log,
-            metrics=service._metrics.registry,
-            routers=service.routers(),
-        )
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                host=config.http.host,
-                port=config.http.port,
-                log_level="warning",
-                access_log=False,
-                proxy_headers=False,
-            )
-        )
-        self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-        self._thread = threading.Thread(target=self._server.run, name="http", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(HTTP_STOP_S)
 
 
 def build(config: Config, observer: Observer | None = None, engine: ClosingDevice | None = None) -> Service:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, cast
 
-from audit.entry import BODIES, Draft, Entry, Kind
+from audit.entry import BODIES, CALL_NEEDED, Draft, Entry, Kind
 from dicom_bridge.audit_event import Event, Node, Reporter, events_of
 from tests.simulators.audit_log import CALL, DIGEST, ORIGIN, STUDY, body
 
@@ -20,7 +20,7 @@ REPORTER = Reporter(
 )
 YOUNG = ("HEARTBEAT", "EXPORT", "RESTORE")
 """Kinds of a later log."""
-UNKNOWN = ("HUMAN_DECISION", "KEY_ROTATION")
+UNKNOWN = ("AMENDED", "KEY_ROTATION")
 Later = StrEnum("Later", [(name, name) for name in (*YOUNG, *UNKNOWN)])
 NAME = "ZHANGSAN"
 """A patient's name in the alphabet of a code: only where no code may stand can it be told from one."""
@@ -40,7 +40,7 @@ def entry(kind: str, given: Mapping[str, Any] | None = None, *, index: int = 7, 
     """An entry of the kind, with a full body unless one is given; also of a kind that only a later log has."""
     known = kind in Kind.__members__
     content = given if given is not None else body(Kind(kind)) if known else {}
-    needs = kind in {"CALL_INTENT", "CALL_RESULT", "RELEASED"}
+    needs = kind in CALL_NEEDED
     named = CALL if needs and call is None else call
     member = Kind(kind) if known else cast("Kind", Later(kind))
     if known and given is None:

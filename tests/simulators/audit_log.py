@@ -64,6 +64,125 @@ def _without_call() -> dict[Kind, dict[str, JsonValue]]:
         Kind.CONFIG: {"settings": DIGEST, "software": "zhiying 0.1.0", "code": DIGEST, "runtime": {"python": "3.11.2"}},
         Kind.LOG_READ: {"person": "li.m", "purpose": "PATIENT_REQUEST", "pseudonym": STUDY},
         Kind.ERASURE: {"period": "2026-10", "rows": 12},
+        **_of_the_review(),
+    }
+
+
+def _of_the_review() -> dict[Kind, dict[str, JsonValue]]:
+    return {
+        Kind.STATE_CHANGE: {
+            "model": MODEL,
+            "event": "RESTRICT",
+            "from": "LIVE",
+            "to": "LIVE",
+            "reason": "SUBGROUP_GAP",
+            "condition": "SEX",
+            "observed": "F",
+            "evidence": 7,
+            "note": None,
+            "note_digest": None,
+        },
+        Kind.STOP: _switch("STOP"),
+        Kind.RESUME: _switch("RESUME"),
+        Kind.EVALUATION: {
+            "metric": "SUBGROUP_GAP",
+            "tier": "T1",
+            "model": MODEL,
+            "approval": "APPROVAL-2026-001",
+            "first": 3,
+            "last": 6,
+            "n": 412,
+            "value": "0.131000",
+            "limit": "0.100000",
+            "outcome": "RESTRICT",
+            "subgroup": "SEX:F",
+            "code": DIGEST,
+        },
+        **_of_the_site(),
+    }
+
+
+def _of_the_site() -> dict[Kind, dict[str, JsonValue]]:
+    return {
+        Kind.GOLDEN: {
+            "model": MODEL,
+            "case": DIGEST,
+            "occasion": "DAILY",
+            "outcome": "MATCH",
+            "measurements": [{"code": "118565006", "value": "1951.3", "unit": "cm3"}],
+            "difference": "0.000000",
+            "tolerance": "0.010000",
+            "device": "cpu",
+            "runtime": {"torch": "2.13.0+cpu"},
+        },
+        Kind.ACCEPTANCE: {
+            "model": MODEL,
+            "approval": "APPROVAL-2026-001",
+            "dataset": DIGEST,
+            "cases": 120,
+            "rows": [{"metric": "DICE", "subgroup": None, "n": 120, "value": "0.97", "low": "0.96", "high": "0.98"}],
+            "unmet": 0,
+            "report": DIGEST,
+            "code": DIGEST,
+        },
+        Kind.SAFETY_REPORT: {
+            "model": MODEL,
+            "period": "2026-11",
+            "months": 1,
+            "first": 0,
+            "last": 9,
+            "report": DIGEST,
+        },
+        Kind.INCIDENT: {
+            "incident": "9" * 32,
+            "event": "OPENED",
+            "category": "HARM",
+            "severity": "SERIOUS",
+            "model": MODEL,
+            "clocks": [{"clock": "DEVICE_EVENT_SERIOUS", "due": "2026-12-13T16:07:12.123456Z"}],
+        },
+        Kind.LOOKBACK: {
+            "incident": "9" * 32,
+            "model": MODEL,
+            "condition": "AGE_YEARS",
+            "observed": "70-74",
+            "from": "2026-11-01T00:00:00.000000Z",
+            "to": None,
+            "calls": 17,
+        },
+        Kind.OPT_OUT: {"patient": "3" * 32, "choice": "OPTED_OUT"},
+    }
+
+
+def _switch(event: str) -> dict[str, JsonValue]:
+    note = SIGNER.sign(f'zhiying-act/1\n{{"event":"{event}"}}\n')
+    return {"level": "SITE", "site": "test-hospital", "reason": "DRILL", "note": note, "note_digest": DIGEST}
+
+
+def _afterwards() -> dict[Kind, dict[str, JsonValue]]:
+    return {
+        Kind.HUMAN_DECISION: {
+            "decision": "MODIFY",
+            "reasons": ["MEASURE"],
+            "significant": "YES",
+            "reader": "8" * 32,
+            "role": "RADIOLOGIST",
+            "training": DIGEST,
+            "channel": "API",
+            "seconds": 41,
+            "blinded": "NO",
+            "difference": [{"code": "118565006", "before": "1951.3", "after": "1890.0", "unit": "cm3"}],
+            "concordance": None,
+        },
+        Kind.CASE: {
+            "dataset": DIGEST,
+            "truth": "PRESENT",
+            "positive": "PRESENT",
+            "score": "0.93",
+            "dice": "0.971",
+            "volume_error": "-0.012",
+            "failed": "NO",
+        },
     }
 
 
@@ -71,6 +190,7 @@ def body(kind: Kind) -> dict[str, JsonValue]:
     """A full, good body of each kind."""
     return {
         **_without_call(),
+        **_afterwards(),
         Kind.ASSEMBLED: {
             "study": STUDY,
             "instances": 189,

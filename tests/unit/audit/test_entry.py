@@ -21,6 +21,15 @@ NULLABLE = {
     (Kind.CALL_INTENT, "requester"),
     (Kind.CALL_INTENT, "patient"),
     (Kind.LOG_START, "predecessor"),
+    *((Kind.STATE_CHANGE, name) for name in ("condition", "observed", "evidence", "note", "note_digest")),
+    (Kind.STOP, "site"),
+    (Kind.RESUME, "site"),
+    *((Kind.EVALUATION, name) for name in ("value", "limit", "subgroup")),
+    *((Kind.HUMAN_DECISION, name) for name in ("reader", "training", "seconds", "concordance")),
+    (Kind.GOLDEN, "difference"),
+    *((Kind.CASE, name) for name in ("truth", "positive", "score", "dice", "volume_error")),
+    (Kind.INCIDENT, "model"),
+    *((Kind.LOOKBACK, name) for name in ("incident", "model", "condition", "observed", "from", "to")),
 }
 NOW = datetime(2026, 11, 23, 16, 7, 12, 123456, tzinfo=UTC)
 BOOT = "b0" * 16
