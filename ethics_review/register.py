@@ -70,11 +70,11 @@ class Register:
 
     # ---- what is signed ----------------------------------------------------------------------------------------------
 
-    def take(self, note: str) -> Approval | Entry:
+    def take(self, note: str, now: datetime | None = None) -> Approval | Entry:
         """Record or enact a signed note, by what its first line says it is. Raises ApprovalError, ActRefused."""
-        return self.act(note) if note.startswith(f"{acts.HEADER}\n") else self.record(note)
+        return self.act(note, now) if note.startswith(f"{acts.HEADER}\n") else self.record(note, now)
 
-    def record(self, note: str) -> Approval:
+    def record(self, note: str, now: datetime | None = None) -> Approval:
         """Verify and append one signed approval; durable when it returns. The same note again changes nothing.
 
         Raises ApprovalError, ActRefused (see errors.py); what the log raises (AuditUnavailable) goes through.
@@ -86,7 +86,7 @@ class Register:
             known = [one for one in replay.ids.values() if one.note_digest == digest]
             if known:
                 return known[0]
-            approval = replay.weigh_approval(note, replay.now, fresh=True)[0]
+            approval = replay.weigh_approval(note, max(replay.now, now or replay.now), fresh=True)[0]
             # One id, one note, for ever: the log itself refuses a second one, whichever process brings it.
             key = f"approval:{approval.id.lower()}"
             try:
@@ -99,10 +99,11 @@ class Register:
             self._refuse_set_aside(entry)
             return approval
 
-    def act(self, note: str) -> Entry:
+    def act(self, note: str, now: datetime | None = None) -> Entry:
         """Verify and append one signed act; durable when it returns. The same note again changes nothing.
 
-        Raises ActRefused; what the log raises goes through.
+        `now` (aware): what lapsed since the log's last entry is seen too. Raises ActRefused; what the log raises goes
+        through.
         """
         with self._lock:
             replay = self._caught_up()
@@ -113,7 +114,7 @@ class Register:
                 if isinstance(read, Switch):
                     replay.weigh_switch(note)
                 else:
-                    replay.weigh_act(note, replay.now, fresh=True)
+                    replay.weigh_act(note, max(replay.now, now or replay.now), fresh=True)
             try:
                 entry = self._log.append(draft)
             except KeyConflict:
@@ -245,6 +246,12 @@ class Register:
     def latest_known(self) -> datetime | None:
         """The latest time in the log as of the last look; the gate's guard against a clock set back."""
         return self._replay.latest
+
+    @property
+    def size(self) -> int:
+        """How many entries of the log are taken in."""
+        with self._lock:
+            return self._caught_up().next
 
     def snapshot(self) -> tuple[int, str] | None:
         """(size of the log, the text to sign) for a later start; None where there is nothing to remember yet.

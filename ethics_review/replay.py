@@ -108,6 +108,9 @@ class Replay:
         one = self.lives.get(act.model.digest) or Life(act.model)
         if one.model != act.model:
             raise ActRefused("ACT_INVALID", "this digest is known under another name or version")
+        cause = life.lapsed(one, time, self.trust)
+        if cause is not None:  # since the log's last entry: the act's own entry will say so first
+            one = life.suspended(one, cause, (), Moment(self.next, time))
         if act.after != one.last_note:
             raise ActRefused("ACT_ORDER", "another note came first; look at where it stands and sign anew")
         if act.start != one.state:
