@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -15,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from audit.note import Signer
-from ethics_review.dossier import draft_approval
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from models.library import Library
 from models.pull import pull
 from service import wire
@@ -27,6 +28,7 @@ from service.demo.pacs import SCANNER_AE, Node, orthanc_at
 from service.demo.reviewer import SITE
 from service.demo.servers import Servers, free_port
 from service.serving import Service, build
+from tests.simulators.parties import CENTRE, Case, Parties
 
 ROUNDS = 7
 MODEL = "brain-extraction-t1"
@@ -55,12 +57,12 @@ class Stopwatch:
         self.released.clear()
 
 
-def approve(service_config: Any, reviewer: Signer, model: Any) -> None:
-    """The reviewer's approval for this benchmark's site."""
+def approve(service_config: Any, parties: Parties, model: Any) -> None:
+    """The whole life of the model's dossier, so that it may run LIVE."""
     terms = {
         "approval": "BENCH-0001",
         "criteria_set": "BENCH/1",
-        "reviewer_org": "Benchmark",
+        "reviewer_org": CENTRE,
         "model": {"name": model.name, "version": model.version, "digest": model.digest},
         "valid": {"from": "2020-01-01", "to": "2099-12-31"},
         "conditions": {
@@ -75,7 +77,7 @@ def approve(service_config: Any, reviewer: Signer, model: Any) -> None:
         },
     }
     with wire.offline_of(service_config) as site:
-        site.register.record(reviewer.sign(draft_approval(terms)))
+        Case(parties, site.register, site.log, model).live(terms)
 
 
 def one_round(service: Service, watch: Stopwatch, number: int, folder: Path, pacs: Any) -> dict[str, float]:
@@ -114,12 +116,12 @@ def measure(root: Path) -> list[dict[str, float]]:
     with Servers(root / "servers.json") as servers:
         scanner = Node("scanner", SCANNER_AE, 104)
         pacs = orthanc_at(root / "pacs", forward_to=Node("zhiying", AE_TITLE, dicom_port), known=(scanner,))
-        reviewer = Signer.generate("bench.example/reviewer")
+        parties = Parties()
         hospital = Hospital(root / "hospital", dicom_port, http_port)
-        hospital.configure(site=SITE, pacs_port=pacs.dicom_port, trusted_key=reviewer.vkey)
+        hospital.configure(site=SITE, pacs_port=pacs.dicom_port, trust=parties.policy())
         config = wire.settings(hospital.config)
         model = pull(MODEL, Library(config.data.folder / "models"))
-        approve(config, reviewer, model)
+        approve(config, parties, model)
         pacs.start(servers)
         watch = Stopwatch()
         service = build(config, watch)

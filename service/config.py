@@ -166,7 +166,7 @@ class EngineSection(Section):
 class Review(Section):
     """Whose approval counts."""
 
-    trusted_keys: tuple[str, ...] = ()  # C2SP verifier keys of reviewers, obtained from them directly
+    trust: Path | None = None  # the trust policy, exchanged out of band (ethics_review/README.md); none: nobody counts
     autonomy: Literal["A0", "A1", "A2", "A3", "A4"] = "A1"  # what this site asks for: A1, a physician decides each case
 
 

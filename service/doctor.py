@@ -12,6 +12,7 @@ from dicom_bridge import query
 from dicom_bridge.errors import BridgeError
 from dicom_bridge.tls import TlsFiles, check, expires_at
 from ethics_review.errors import ReviewError
+from ethics_review.states import RUNNING, Role
 from models.errors import ModelError
 from models.library import Broken, Library
 from service import stamping, timestamping, wire, witness_client, witnessing
@@ -37,7 +38,7 @@ class Finding:
 def examine(settings: Config) -> list[Finding]:
     """All checks, in the order in which one would repair them. Does not change anything but its own folder."""
     checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (
-        *(_disk, _log, witnesses, _time_stamps, _models, _approvals, _tls, _ports, _peers),
+        *(_disk, _log, witnesses, _time_stamps, _models, _trust, _approvals, _tls, _ports, _peers),
     )
     return [finding for check in checks for finding in check(settings)]
 
@@ -114,9 +115,25 @@ def _models(settings: Config) -> Iterator[Finding]:
             yield Finding(f"model {item.ref.name} {item.ref.version}", OK, item.ref.digest)
 
 
+def _trust(settings: Config) -> Iterator[Finding]:
+    if settings.review.trust is None:
+        yield Finding("trust policy", WARN, "review.trust is not set: nobody is trusted, every inference is refused")
+        return
+    try:
+        policy = wire.trust(settings)
+    except (ReviewError, OSError) as error:
+        yield Finding("trust policy", FAIL, f"{settings.review.trust}: {error}")
+        return
+    lacking = sorted(set(Role) - {Role.PANELIST} - {role for one in policy.persons.values() for role in one.roles})
+    what = f"{len(policy.persons)} persons of {len(policy.organisations)} organisations; {policy.digest[:19]}"
+    if lacking:
+        yield Finding("trust policy", WARN, f"{what}; nobody is {', '.join(lacking)}")
+    else:
+        yield Finding("trust policy", OK, what)
+
+
 def _approvals(settings: Config) -> Iterator[Finding]:
-    if not settings.review.trusted_keys:
-        yield Finding("approvals", WARN, "review.trusted_keys is empty: every inference is refused")
+    if settings.review.trust is None:
         return
     if not wire.audit_root(settings).exists():
         yield Finding("approvals", WARN, "none recorded: every inference is refused")
@@ -124,8 +141,9 @@ def _approvals(settings: Config) -> Iterator[Finding]:
     try:
         with wire.offline_of(settings) as site:
             approvals = site.register.approvals()
+            standings = site.register.standings(site.now())
             today = site.now().date()
-    except (AuditError, ReviewError) as error:
+    except (AuditError, ReviewError, OSError) as error:
         yield Finding("approvals", FAIL, str(error))
         return
     if not approvals:
@@ -134,6 +152,10 @@ def _approvals(settings: Config) -> Iterator[Finding]:
         inside = approval.valid_from <= today <= approval.valid_to
         what = f"{approval.model.name} {approval.model.version}, {approval.valid_from} to {approval.valid_to}"
         yield Finding(f"approval {approval.id}", OK if inside else WARN, what)
+    for one in standings:
+        why = "" if one.cause is None else f", {one.cause}"
+        what = f"{one.state}{why}; {one.model.digest[:19]}"
+        yield Finding(f"dossier {one.model.name} {one.model.version}", OK if one.state in RUNNING else WARN, what)
 
 
 def _tls(settings: Config) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """The composition root of `zhiying serve`: every constructor call, once, by hand, and the order of start and stop."""
 
 import gc
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
@@ -39,6 +40,7 @@ from service.queue import RunQueue
 from service.reading import Reading
 from service.results import ResultStyle, ResultWriter
 from service.retention import Keep, Retention
+from service.reviewing import Reviewing
 from service.started import Started
 from service.store import Store, connect
 from service.stow_api import known_senders, stow_router
@@ -107,7 +109,9 @@ class Service:
         self.pulse = Caretaker(beginning, Heartbeat(self._writes), self.log.publish, pause_s=wire.PUBLISH_S)
         self.stamping = self._stamping()
         self.asking = None if self.watch is None else Caretaker(self.watch)
-        self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))
+        self.reviewing = Reviewing(config, self.register)
+        cleaning = Retention(self.inbox, self.store, keep, wire.now)
+        self.caretaker = Caretaker(self.reviewing, self._warm, self._undelivered, cleaning)
         self._stopping = False
         self._http = HttpServer(self._app(), config.http)
 
@@ -179,6 +183,8 @@ class Service:
             self.asking.stop()
         if self.messages is not None:
             self.messages.stop()
+        with suppress(AuditError, OSError):  # without it the next start replays more
+            self.reviewing.keep()
         self.log.close()
         self._lock.close()
 

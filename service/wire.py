@@ -25,6 +25,8 @@ from dicom_bridge.ledger import LEDGER_FILE, Ledger
 from dicom_bridge.peers import Peer
 from dicom_bridge.rules import Rule
 from dicom_bridge.spool_index import SpoolIndex
+from ethics_review.errors import TrustInvalid
+from ethics_review.parties import NOBODY, Trust, parse_trust
 from ethics_review.register import Register
 from service import config as configuration
 from service.config import Config
@@ -291,9 +293,35 @@ def restore_keys(config: Config) -> list[Verifier]:
 
 
 def open_register(config: Config, log: AuditLog) -> Register:
-    """The approvals in the log, checked with the keys that this site trusts."""
-    trusted = [Verifier.parse(key) for key in config.review.trusted_keys]
-    return Register(log, trusted, log_verifier(config))
+    """Where every dossier stands by the log, checked with the trust policy of today."""
+    path = remembered_path(config)
+    remembered = path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
+    return Register(log, trust(config), log_verifier(config), remembered=remembered)
+
+
+def trust(config: Config) -> Trust:
+    """Whom this site trusts. Raises TrustInvalid, OSError."""
+    if config.review.trust is None:
+        return NOBODY
+    try:
+        return parse_trust(config.review.trust.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise TrustInvalid("TRUST_INVALID", 0, f"{config.review.trust} is not text") from None
+
+
+def remembered_path(config: Config) -> Path:
+    """Where the register's replay is kept, for a quick start. Only a cache."""
+    return config.data.folder / "register.snapshot"
+
+
+def remember(config: Config, register: Register) -> int:
+    """Keep where the register stands now, signed like the log; gives its size. Raises AuditUnavailable, OSError."""
+    taken = register.snapshot()
+    if taken is None:
+        return 0
+    size, text = taken
+    durable.replace(remembered_path(config), _signer(config).sign(text).encode("utf-8"))
+    return size
 
 
 def spool(config: Config) -> Path:

@@ -46,11 +46,13 @@ class Hospital:
         """Its HTTP API."""
         return f"http://{LOOPBACK}:{self.http_port}"
 
-    def configure(self, *, site: str, pacs_port: int, trusted_key: str) -> None:
-        """Write the configuration: one PACS, which gets the results, and one reviewer, whose key counts."""
+    def configure(self, *, site: str, pacs_port: int, trust: str) -> None:
+        """Write the configuration: one PACS, which gets the results, and the trust policy (its text)."""
         self.root.mkdir(parents=True, exist_ok=True)
-        text = (json.dumps(value, ensure_ascii=False) for value in (site, str(self.root / "data"), trusted_key))
-        site_id, data, key = text
+        policy = self.root / "trust.policy"
+        policy.write_text(trust, encoding="utf-8")
+        text = (json.dumps(value, ensure_ascii=False) for value in (site, str(self.root / "data"), str(policy)))
+        site_id, data, trusted = text
         self.config.write_text(
             f"# DEMO: written anew by each run of `zhiying demo`\n"
             f'[site]\nid = {site_id}\nlanguage = "zh-CN"\n\n'
@@ -59,7 +61,7 @@ class Hospital:
             f'[http]\nhost = "{LOOPBACK}"\nport = {self.http_port}\n\n'
             f'[[peers]]\nname = "{PEER}"\nae_title = "{PACS_AE}"\nhost = "{LOOPBACK}"\nport = {pacs_port}\n'
             f'counts = true\n\n[results]\nto = "{PEER}"\n\n'
-            f'[assembly]\nquiet_s = {QUIET_S}\n\n[review]\ntrusted_keys = [{key}]\nautonomy = "A1"\n',
+            f'[assembly]\nquiet_s = {QUIET_S}\n\n[review]\ntrust = {trusted}\nautonomy = "A1"\n',
             encoding="utf-8",
         )
 

@@ -14,6 +14,7 @@ from ethics_review.dossier import CIVIL_TIME
 from service.demo.commands import Zhiying
 
 NAME = "demo-reviewer.example"
+ORGANISATION = "DEMO-reviewer"  # played by the demo, not a real body
 SITE = "demo-hospital"
 VALID_DAYS = 30  # long enough to play with, short enough that nobody forgets that it is a demo
 
@@ -34,6 +35,11 @@ class Reviewer:
             zhiying.ask("review", "keygen", "--name", NAME, "--out", self.key, configured=False)
         return Signer.load(self.key).vkey
 
+    def policy(self, zhiying: Zhiying) -> str:
+        """The trust policy that the hospital is to have: the reviewer, and nobody else."""
+        line = self.public_line(zhiying)
+        return f"organisation {ORGANISATION} reviewer\nperson {line} {ORGANISATION} REVIEWER\n"
+
     def sign(self, zhiying: Zhiying, model: dict[str, str], now: datetime) -> dict[str, Any]:
         """Write the terms and sign them with `review sign`; gives the terms."""
         terms = terms_for(model, now)
@@ -50,7 +56,7 @@ def terms_for(model: dict[str, str], now: datetime) -> dict[str, Any]:
         "approval": f"DEMO-{model['digest'].removeprefix('sha256:')[:12]}-{today:%m%d}",
         "criteria_set": "demo-criteria-1",
         "model": {key: model[key] for key in ("name", "version", "digest")},
-        "reviewer_org": "DEMO reviewer (played by the demo, not a real body)",
+        "reviewer_org": ORGANISATION,
         "valid": {"from": today.isoformat(), "to": (today + timedelta(days=VALID_DAYS)).isoformat()},
         "conditions": {
             "modality": ["MR"],

@@ -85,7 +85,7 @@ class Story:
         reviewer = Reviewer(self._places.workdir / "reviewer")
         hospital.root.mkdir(parents=True, exist_ok=True)
         trusted = reviewer.public_line(zhiying)
-        hospital.configure(site=SITE, pacs_port=pacs.dicom_port, trusted_key=trusted)
+        hospital.configure(site=SITE, pacs_port=pacs.dicom_port, trust=reviewer.policy(zhiying))
         case = self._case(zhiying)
         self._screen.step(4, "start Orthanc as the PACS and Zhiying beside it; the scanner sends to the PACS")
         self._start(pacs, hospital, zhiying)

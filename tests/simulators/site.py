@@ -23,16 +23,15 @@ import torch
 
 from audit import fsck
 from audit.entry import Entry
-from audit.note import Signer
 from dicom_bridge.peers import Peer
 from dicom_bridge.store_scu import send
-from ethics_review.dossier import draft_approval
 from models.library import Library
 from models.ref import ModelRef
 from service import wire
 from service.store import Run
 from tests.simulators import series, small_model, tiny_model
 from tests.simulators.pacs import FakePacs
+from tests.simulators.parties import Case, Parties
 
 AE = "ZHIYING"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -114,7 +113,10 @@ class Site:
         self._quiet_s = quiet_s
         self._database, self._pacs_more, self._more = database, pacs_more, more
         self._process: subprocess.Popen[bytes] | None = None
-        self.reviewer = Signer.load(root / "reviewer.key", create=True, name="reviewer.example/test")
+        keys = root / "parties.json"  # a copy of a prepared site has the same people
+        self.parties = Parties.of_keys(keys.read_text(encoding="utf-8")) if keys.exists() else Parties()
+        keys.write_text(self.parties.keys(), encoding="utf-8")
+        (root / "trust.policy").write_text(self.parties.policy(), encoding="utf-8")
         self._write_config()
 
     @property
@@ -151,7 +153,7 @@ to = "pacs"
 [assembly]
 quiet_s = {self._quiet_s}
 [review]
-trusted_keys = ["{self.reviewer.vkey}"]
+trust = {json.dumps(str(self.root / "trust.policy"))}
 {"" if self._database is None else f"[database]{chr(10)}url = {json.dumps(self._database)}"}
 {self._more}
 """,
@@ -163,11 +165,11 @@ trusted_keys = ["{self.reviewer.vkey}"]
         return Library(self.data / "models").install(stage_model(self.root / "staged"))
 
     def approve(self, ref: ModelRef, *, number: int = 1, **conditions: Any) -> str:
-        """Have the reviewer sign, and record it; gives the note."""
+        """The whole life of its dossier, so that it may run LIVE from here on; gives the approval's note."""
         terms = {
             "approval": f"TEST-{number:04d}",
             "criteria_set": "TEST/1",
-            "reviewer_org": "Test Review Centre",
+            "reviewer_org": "test-review-centre",
             "model": {"name": ref.name, "version": ref.version, "digest": ref.digest},
             "valid": {"from": "2020-01-01", "to": "2099-12-31"},
             "conditions": {
@@ -182,10 +184,12 @@ trusted_keys = ["{self.reviewer.vkey}"]
             }
             | conditions,
         }
-        note = self.reviewer.sign(draft_approval(terms))
         with wire.offline_of(self.config) as opened:
-            opened.register.record(note)
-        return note
+            case = Case(self.parties, opened.register, opened.log, ref)
+            approval = case.live(terms)
+            recorded = opened.log.find(f"approval:{approval.id.lower()}")
+        assert recorded is not None
+        return str(recorded.body["note"])
 
     # ---- the process -----------------------------------------------------------------------------------------------
 

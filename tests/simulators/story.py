@@ -37,7 +37,8 @@ from service.results import Written
 from service.store import Run, State, Store
 from tests.simulators import small_model
 from tests.simulators.audit_log import QUICK
-from tests.simulators.reviewer import DURING, Reviewer
+from tests.simulators.parties import Case, Parties
+from tests.simulators.reviewer import DURING, fields
 
 STUDY = "1.2.840.99999.7.1.20260401.1"
 SERIES = "1.2.840.99999.7.1.20260401.1.3"
@@ -311,9 +312,9 @@ class World:
             disk=QUICK,
         )
         self.log = ObservedLog(inner)
-        self.reviewer = Reviewer()
+        self.parties = Parties()
         self.library = library
-        self.register = Register(inner, (self.reviewer.verifier,), signer.verifier)
+        self.register = Register(inner, self.parties.trust(), signer.verifier)
         self.store = Store(create_engine("sqlite://"))  # in memory: what a disk keeps is test_store's matter
         self.reading = FakeReading(self.log)
         self.engine = FakeEngine(self.log)
@@ -336,10 +337,10 @@ class World:
         return self.identities.keys.names(PeriodKeys.month(self.clock.at))
 
     def approve(self, number: int = 1, *, conditions: dict[str, Any] | None = None, **changes: object) -> None:
-        """The reviewer approves the installed model."""
+        """The whole life of the installed model's dossier: from here on it may run LIVE."""
         ref = self.library.find("small-model")
-        note = self.reviewer.note(ref, conditions, approval=f"TEST-2026-{number:04d}", **changes)
-        self.register.record(note)
+        terms = fields(ref, conditions, approval=f"TEST-2026-{number:04d}", **changes)
+        Case(self.parties, self.register, self.log.inner, ref).live(terms)
 
     def pipeline(self) -> Pipeline:
         """The story's teller in a new process."""

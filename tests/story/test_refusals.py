@@ -145,7 +145,7 @@ def test_a_changed_byte_in_an_approval_is_refused(still: tuple[Site, ModelRef]) 
     note = site.approve(ref, number=2)
 
     with wire.offline_of(site.config) as opened, pytest.raises(ApprovalForged):
-        opened.register.record(note.replace("Test Review Centre", "Test Review Center"))
+        opened.register.record(note.replace("test-review-centre", "test-review-center"))
 
 
 def test_a_changed_byte_in_the_log_is_named(still: tuple[Site, ModelRef]) -> None:

@@ -45,7 +45,7 @@ def test_an_approval_is_read_as_signed() -> None:
     """What the reviewer signed is what the gate will see, all of it."""
     approval = load_approval(NOTE, TRUSTED)
     assert (approval.id, approval.criteria_set, approval.model) == ("TEST-2026-0001", "TEST-AI-MED/1.0", MODEL)
-    assert approval.reviewer_org == "Test Review Centre 测试审查中心"
+    assert approval.reviewer_org == "test-review-centre"
     assert (approval.valid_from, approval.valid_to) == (date(2026, 12, 1), date(2027, 5, 31))
     assert approval.starts_at == datetime(2026, 11, 30, 16, tzinfo=UTC)
     assert approval.ends_at == datetime(2027, 5, 31, 16, tzinfo=UTC)

@@ -15,7 +15,7 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from audit.note import Signer, Verifier
-from ethics_review.dossier import draft_approval
+from ethics_review.dossier import CIVIL_TIME, draft_approval
 from models.library import Library
 from models.ref import ModelRef
 from service import wire
@@ -24,6 +24,7 @@ from service.config import load
 from service.store import Run, State, Store, connect
 from tests.simulators import reviewer, small_model
 from tests.simulators.pacs import FakePacs
+from tests.simulators.parties import Case, Parties
 from tests.simulators.series import write_series
 
 THEN = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -37,15 +38,17 @@ class Desk:
         self.folder = folder
         self.data = folder / "data"
         self.config = folder / "zhiying.toml"
-        self.reviewer = Signer.generate("reviewer.example")
+        self.parties = Parties()
+        self.reviewer = self.parties.signers["reviewer-1"]
+        self.policy = folder / "trust.policy"
+        self.policy.write_text(self.parties.policy(), encoding="utf-8")
         self.write_config()
 
-    def write_config(self, *, keys: tuple[str, ...] | None = None, more: str = "") -> None:
-        """The file, with the reviewer's key trusted unless `keys` says otherwise."""
-        trusted = json.dumps(list((self.reviewer.vkey,) if keys is None else keys))
+    def write_config(self, *, more: str = "") -> None:
+        """The file, with the parties' trust policy."""
         self.config.write_text(
             f'[site]\nid = "test-site"\n[data]\nfolder = "{self.data}"\nfree_bytes_min = 0\n'
-            f"[dicom]\nport = 0\n[http]\nport = 0\n[review]\ntrusted_keys = {trusted}\n{more}",
+            f"[dicom]\nport = 0\n[http]\nport = 0\n[review]\ntrust = {json.dumps(str(self.policy))}\n{more}",
             encoding="utf-8",
         )
 
@@ -69,10 +72,27 @@ class Desk:
         return Library(self.data / "models").find("small-model")
 
     def note(self, ref: ModelRef, **changes: object) -> Path:
-        """A signed approval in a file."""
+        """An approval in a file, signed by two reviewers."""
         path = self.folder / "approval.note"
-        path.write_text(self.reviewer.sign(draft_approval(reviewer.fields(ref, **changes))), encoding="utf-8")
+        text = draft_approval(reviewer.fields(ref, **changes))
+        path.write_text(self.parties.sign(text, "reviewer-1", "reviewer-2"), encoding="utf-8")
         return path
+
+    def key(self, name: str) -> Path:
+        """A person's secret key in a file."""
+        path = self.folder / f"{name}.secret"
+        if not path.exists():
+            self.parties.signers[name].save(path)
+        return path
+
+    def case(self, site: wire.Site, ref: ModelRef) -> Case:
+        """The dossier of a model, for what is not the test's matter."""
+        return Case(self.parties, site.register, site.log, ref)
+
+    def submitted(self, ref: ModelRef = reviewer.MODEL) -> None:
+        """A dossier under review."""
+        with wire.offline(self.config) as site:
+            self.case(site, ref).submitted()
 
 
 @pytest.fixture
@@ -126,7 +146,7 @@ SHOWING = [
     ("models", "verify"),
     ("models", "pull", "brain-extraction-t1"),
     ("review", "show"),
-    ("review", "approve", "some.note"),
+    ("review", "import", "some.note"),
     ("review", "terms", "small-model"),
     ("audit", "verify"),
     ("audit", "head"),
@@ -153,7 +173,7 @@ def test_a_missing_configuration_is_one_line(desk: Desk, words: tuple[str, ...])
         ('[data]\nfolder = ["a"]', "data.folder"),
         ("[dicom]\nport = 70000", "dicom.port"),
         ('[results]\nto = "nowhere"', "nowhere"),
-        ('[review]\ntrusted_keys = "x"', "review.trusted_keys"),
+        ("[review]\ntrust = 5", "review.trust"),
         ("[assembly]\nquiet_s = 0", "assembly.quiet_s"),
         ('site = "x"', "site"),
     ],
@@ -172,16 +192,17 @@ def test_a_folder_for_a_configuration_is_one_line(desk: Desk) -> None:
     _refused(result, "IO_ERROR", mentions="directory")
 
 
-def test_a_bad_trusted_key_is_one_line(desk: Desk) -> None:
-    """A reviewer's key that is none stops the commands that need it, and says so."""
-    desk.write_config(keys=("rubbish",))
+def test_a_bad_trust_policy_is_one_line(desk: Desk) -> None:
+    """A policy that is none stops the commands that need it, and names the line."""
+    desk.policy.write_text("# parties\nrubbish\n", encoding="utf-8")
 
-    _refused(desk.run("review", "show"), "NOTE_MALFORMED")
+    _refused(desk.run("review", "show"), "TRUST_INVALID", mentions="line 2")
 
 
 def test_the_hospitals_own_key_is_no_reviewers(desk: Desk) -> None:
     """Trusting the key that signs the log would be approving oneself (I3)."""
-    desk.write_config(keys=(wire.log_vkey(load(desk.config)),))
+    line = f"person {wire.log_vkey(load(desk.config))} test-hospital RADIOLOGIST\n"
+    desk.policy.write_text(desk.parties.policy() + line, encoding="utf-8")
 
     _refused(desk.run("review", "show"), "SELF_APPROVAL")
 
@@ -340,15 +361,116 @@ def test_from_terms_to_an_approval_in_the_log(desk: Desk) -> None:
     note = desk.folder / "approval.note"
 
     signed = desk.json("review", "sign", terms, "--key", key, "--out", note, config=False)
-    recorded = desk.json("review", "approve", note)
 
-    assert (signed["approval"], signed["signed_by"]) == ("TEST-2026-0001", "reviewer.example")
+    assert (signed["approval"], signed["signed_by"]) == ("TEST-2026-0001", "reviewer-1.example")
+    desk.submitted(ref)
+    # One reviewer is not enough.
+    _refused(desk.run("review", "import", note), "ACT_SIGNERS", mentions="REVIEWER and REVIEWER")
+    recorded = desk.json("review", "import", desk.note(ref))
     assert recorded["digest"] == ref.digest
-    assert desk.json("review", "show") == [recorded]
+    assert desk.json("review", "show")["approvals"] == [recorded]
     # Recorded again it is the same approval, not a second one.
-    assert desk.json("review", "approve", note) == recorded
-    assert desk.json("audit", "head")["size"] == 2
-    assert "TEST-2026-0001" in desk.run("review", "show").stdout
+    assert desk.json("review", "import", desk.note(ref)) == recorded
+    assert desk.json("audit", "head")["size"] == 6
+    shown = desk.run("review", "show").stdout
+    assert "TEST-2026-0001" in shown
+    assert "APPROVED_WITH_CONDITIONS" in shown
+
+
+def _drafted(desk: Desk, event: str, *by: str, statement: object = None) -> Any:
+    """Draft an act by the command, have it signed by these people, import it."""
+    text, note, stated = desk.folder / "act.text", desk.folder / "act.note", desk.folder / "statement.json"
+    stated.write_text(json.dumps(statement or {}), encoding="utf-8")
+    desk.json("review", "draft", event, "small-model", "--statement", stated, "--out", text)
+    note.write_text(desk.parties.sign(text.read_text(encoding="utf-8"), *by), encoding="utf-8")
+    return desk.json("review", "import", note)
+
+
+D1 = "sha256:" + "1" * 64
+
+
+def _live(desk: Desk, ref: ModelRef) -> None:
+    """From nothing to LIVE, each act drafted, signed by those who must, and imported."""
+    assert _drafted(desk, "OPEN", "maker")["to"] == "DRAFT"
+    _drafted(desk, "SELF_ASSESS", "maker", "owner", statement={"submission": D1})
+    _drafted(desk, "SUBMIT", "secretary", statement={"submission": D1, "coi": ["test-vendor"], "documents": {}})
+    _drafted(desk, "BEGIN_REVIEW", "reviewer-2")
+    desk.json("review", "import", desk.note(ref, valid={"from": "2020-01-01", "to": "2099-12-31"}))
+    _drafted(desk, "DEPLOY", "ops", "owner")
+    stopped = desk.json("review", "stop", "--level", "service", "--reason", "DRILL", "--key", desk.key("reader"))
+    assert desk.json("review", "show")["stops"] == [{"level": "SERVICE", "site": None, "index": stopped["entry"]}]
+    keys = ("--key", desk.key("owner"), "--key", desk.key("safety"))
+    resumed = desk.json("review", "resume", "--level", "service", "--reason", "DRILL", *keys)
+    with wire.offline(desk.config) as site:
+        accepted = desk.case(site, ref).accept("TEST-2026-0001")
+    live = {"notice": D1, "training": D1, "drill": resumed["entry"], "acceptance": accepted}
+    assert _drafted(desk, "GO_LIVE", "owner", "safety", statement=live)["to"] == "LIVE"
+
+
+def test_a_whole_life_by_the_commands(desk: Desk) -> None:
+    """Opened, live, suspended, resumed with a reviewer, retired; and all of it is shown."""
+    ref = desk.install()
+    _live(desk, ref)
+
+    suspended = desk.json("review", "suspend", "small-model", "--cause", "HARM", "--key", desk.key("reader"))
+    assert suspended["to"] == "SUSPENDED"
+    with wire.offline(desk.config) as site:
+        golden = desk.case(site, ref).golden()
+    why = desk.folder / "why.json"
+    why.write_text(json.dumps({"root_cause": D1, "correction": D1, "golden": golden}), encoding="utf-8")
+    keys = ("--key", desk.key("owner"), "--key", desk.key("safety"))
+    resume = ("review", "resume", f"small-model@{ref.version}", "--statement", why, *keys)
+    _refused(desk.run(*resume), "ACT_SIGNERS", mentions="REVIEWER")
+    assert desk.json(*resume, "--key", desk.key("reviewer-1"))["to"] == "LIVE"
+    why.write_text(json.dumps({"archive": D1}), encoding="utf-8")
+    assert desk.json("review", "retire", ref.digest, "--statement", why, *keys)["to"] == "RETIRED"
+
+    shown = desk.json("review", "show", "small-model")
+    assert [one["state"] for one in shown["dossiers"]] == ["RETIRED"]
+    assert shown["dossiers"][0]["history"][-1]["by"] == "owner.example, safety.example"
+    assert (shown["stops"], shown["set_aside"]) == ([], [])
+    assert "RESUME" in desk.run("review", "show", "small-model").stdout
+
+
+def test_what_ends_soon_is_announced(desk: Desk) -> None:
+    """90, 30 and 7 days before an approval's end `review show` says so."""
+    ref = desk.install()
+    desk.submitted(ref)
+    today = wire.now().astimezone(CIVIL_TIME).date().isoformat()
+    desk.json("review", "import", desk.note(ref, valid={"from": "2020-01-01", "to": today}))
+
+    (line,) = [line for line in desk.run("review", "show").stdout.splitlines() if line.startswith("WARN")]
+
+    assert "small-model 1.0: approval ends in 0 days (less than 7)" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("draft DANCE small-model --out x", "COMMAND_REFUSED"),
+        ("draft OPEN nobody --out x", "COMMAND_REFUSED"),
+        ("draft RESUME small-model --out x", "COMMAND_REFUSED"),
+        ("draft SUBMIT small-model --out x", "ACT_INVALID"),
+        ("suspend small-model --cause WHIM --key reader", "ACT_INVALID"),
+        ("suspend small-model --cause HARM --key reader", "ACT_STATE"),
+        ("stop --level world --reason DRILL --key reader", "COMMAND_REFUSED"),
+        ("stop --level site --reason DRILL --key maker", "ACT_SIGNERS"),
+        ("resume --level site --key owner --key safety", "ACT_STATE"),
+        ("resume --key owner", "COMMAND_REFUSED"),
+        ("retire small-model --key owner --key safety", "ACT_INVALID"),
+    ],
+)
+def test_what_cannot_be_is_one_line(desk: Desk, words: str, code: str) -> None:
+    """Each refusal has its code, and leaves no entry."""
+    desk.submitted(desk.install())
+    size = desk.json("audit", "head")["size"]
+    spoken: list[str | Path] = ["review"]
+    for word in words.split():
+        spoken.append(desk.key(word) if spoken[-1] == "--key" else desk.folder / "x" if word == "x" else word)
+
+    _refused(desk.run(*spoken), code)
+
+    assert desk.json("audit", "head")["size"] == size
 
 
 @pytest.mark.parametrize(
@@ -413,7 +535,7 @@ def test_a_file_that_is_no_approval_is_refused(desk: Desk, content: bytes, code:
     note = desk.folder / "some.note"
     note.write_bytes(content)
 
-    result = desk.run("review", "approve", note)
+    result = desk.run("review", "import", note)
 
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error {code}")
@@ -424,9 +546,9 @@ def test_a_file_that_is_no_approval_is_refused(desk: Desk, content: bytes, code:
 def test_an_approval_by_a_stranger_is_refused(desk: Desk) -> None:
     """Signed, but by a key that the site does not trust (I3)."""
     note = desk.note(reviewer.MODEL)
-    desk.write_config(keys=(Signer.generate("other.example").vkey,))
+    desk.policy.write_text(desk.parties.policy(without=["reviewer-1", "reviewer-2"]), encoding="utf-8")
 
-    _refused(desk.run("review", "approve", note), "APPROVAL_UNTRUSTED")
+    _refused(desk.run("review", "import", note), "APPROVAL_UNTRUSTED")
 
 
 def test_an_approval_that_was_changed_is_refused(desk: Desk) -> None:
@@ -434,20 +556,21 @@ def test_an_approval_that_was_changed_is_refused(desk: Desk) -> None:
     note = desk.note(reviewer.MODEL)
     note.write_text(note.read_text().replace("A1", "A2"), encoding="utf-8")
 
-    _refused(desk.run("review", "approve", note), "APPROVAL_SIGNATURE")
+    _refused(desk.run("review", "import", note), "APPROVAL_SIGNATURE")
 
 
 def test_one_id_is_one_approval(desk: Desk) -> None:
     """Another text under an id that is in the log is refused."""
-    desk.json("review", "approve", desk.note(reviewer.MODEL))
+    desk.submitted()
+    desk.json("review", "import", desk.note(reviewer.MODEL))
 
-    changed = desk.note(reviewer.MODEL, reviewer_org="Another Centre")
-    _refused(desk.run("review", "approve", changed), "APPROVAL_REUSED")
+    changed = desk.note(reviewer.MODEL, criteria_set="OTHER/1")
+    _refused(desk.run("review", "import", changed), "APPROVAL_REUSED")
 
 
 def test_a_missing_note_is_one_line(desk: Desk) -> None:
     """The file's name is repeated, since the operator typed it."""
-    _refused(desk.run("review", "approve", desk.folder / "no.note"), "IO_ERROR", mentions="no.note")
+    _refused(desk.run("review", "import", desk.folder / "no.note"), "IO_ERROR", mentions="no.note")
 
 
 def test_terms_of_an_unknown_model_are_refused(desk: Desk) -> None:
@@ -494,8 +617,8 @@ def test_a_whole_log_verifies(desk: Desk) -> None:
 
 def test_a_changed_log_does_not_verify(desk: Desk) -> None:
     """One flipped byte: status 1, the file by name, for people and for programs."""
-    desk.json("review", "approve", desk.note(reviewer.MODEL))
-    (bundle,) = sorted((desk.data / "audit" / "tile" / "entries").rglob("2"))
+    desk.submitted()
+    (bundle,) = sorted((desk.data / "audit" / "tile" / "entries").rglob("5"))
     data = bytearray(bundle.read_bytes())
     data[-5] ^= 1
     bundle.write_bytes(data)
@@ -517,7 +640,7 @@ def test_a_corrupt_log_stops_commands_that_write_to_it(desk: Desk) -> None:
     desk.json("review", "show")
     (desk.data / "audit" / "head").write_text("rubbish", encoding="utf-8")
 
-    _refused(desk.run("review", "approve", desk.note(reviewer.MODEL)), "AUDIT_CORRUPT", mentions="head")
+    _refused(desk.run("review", "import", desk.note(reviewer.MODEL)), "AUDIT_CORRUPT", mentions="head")
     _refused(desk.run("audit", "head"), "AUDIT_CORRUPT", mentions="head")
 
 

@@ -23,7 +23,7 @@ def test_defaults_need_no_file() -> None:
 
     assert config.dicom.host == "127.0.0.1"
     assert config.http.host == "127.0.0.1"
-    assert config.review.trusted_keys == ()
+    assert config.review.trust is None
     assert config.peers == ()
 
 

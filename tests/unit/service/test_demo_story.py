@@ -16,6 +16,7 @@ from audit.entry import Entry, Kind
 from audit.note import Signer
 from dicom_bridge.readback import Number, ReportFacts, SegmentationFacts
 from ethics_review.dossier import draft_approval, load_approval
+from ethics_review.parties import parse_trust
 from service import config as configuration
 from service.demo import main
 from service.demo.commands import Zhiying, own_environment, shown
@@ -156,9 +157,9 @@ def test_terms_are_an_approval() -> None:
 
 
 def test_configuration_is_understood(tmp_path: Path) -> None:
-    """The service reads the file that the demo writes: a PACS that gets the results, one trusted key, loopback only."""
+    """The service reads the file that the demo writes: a PACS that gets the results, a trust policy, loopback only."""
     hospital = Hospital(tmp_path / 'a "quoted" folder', 11113, 8301)
-    hospital.configure(site=SITE, pacs_port=14242, trusted_key="demo+00000000+AAAA")
+    hospital.configure(site=SITE, pacs_port=14242, trust="organisation demo reviewer\n")
     read = configuration.load(hospital.config)
     assert read.site.id == SITE
     assert read.data.folder == hospital.root / "data"
@@ -170,7 +171,8 @@ def test_configuration_is_understood(tmp_path: Path) -> None:
         14242,
         True,
     )
-    assert read.review.trusted_keys == ("demo+00000000+AAAA",)
+    assert read.review.trust is not None
+    assert parse_trust(read.review.trust.read_text(encoding="utf-8")).organisations == {"demo": "reviewer"}
 
 
 def test_a_silent_service_is_one_line(tmp_path: Path) -> None:

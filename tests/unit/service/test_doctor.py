@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from audit.note import Signer
-from ethics_review.dossier import draft_approval
 from models.library import Library
 from models.ref import ModelRef
 from service import wire
@@ -18,6 +16,7 @@ from service.doctor import FAIL, OK, WARN, Finding, examine
 from tests.simulators import reviewer, small_model
 from tests.simulators.certificates import Authority, today
 from tests.simulators.pacs import FakePacs
+from tests.simulators.parties import Case, Parties
 from tests.simulators.tsa import DAY_S, LocalAuthority, TsaServer
 
 
@@ -26,13 +25,15 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.reviewer = Signer.generate("reviewer.example")
+        self.parties = Parties()
+        self.policy = folder / "trust.policy"
+        self.policy.write_text(self.parties.policy(), encoding="utf-8")
         self.sections: dict[str, dict[str, Any]] = {
             "site": {"id": "test-site"},
             "data": {"folder": str(folder / "data"), "free_bytes_min": 0},
             "dicom": {"port": 0},
             "http": {"port": 0},
-            "review": {"trusted_keys": [self.reviewer.vkey]},
+            "review": {"trust": str(self.policy)},
         }
         self.more = ""
 
@@ -55,7 +56,12 @@ class Site:
         """An approval of the small model in the log."""
         fields = reviewer.fields(ref, valid={"from": first, "to": last}, approval=name)
         with wire.offline_of(self.config) as opened:
-            opened.register.record(self.reviewer.sign(draft_approval(fields)))
+            case = Case(self.parties, opened.register, opened.log, ref)
+            case.submitted()
+            opened.register.record(case.approval(fields))
+            if first <= "2026" and last >= "2099":
+                case.deploy()
+                case.go_live(name)
 
     def found(self) -> dict[str, Finding]:
         """All findings by what was looked at."""
@@ -79,6 +85,7 @@ def test_an_empty_site_is_told_what_it_lacks(site: Site) -> None:
         "audit log": OK,
         "witnesses": WARN,
         "models": WARN,
+        "trust policy": OK,
         "approvals": WARN,
         "DICOM port": OK,
         "HTTP port": OK,
@@ -106,7 +113,8 @@ def test_a_site_in_order_is_all_ok(site: Site) -> None:
 
     # The fake PACS takes storage alone: that it refuses an echo is a finding of its own. Witnesses: test_witnessing.
     assert {one.result for check, one in found.items() if check not in ("peer pacs", "witnesses")} == {OK}
-    assert {"model small-model 1.0", "approval TEST-1", "audit log"} <= set(found)
+    assert {"model small-model 1.0", "approval TEST-1", "trust policy", "audit log"} <= set(found)
+    assert found["dossier small-model 1.0"].what.startswith("LIVE")
     assert found["model small-model 1.0"].what.startswith("sha256:")
     assert wire.log_vkey(site.config) in found["audit log"].what
 
@@ -126,21 +134,46 @@ def test_an_approval_out_of_its_time_is_a_warning(site: Site, first: str, last: 
     assert site.found()["approval TEST-1"].result == result
 
 
-def test_without_a_trusted_key_every_inference_is_refused(site: Site) -> None:
+def test_without_a_trust_policy_every_inference_is_refused(site: Site) -> None:
     """The default configuration says so."""
-    site.sections["review"]["trusted_keys"] = []
-
-    assert "trusted_keys" in site.found()["approvals"].what
-
-
-def test_a_bad_trusted_key_fails_and_the_rest_is_still_looked_at(site: Site) -> None:
-    """One broken part does not hide the others."""
-    site.approve(site.install(), "2020-01-01", "2099-12-31")
-    site.sections["review"]["trusted_keys"] = ["rubbish"]
+    del site.sections["review"]["trust"]
 
     found = site.found()
 
-    assert found["approvals"].result == FAIL
+    assert found["trust policy"].result == WARN
+    assert "refused" in found["trust policy"].what
+    assert "approvals" not in found
+
+
+def test_a_policy_that_lacks_somebody_says_whom(site: Site) -> None:
+    """A site without a safety officer cannot go live, and learns it here."""
+    site.policy.write_text(site.parties.policy(without=["safety"]), encoding="utf-8")
+
+    found = site.found()["trust policy"]
+
+    assert found.result == WARN
+    assert "nobody is SAFETY_OFFICER" in found.what
+
+
+def test_a_dossier_that_does_not_run_is_a_warning(site: Site) -> None:
+    """Approved and not deployed: the doctor says where it stands."""
+    site.approve(site.install(), "2020-01-01", "2098-12-31")
+
+    found = site.found()["dossier small-model 1.0"]
+
+    assert found.result == WARN
+    assert found.what.startswith("APPROVED")
+
+
+@pytest.mark.parametrize("policy", [b"rubbish", b"\xff\xfe", None])
+def test_a_bad_trust_policy_fails_and_the_rest_is_still_looked_at(site: Site, policy: bytes | None) -> None:
+    """One broken part does not hide the others."""
+    site.approve(site.install(), "2020-01-01", "2099-12-31")
+    site.policy.unlink() if policy is None else site.policy.write_bytes(policy)
+
+    found = site.found()
+
+    assert (found["trust policy"].result, found["approvals"].result) == (FAIL, FAIL)
     assert "DICOM port" in found
 
 
@@ -168,7 +201,8 @@ def test_a_changed_log_fails_and_is_not_repaired(site: Site) -> None:
     """The file is named, the advice is to freeze it, and not a byte is changed by looking."""
     site.approve(site.install(), "2020-01-01", "2099-12-31")
     head = site.folder / "data" / "audit" / "head"
-    head.write_text(head.read_text().replace("\n2\n", "\n3\n"), encoding="utf-8")
+    origin, size, rest = head.read_text().split("\n", 2)
+    head.write_text(f"{origin}\n{int(size) + 1}\n{rest}", encoding="utf-8")
     before = {path: path.read_bytes() for path in head.parent.rglob("*") if path.is_file()}
 
     found = site.found()

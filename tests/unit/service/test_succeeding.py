@@ -29,7 +29,6 @@ from audit.succession import (
     open_statement,
 )
 from audit.witnessing import Witnessing
-from ethics_review.dossier import draft_approval
 from service import succeeding, wire, witnessing
 from service.cli import app
 from service.config import Config, load
@@ -37,6 +36,7 @@ from service.errors import AlreadyRunning, KeyMissing
 from tests.simulators import reviewer
 from tests.simulators.audit_log import Died, draft
 from tests.simulators.net_of_witnesses import NetOfWitnesses
+from tests.simulators.parties import Case, Parties
 
 BASE = "test-site.zhiying/audit"
 
@@ -47,7 +47,8 @@ class Hospital:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.officer = Signer.generate("officer.example")
-        self.reviewer = Signer.generate("reviewer.example")
+        self.parties = Parties()
+        (folder / "trust.policy").write_text(self.parties.policy(), encoding="utf-8")
         self.net = NetOfWitnesses(folder / "witnesses")
         (folder / "policy").write_text(self.net.policy(), encoding="utf-8")
         self.write_config([self.officer.vkey])
@@ -63,7 +64,7 @@ id = "test-site"
 [data]
 folder = {json.dumps(str(self.data))}
 [review]
-trusted_keys = ["{self.reviewer.vkey}"]
+trust = {json.dumps(str(self.folder / "trust.policy"))}
 [audit]
 witnesses = {json.dumps(str(self.folder / "policy"))}
 restore_keys = {json.dumps(restore_keys)}
@@ -95,9 +96,10 @@ restore_keys = {json.dumps(restore_keys)}
         assert desk.push(files, checkpoint, self.net.post).reached
 
     def approve(self) -> None:
-        """The reviewer's approval, in the log."""
+        """The whole life of a model, in the log."""
+        terms = reviewer.fields(valid={"from": "2020-01-01", "to": "2099-12-31"})
         with wire.offline_of(self.site) as opened:
-            opened.register.record(self.reviewer.sign(draft_approval(reviewer.fields())))
+            Case(self.parties, opened.register, opened.log, reviewer.MODEL).live(terms)
 
     def head(self) -> End:
         """Of today's log."""
