@@ -5,15 +5,18 @@ that the site trusts today. Taking a key out of the trusted ones takes its appro
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime
 from typing import Protocol
 
 from audit.entry import Draft, Entry, Kind
 from audit.errors import EntryInvalid, KeyConflict
 from audit.note import Verifier
-from ethics_review.dossier import Approval, load_approval
+from ethics_review.dossier import CIVIL_TIME, Approval, load_approval
 from ethics_review.errors import ApprovalError, ApprovalInvalid, ApprovalReused
+from ethics_review.opt_out import OptOuts
+from ethics_review.standing import Standing, Stop
+from ethics_review.states import State
 from ethics_review.trust import refuse_operator_key, refuse_operator_signature
 
 
@@ -46,6 +49,8 @@ class Register:
         self._approvals: dict[str, Approval] = {}
         self._set_aside: list[tuple[int, str]] = []
         self._latest: datetime | None = None
+        self._opt_outs = OptOuts()
+        self._calls: dict[tuple[str, date], set[str]] = {}
 
     def record(self, note: str) -> Approval:
         """Verify and append one signed approval; durable when it returns. The same note again changes nothing.
@@ -71,6 +76,28 @@ class Register:
             self._replay(self._log.entries(self._next))
             return tuple(self._approvals[key] for key in sorted(self._approvals))
 
+    def standings(self) -> tuple[Standing, ...]:
+        """Every model with an approval, which is in use."""
+        approvals = self.approvals()
+        models = dict.fromkeys(approval.model for approval in approvals)
+        return tuple(
+            Standing(model, State.LIVE, tuple(one for one in approvals if one.model == model)) for model in models
+        )
+
+    def stops(self) -> tuple[Stop, ...]:
+        """Nothing stops everything."""
+        return ()
+
+    def calls_today(self, digest: str, now: datetime) -> int:
+        """How many calls of the model with this digest were begun in the civil day (UTC+8) of `now`."""
+        self.approvals()
+        return len(self._calls.get((digest, now.astimezone(CIVIL_TIME).date()), ()))
+
+    def opted_out(self, name: str) -> bool:
+        """Whether the patient of this name wants no AI; see opt_out.py."""
+        self.approvals()
+        return self._opt_outs.out(name)
+
     def set_aside(self) -> tuple[tuple[int, str], ...]:
         """Approvals in the log that do not count today: (index in the log, code)."""
         self.approvals()
@@ -85,6 +112,10 @@ class Register:
             self._next = entry.index + 1
             time = datetime.fromisoformat(entry.time)
             self._latest = time if self._latest is None else max(self._latest, time)
+            self._opt_outs.take(entry)
+            if entry.kind is Kind.CALL_INTENT and isinstance(model := entry.body["model"], Mapping):
+                day = str(model["digest"]), time.astimezone(CIVIL_TIME).date()
+                self._calls.setdefault(day, set()).add(entry.call or "")
             if entry.kind is not Kind.APPROVAL:
                 continue
             try:
