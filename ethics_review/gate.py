@@ -164,7 +164,7 @@ def decide(
 
 
 def _refuse_stopped(request: Request, stops: Sequence[Stop]) -> None:
-    for stop in stops:
+    for stop in sorted(stops, key=lambda one: one.index):
         # Whatever is not plainly another site's stops us: a level that this version does not know, a site unsaid.
         elsewhere = stop.level == SITE_LEVEL and request.site and stop.site and stop.site != request.site
         if not elsewhere:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from ethics_review.dossier import Approval
 from ethics_review.errors import Refused, RequestInvalid
-from ethics_review.gate import EVALUATORS, Request
+from ethics_review.gate import EVALUATORS, Request, decide
 from ethics_review.permit import Permit
 from ethics_review.vocabulary import Condition
 from models.codes import AUTONOMY_LEVELS
 from models.ref import ModelRef
-from tests.simulators.reviewer import DURING, MODEL, Reviewer, decide_live, request
+from tests.simulators.reviewer import DURING, MODEL, Reviewer, decide_live, in_use, request
 
 REVIEWER = Reviewer()
 
@@ -25,11 +25,17 @@ REVIEWER = Reviewer()
 APPROVAL = REVIEWER.approve()
 
 
+ALWAYS = ("MODEL_DIGEST", "VALIDITY", "STATE", "STOP")
+
+
 LAST_INSTANT = datetime(2027, 5, 31, 15, 59, 59, 999999, tzinfo=UTC)
 """One microsecond before the midnight in UTC+8 that ends 2027-05-31."""
 
 
 FIRST_INSTANT = datetime(2026, 11, 30, 16, 0, tzinfo=UTC)
+
+
+REGISTRATION = "registration:国械注准20253210001"
 
 
 # Per condition: an approval's value, requests just inside it, requests just outside it, requests that do not say.
@@ -57,10 +63,34 @@ STEPS: dict[Condition, tuple[Any, list[Any], list[Any], list[Any]]] = {
         [None, 0.0, -1.0, 0.001, float("nan"), float("inf"), 1e9],
     ),
     Condition.MAX_AUTONOMY: ("A2", ["A0", "A1", "A2"], ["A3", "A4"], ["", "A5", "a1", "*", "A"]),
+    Condition.CARE_SETTING: (["IP", "OP"], ["IP", "OP"], ["ED", "PE"], [None, "", "ip", "ICU", "*"]),
+    Condition.READING_MODE: (
+        ["second_reader"],
+        ["second_reader"],
+        ["concurrent", "first_reader", "triage"],
+        [None, "", "SECOND_READER", "*"],
+    ),
+    Condition.MAX_CALLS_DAY: (2000, [0, 1999], [2000, 2001, 99_999, 10**9], []),
+    Condition.REQUIRE: (
+        ["pia:P-1", "registration:国械注准20253210001"],
+        [frozenset({"pia:P-1", "registration:国械注准20253210001"}), frozenset({"pia:P-1", "x"} | {REGISTRATION})],
+        [frozenset(), frozenset({"pia:P-1"}), frozenset({REGISTRATION, "pia:p-1", "pia:P-2"})],
+        [],
+    ),
 }
 
 
-REQUEST_FIELD = {Condition.MAX_AUTONOMY: "autonomy"}
+REQUEST_FIELD = {
+    Condition.MAX_AUTONOMY: "autonomy",
+    Condition.MAX_CALLS_DAY: "calls_today",
+    Condition.REQUIRE: "evidence",
+}
+CODE = {
+    Condition.MAX_AUTONOMY: "AUTONOMY_EXCEEDED",
+    Condition.MAX_CALLS_DAY: "CALLS_EXHAUSTED",
+    Condition.REQUIRE: "REQUIREMENT_NOT_MET",
+}
+"""Where it is not CONDITION_NOT_MET."""
 
 
 def ask(condition: Condition, value: Any) -> Permit:
@@ -93,6 +123,7 @@ def cases(column: int) -> list[tuple[Condition, Any]]:
 def test_every_condition_of_the_vocabulary_has_its_check_and_its_steps_here() -> None:
     """A condition that is added to the vocabulary must be checked by the gate, and tried by this file."""
     assert set(EVALUATORS) == set(Condition) == set(STEPS)
+    assert all(inside and outside for _, inside, outside, _ in STEPS.values())
 
 
 @pytest.mark.parametrize(("condition", "value"), cases(1))
@@ -100,14 +131,14 @@ def test_one_step_inside_each_condition_is_permitted(condition: Condition, value
     """What a condition allows, up to its very edge, is permitted, and the check is written down."""
     permit = ask(condition, value)
     assert [check.outcome for check in permit.checks if check.condition == condition.name] == ["HOLDS"]
+    assert [check.condition for check in permit.checks] == [*ALWAYS, *(each.name for each in Condition)]
 
 
 @pytest.mark.parametrize(("condition", "value"), cases(2))
 def test_one_step_outside_each_condition_is_refused(condition: Condition, value: Any) -> None:
     """What is just beyond a condition is refused, with the condition's name and its code."""
     wrong = refusal(lambda: ask(condition, value))
-    wanted = "AUTONOMY_EXCEEDED" if condition is Condition.MAX_AUTONOMY else "CONDITION_NOT_MET"
-    assert (wrong.code, wrong.condition) == (wanted, condition.name)
+    assert (wrong.code, wrong.condition) == (CODE.get(condition, "CONDITION_NOT_MET"), condition.name)
 
 
 @pytest.mark.parametrize(("condition", "value"), cases(3))
@@ -117,11 +148,19 @@ def test_an_unknown_attribute_is_refused(condition: Condition, value: Any) -> No
     assert (wrong.code, wrong.condition) == ("ATTRIBUTE_UNKNOWN", condition.name)
 
 
-@pytest.mark.parametrize("condition", [Condition.MANUFACTURER, Condition.SITE])
-def test_the_literal_any_still_wants_a_value(condition: Condition) -> None:
+@pytest.mark.parametrize(
+    ("condition", "value"),
+    [
+        (Condition.MANUFACTURER, "whatever"),
+        (Condition.SITE, "whatever"),
+        (Condition.CARE_SETTING, "PE"),
+        (Condition.READING_MODE, "triage"),
+    ],
+)
+def test_the_literal_any_still_wants_a_value(condition: Condition, value: str) -> None:
     """The literal "*" allows any known value, and does not allow an unknown one."""
     approval = REVIEWER.approve(conditions={condition.value: ["*"]})
-    decide_live(request(**{condition.value: "whatever"}), [approval], DURING)
+    decide_live(request(**{condition.value: value}), [approval], DURING)
     wrong = refusal(lambda: decide_live(request(**{condition.value: None}), [approval], DURING))
     assert wrong.code == "ATTRIBUTE_UNKNOWN"
 
@@ -136,9 +175,10 @@ bounds = st.tuples(st.integers(0, 150), st.integers(0, 150)).map(lambda pair: (m
 @given(bounds=bounds, age=ages)
 def test_age_is_compared_in_completed_years(bounds: tuple[int, int], age: float) -> None:
     """For any bounds and age: permitted exactly if the completed years lie within the bounds."""
-    approval = REVIEWER.approve(conditions={"age_years": list(bounds)})
+    approval = REVIEWER.approve(conditions={"age_years": list(bounds), "require": ["minors:R-1"]})
     inside = bounds[0] <= int(age) <= bounds[1]
-    assert answer(request(age_years=age), approval) == (None if inside else ("CONDITION_NOT_MET", "AGE_YEARS"))
+    asked = request(age_years=age, evidence=frozenset({"minors:R-1"}))
+    assert answer(asked, approval) == (None if inside else ("CONDITION_NOT_MET", "AGE_YEARS"))
 
 
 @settings(deadline=None)
@@ -172,7 +212,7 @@ def test_lists_permit_their_members_and_nobody_else(condition: Condition, listed
 @pytest.mark.parametrize("asked", AUTONOMY_LEVELS)
 def test_autonomy_levels_are_ordered(allowed: str, asked: str) -> None:
     """A level includes those below it, and none above it."""
-    approval = REVIEWER.approve(conditions={"max_autonomy": allowed})
+    approval = REVIEWER.approve(conditions={"max_autonomy": allowed}, follow_up={"days": 90, "listed": True})
     if asked <= allowed:
         assert decide_live(request(autonomy=asked), [approval], DURING).autonomy == asked
     else:
@@ -271,7 +311,7 @@ def test_the_nearest_approval_tells_the_reason() -> None:
 
 def test_two_halves_of_a_yes_are_a_no() -> None:
     """Conditions of different approvals are never added up."""
-    young = REVIEWER.approve(approval="TEST-1", conditions={"age_years": [0, 30]})
+    young = REVIEWER.approve(approval="TEST-1", conditions={"age_years": [14, 30]})
     elsewhere = REVIEWER.approve(approval="TEST-2", conditions={"site": ["other-site"]})
     assert refusal(lambda: decide_live(request(), [young, elsewhere], DURING)).code == "CONDITION_NOT_MET"
 
@@ -284,9 +324,10 @@ def test_two_halves_of_a_yes_are_a_no() -> None:
         {"call": "c0" * 15},
         {"input_digest": ""},
         {"input_digest": "sha256:" + "CD" * 32},
+        {"calls_today": -1},
     ],
 )
-def test_a_malformed_request_is_a_programming_error(changes: dict[str, str]) -> None:
+def test_a_malformed_request_is_a_programming_error(changes: dict[str, Any]) -> None:
     """A request that names no call or no input cannot even be asked."""
     with pytest.raises(RequestInvalid) as caught:
         request(**changes)
@@ -303,8 +344,9 @@ def test_a_decision_takes_microseconds() -> None:
     """The gate is no reason to go around it: the best of many decisions takes below 100 microseconds."""
     asked: Request = request()
     best = float("inf")
+    standings = in_use(APPROVAL)
     for _ in range(200):
         begin = time.perf_counter()
-        decide_live(asked, [APPROVAL], DURING)
+        decide(asked, standings, (), DURING)
         best = min(best, time.perf_counter() - begin)
     assert best < 100e-6

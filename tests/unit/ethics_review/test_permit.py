@@ -58,6 +58,8 @@ def test_a_permit_says_what_it_is_for() -> None:
     assert permit.checks == (
         Check("MODEL_DIGEST", "HOLDS", "EQUAL"),
         Check("VALIDITY", "HOLDS", "IN_FORCE"),
+        Check("STATE", "HOLDS", "LIVE"),
+        Check("STOP", "HOLDS", "NONE"),
         Check("MODALITY", "HOLDS", "MR"),
         Check("BODY_PART", "HOLDS", "BRAIN"),
         Check("AGE_YEARS", "HOLDS", "70-74"),
@@ -66,6 +68,10 @@ def test_a_permit_says_what_it_is_for() -> None:
         Check("SITE", "HOLDS", "test-site"),
         Check("SLICE_SPACING_MM", "HOLDS", "1.0"),
         Check("MAX_AUTONOMY", "HOLDS", "A1"),
+        Check("CARE_SETTING", "HOLDS", "OP"),
+        Check("READING_MODE", "HOLDS", "second_reader"),
+        Check("MAX_CALLS_DAY", "HOLDS", "BELOW 2000"),
+        Check("REQUIRE", "HOLDS", "ALL"),
     )
 
 
@@ -129,6 +135,7 @@ def test_checks_and_refusals_fit_the_audit_log() -> None:
         "approval": permit.approval,
         "policy": permit.policy,
         "autonomy": permit.autonomy,
+        "state": permit.state,
         "checks": [dataclasses.asdict(check) for check in permit.checks],
         "runtime": {},
     }
