@@ -17,6 +17,7 @@ from ethics_review.acts import Act, Switch
 from ethics_review.dossier import CIVIL_TIME, Approval, load_approval
 from ethics_review.errors import ActRefused, ApprovalError, ApprovalInvalid, ApprovalReused
 from ethics_review.life import Life, Moment
+from ethics_review.opt_out import Choice
 from ethics_review.parties import Trust
 from ethics_review.standing import Stop
 from ethics_review.states import (
@@ -36,8 +37,6 @@ from models.ref import ModelRef
 from models.strict import Malformed, parse_json
 
 DRILL: Final = Cause.DRILL.value
-OPTED_IN: Final = "OPTED_IN"
-"""The one choice of an OPT_OUT entry that lets AI be used again; any other is a no."""
 HELD: Final = frozenset({Event.SUSPEND, Event.RESTRICT, Event.REVISE, Event.REFER}) | ENDINGS
 """What takes effect even when it does not count."""
 
@@ -316,7 +315,7 @@ class Replay:
     def _opt_out(self, entry: Entry, at: Moment) -> None:
         del at
         patient = str(entry.body["patient"])
-        if entry.body["choice"] == OPTED_IN:
+        if entry.body["choice"] == Choice.WITHDRAWN:
             self.opted_out.discard(patient)
         else:
             self.opted_out.add(patient)

@@ -27,13 +27,16 @@ SOURCES: Final = (
     "acts.py",
     "dossier.py",
     "life.py",
+    "opt_out.py",
     "parties.py",
+    "questions.py",
     "replay.py",
     "snapshot.py",
     "standing.py",
     "states.py",
     "terms.py",
     "trust.py",
+    "vocabulary.py",
 )
 """Everything that decides what a replay ends in."""
 

@@ -18,6 +18,7 @@ from ethics_review.states import IN_USE, NONE, ROWS, Cause, Event
 from models.library import Installed, Library
 from models.ref import ModelRef
 from service import wire
+from service.commands.opt_out import opt_out
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
 
@@ -31,6 +32,7 @@ WARN_DAYS = (7, 30, 90)
 app = typer.Typer(
     no_args_is_help=True, help="The life of a model's dossier: draft, sign, import, see, stop, suspend, resume, retire."
 )
+app.command("opt-out")(opt_out)
 
 
 @app.command()
@@ -328,7 +330,7 @@ def _row(approval: Approval) -> dict[str, Any]:
     return {
         "approval": approval.id,
         "reviewer": approval.reviewer_org,
-        "key": approval.signer,
+        "key": ", ".join(approval.signers),
         "model": f"{approval.model.name} {approval.model.version}",
         "digest": approval.model.digest[:19],
         "valid": f"{approval.valid_from} to {approval.valid_to}",

@@ -32,6 +32,7 @@ from service.store import Run
 from tests.simulators import series, small_model, tiny_model
 from tests.simulators.pacs import FakePacs
 from tests.simulators.parties import Case, Parties
+from tests.simulators.reviewer import TERMS
 
 AE = "ZHIYING"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -154,6 +155,8 @@ to = "pacs"
 quiet_s = {self._quiet_s}
 [review]
 trust = {json.dumps(str(self.root / "trust.policy"))}
+care_setting = "OP"
+reading_mode = "second_reader"
 {"" if self._database is None else f"[database]{chr(10)}url = {json.dumps(self._database)}"}
 {self._more}
 """,
@@ -172,6 +175,7 @@ trust = {json.dumps(str(self.root / "trust.policy"))}
             "reviewer_org": "test-review-centre",
             "model": {"name": ref.name, "version": ref.version, "digest": ref.digest},
             "valid": {"from": "2020-01-01", "to": "2099-12-31"},
+            **TERMS,
             "conditions": {
                 "modality": ["MR"],
                 "body_part": ["BRAIN"],
@@ -181,6 +185,10 @@ trust = {json.dumps(str(self.root / "trust.policy"))}
                 "site": ["test-site"],
                 "slice_spacing_mm": ["0.5", "2.0"],
                 "max_autonomy": "A1",
+                "care_setting": ["*"],
+                "reading_mode": ["second_reader"],
+                "max_calls_day": 2000,
+                "require": ["opt_out_check"],
             }
             | conditions,
         }

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from audit.entry import canonical
 from audit.errors import EntryInvalid
 from audit.note import Signer
-from ethics_review.dossier import HEADER, draft_approval, load_approval
+from audit.schema import NOTE_CHARS_MAX
+from ethics_review.dossier import HEADER, Limits, draft_approval, load_approval
 from ethics_review.errors import ApprovalError, ApprovalForged, ApprovalInvalid, ApprovalUntrusted
 from ethics_review.vocabulary import Condition
-from tests.simulators.reviewer import MODEL, Reviewer, fields
+from models.codes import AUTONOMY_LEVELS
+from tests.simulators.reviewer import MODEL, TERMS, Reviewer, fields
 
 REVIEWER = Reviewer()
 NOTE = REVIEWER.note()
@@ -32,6 +34,11 @@ def paths(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | 
     for key, item in inner:
         yield (*path, key)
         yield from paths(item, (*path, key))
+
+
+def dotted(path: tuple[str | int, ...]) -> str:
+    """A path as errors write it: acceptance[0].metric."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
 
 
 def parent(document: Any, path: tuple[str | int, ...]) -> Any:
@@ -54,7 +61,13 @@ def test_an_approval_is_read_as_signed() -> None:
     assert (conditions.age_years, conditions.slice_spacing_mm) == ((18, 120), (0.5, 2.0))
     assert (conditions.manufacturer, conditions.site) == (("UIH", "SIEMENS HEALTHINEERS"), ("test-site",))
     assert conditions.max_autonomy == "A1"
-    assert approval.signer == REVIEWER.verifier.name
+    assert (conditions.care_setting, conditions.reading_mode) == (("IP", "OP"), ("second_reader",))
+    assert (conditions.max_calls_day, conditions.require) == (2000, ("opt_out_check", "pia:PIA-2026-03"))
+    assert (approval.submission, approval.on_breach) == ("sha256:" + "5b" * 32, "RESTRICT")
+    assert (approval.follow_up_days, approval.listed) == (365, False)
+    assert approval.monitor == TERMS["monitor"]
+    assert list(approval.acceptance) == TERMS["acceptance"]
+    assert approval.signers == (REVIEWER.verifier.name,)
     assert approval.note_digest == "sha256:" + hashlib.sha256(NOTE.encode()).hexdigest()
 
 
@@ -140,7 +153,8 @@ def test_what_is_no_signed_note_is_refused(note: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "zhiying-approval/2\n{}\n",
+        "zhiying-approval/1\n{}\n",
+        draft_approval(fields()).replace("/2\n", "/1\n", 1),
         "{}\n",
         f"{HEADER}\n\n",
         f"{HEADER}\n[]\n",
@@ -149,7 +163,7 @@ def test_what_is_no_signed_note_is_refused(note: str) -> None:
         draft_approval(fields()) + "{}\n",
         draft_approval(fields()).replace('","', '", "', 1),
         f"{HEADER}\n{json.dumps(fields(), ensure_ascii=False, indent=1)}\n",
-        f"{HEADER}\n{json.dumps(fields(), sort_keys=True, separators=(',', ':'))}\n",
+        f"{HEADER}\n{json.dumps(fields(criteria_set='审查/1'), sort_keys=True, separators=(',', ':'))}\n",
         draft_approval(fields()).replace('"A1"', '"A0","max_autonomy":"A1"'),
         f"{HEADER}\n" + "[" * 100_000 + "\n",
     ],
@@ -182,17 +196,18 @@ def test_a_missing_key_is_refused(path: tuple[str | int, ...]) -> None:
     """Every key must be there, every condition above all: there is no silent "any"."""
     document = fields()
     del parent(document, path)[path[-1]]
-    assert refused_at(document) == ".".join(str(key) for key in path)
+    assert refused_at(document) == dotted(path)
 
 
 @pytest.mark.parametrize(
-    "path", [("x",), ("model", "x"), ("valid", "x"), ("conditions", "x"), ("conditions", "care_setting")]
+    "path",
+    [("x",), *((key, "x") for key in ("model", "valid", "follow_up", "conditions", "monitor")), ("acceptance", 0, "x")],
 )
-def test_an_unknown_key_is_refused(path: tuple[str, ...]) -> None:
+def test_an_unknown_key_is_refused(path: tuple[str | int, ...]) -> None:
     """A condition that this version does not know is one that it would not keep."""
     document = fields()
     parent(document, path)[path[-1]] = "x"
-    assert refused_at(document) == ".".join(path)
+    assert refused_at(document) == dotted(path)
 
 
 @settings(deadline=None)
@@ -206,7 +221,9 @@ def test_a_value_of_the_wrong_kind_is_refused(path: tuple[str | int, ...], value
     """Whichever value is replaced by one of another kind, the approval is refused."""
     document = fields()
     was = parent(document, path)[path[-1]]
-    if isinstance(was, int) and isinstance(value, int) and not isinstance(value, bool):
+    same_kind = type(was) is type(value) and isinstance(was, int)
+    may_be_nothing = (path[-1] == "require" and value == []) or (path[-1] == "subgroup" and value is None)
+    if same_kind or (was is None and value is None) or may_be_nothing:
         return
     parent(document, path)[path[-1]] = value
     assert refused_at(document)
@@ -228,7 +245,17 @@ def test_a_value_of_the_wrong_kind_is_refused(path: tuple[str | int, ...], value
         ("slice_spacing_mm", ["0.5", "2.001"]), ("slice_spacing_mm", ["0.5", "1e1"]),
         ("slice_spacing_mm", ["00.5", "1"]),
         ("slice_spacing_mm", ["0.5", "１"]), ("slice_spacing_mm", ["0.5", "nan"]), ("slice_spacing_mm", ["-1", "1"]),
-        ("max_autonomy", "*"), ("max_autonomy", "A5"), ("max_autonomy", "a1"), ("max_autonomy", ["A1"]),
+        ("max_autonomy", "*"), ("max_autonomy", "A5"), ("care_setting", ["ICU"]),
+        ("care_setting", ["*", "IP"]), ("care_setting", ["ip"]),
+        ("care_setting", []), ("reading_mode", ["second reader"]), ("reading_mode", ["*", "triage"]),
+        ("reading_mode", "*"),
+        ("max_calls_day", 0), ("max_calls_day", 100_000), ("max_calls_day", -1), ("max_calls_day", "10"),
+        ("max_calls_day", [10]), ("require", ["opt_out"]), ("require", ["opt_out_check "]),
+        ("require", ["OPT_OUT_CHECK"]),
+        ("require", ["pia:"]), ("require", ["pia: x"]), ("require", ["pia:x y"]), ("require", ["minors:"]),
+        ("require", ["registration:"]), ("require", ["registration:国械注准"]), ("require", ["registration:张三 1"]),
+        ("require", ["notice:1"]), ("require", ["*"]), ("require", ["pia:a", "pia:a"]), ("require", "opt_out_check"),
+        ("require", ["pia:" + "x" * 49]), ("require", [None]), ("max_autonomy", "a1"), ("max_autonomy", ["A1"]),
     ],
 )  # fmt: skip
 def test_a_condition_that_is_not_plain_is_refused(key: str, value: Any) -> None:
@@ -241,6 +268,10 @@ def test_a_condition_that_is_not_plain_is_refused(key: str, value: Any) -> None:
     [
         {"approval": "a b"}, {"approval": ""}, {"approval": "x" * 65}, {"approval": "../x"},
         {"approval": "1.2.3.4.5.6"},
+        {"submission": "sha256:00"}, {"submission": "sha256:" + "5B" * 32}, {"on_breach": "ALERT"}, {"on_breach": ""},
+        {"follow_up": {"days": 0, "listed": False}}, {"follow_up": {"days": 366, "listed": False}},
+        {"follow_up": {"days": 183, "listed": True}}, {"follow_up": {"days": 1, "listed": 0}},
+        {"follow_up": {"days": True, "listed": True}}, {"follow_up": {"days": "90", "listed": True}},
         {"criteria_set": "x" * 65}, {"reviewer_org": "a\nb"}, {"reviewer_org": "a\u200b"},
         {"valid": {"from": "2026-12-02", "to": "2026-12-01"}}, {"valid": {"from": "2026-12-1", "to": "2026-12-31"}},
         {"valid": {"from": "2026-02-29", "to": "2026-12-31"}}, {"valid": {"from": "20261201", "to": "20261231"}},
@@ -274,7 +305,7 @@ def test_a_second_signature_by_a_stranger_changes_nothing_but_the_note() -> None
     stranger = Signer.generate("stranger.example/key")
     line = stranger.sign(draft_approval(fields())).rsplit("\n", 2)[1]
     approval = load_approval(f"{NOTE}{line}\n", TRUSTED)
-    assert approval.signer == REVIEWER.verifier.name
+    assert approval.signers == (REVIEWER.verifier.name,)
 
 
 def test_a_false_signature_beside_a_true_one_is_a_forgery() -> None:
@@ -300,3 +331,126 @@ def test_fields_are_not_changed_by_drafting() -> None:
     draft_approval(document)
     assert document == before
     assert set(document["conditions"]) == {condition.value for condition in Condition}
+
+
+@pytest.mark.parametrize(
+    ("under", "begins", "rule", "loads"),
+    [
+        (14, 14, False, True), (14, 13, False, False), (14, 13, True, True), (14, 0, False, False),
+        (14, 0, True, True), (18, 17, False, False), (18, 18, False, True), (0, 0, False, True),
+    ],
+)  # fmt: skip
+def test_ages_that_begin_among_minors_want_a_rule_for_them(under: int, begins: int, rule: bool, loads: bool) -> None:
+    """Below the policy's age an approval names a special rule, or is not loadable; the age is the policy's."""
+    limits = Limits(minors_under=under)
+    document = fields(conditions={"age_years": [begins, 120], "require": ["minors:R-1"] if rule else []})
+    if loads:
+        text = draft_approval(document, limits)
+        conditions = load_approval(REVIEWER.signer.sign(text), TRUSTED, limits).conditions
+        assert (conditions.minors_under, conditions.age_years) == (under, (begins, 120))
+    else:
+        with pytest.raises(ApprovalInvalid) as caught:
+            draft_approval(document, limits)
+        assert caught.value.where == "conditions.require"
+
+
+@pytest.mark.parametrize("level", AUTONOMY_LEVELS)
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_acts_without_a_physician_is_listed(level: str, listed: bool) -> None:
+    """From A3 on an approval is loadable only where it says that it is on the list of what experts re-review."""
+    document = fields(conditions={"max_autonomy": level}, follow_up={"days": 90, "listed": listed})
+    if listed or level < "A3":
+        assert draft_approval(document)
+    else:
+        assert refused_at(document) == "follow_up.listed"
+
+
+def test_the_longest_follow_up_is_the_policys() -> None:
+    """How long until a review comes from the site's policy, not from the reviewer."""
+    limits = Limits(follow_up_days=30, follow_up_days_listed=10)
+    for days, listed, loads in ((30, False, True), (31, False, False), (10, True, True), (11, True, False)):
+        document = fields(follow_up={"days": days, "listed": listed})
+        if loads:
+            assert draft_approval(document, limits)
+        else:
+            with pytest.raises(ApprovalInvalid):
+                draft_approval(document, limits)
+
+
+def test_all_trusted_signers_are_named() -> None:
+    """Two reviewers signed: both are named, in the note's order, and a stranger is not."""
+    second, stranger = (Reviewer(Signer.generate(name)) for name in ("second.example/key", "stranger.example/key"))
+    text = draft_approval(fields())
+    lines = "".join(one.signer.sign(text).rpartition("\n\n")[2] for one in (REVIEWER, stranger, second))
+    note = f"{text}\n{lines}"
+    both = (REVIEWER.verifier.name, second.verifier.name)
+    assert load_approval(note, (second.verifier, REVIEWER.verifier)).signers == both
+    assert load_approval(note, (second.verifier,)).signers == both[1:]
+
+
+def test_a_note_too_long_for_the_log_is_refused_when_loaded() -> None:
+    """A note with so many signatures that no entry takes it is no approval; a panel's fit beside the longest text."""
+    strangers = [Signer.generate(f"stranger-{number}.example/key") for number in range(40)]
+    vendors = [f"VENDOR {number} ".ljust(64, "X") for number in range(155)]
+    text = draft_approval(fields(conditions={"manufacturer": vendors}))
+    assert len(text) > 11_500
+    for count in (7, 40):
+        note = REVIEWER.signer.sign(text) + "".join(one.sign(text).rpartition("\n\n")[2] for one in strangers[:count])
+        if count == 7:
+            assert load_approval(note, TRUSTED)
+            continue
+        assert len(note) > NOTE_CHARS_MAX
+        with pytest.raises(ApprovalInvalid):
+            load_approval(note, TRUSTED)
+
+
+WORDS = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ_", min_size=1, max_size=16)
+TOKENS = ("opt_out_check", "pia:P-1", "minors:M-1", "registration:国械注准20253210001", "pia:", "x")
+
+
+@settings(deadline=None)
+@given(
+    words=st.lists(WORDS, min_size=1, max_size=5, unique=True),
+    ages=st.tuples(st.integers(-1, 151), st.integers(0, 150)),
+    calls=st.integers(0, 100_000),
+    days=st.integers(0, 366),
+    require=st.lists(st.sampled_from(TOKENS), max_size=4),
+    n=st.integers(0, 40),
+    most=st.one_of(st.none(), st.decimals(-1, 1, places=3).map(str)),
+)
+def test_whatever_is_loaded_gives_the_same_bytes_again(
+    words: list[str], ages: tuple[int, int], calls: int, days: int, require: list[str], n: int, most: str | None
+) -> None:
+    """For any document: it is refused, or its text, made again from what was read, is what was signed."""
+    conditions = {
+        "modality": words,
+        "age_years": [min(ages), max(ages)],
+        "max_calls_day": calls,
+        "require": require,
+    }
+    bound = {"metric": "AUC", "subgroup": None, "n": n, "at_least": "-0.5", "at_most": most}
+    document = fields(conditions=conditions, follow_up={"days": days, "listed": days < 183}, acceptance=[bound])
+    line = canonical(document).decode()
+    try:
+        approval = load_approval(REVIEWER.signer.sign(f"{HEADER}\n{line}\n"), TRUSTED)
+    except ApprovalInvalid:
+        with pytest.raises(ApprovalInvalid):
+            draft_approval(document)
+        return
+    read = {key: getattr(approval.conditions, key) for key in document["conditions"]}
+    again = {
+        "approval": approval.id,
+        "criteria_set": approval.criteria_set,
+        "model": {name: getattr(approval.model, name) for name in ("name", "version", "digest")},
+        "reviewer_org": approval.reviewer_org,
+        "submission": approval.submission,
+        "valid": {"from": str(approval.valid_from), "to": str(approval.valid_to)},
+        "follow_up": {"days": approval.follow_up_days, "listed": approval.listed},
+        # Spacings are the one thing that is a number once it is read.
+        "conditions": {key: list(value) if isinstance(value, tuple) else value for key, value in read.items()}
+        | {"slice_spacing_mm": [str(one) for one in approval.conditions.slice_spacing_mm]},
+        "monitor": dict(approval.monitor),
+        "acceptance": [dict(bound) for bound in approval.acceptance],
+        "on_breach": approval.on_breach,
+    }
+    assert canonical(again).decode() == line

@@ -17,7 +17,7 @@ from ethics_review.permit import Permit
 from ethics_review.vocabulary import Condition
 from models.codes import AUTONOMY_LEVELS
 from models.ref import ModelRef
-from tests.simulators.reviewer import DURING, MODEL, Reviewer, request
+from tests.simulators.reviewer import DURING, MODEL, Reviewer, decide_live, in_use, request
 
 REVIEWER = Reviewer()
 
@@ -25,11 +25,17 @@ REVIEWER = Reviewer()
 APPROVAL = REVIEWER.approve()
 
 
+ALWAYS = ("MODEL_DIGEST", "VALIDITY", "STATE", "STOP")
+
+
 LAST_INSTANT = datetime(2027, 5, 31, 15, 59, 59, 999999, tzinfo=UTC)
 """One microsecond before the midnight in UTC+8 that ends 2027-05-31."""
 
 
 FIRST_INSTANT = datetime(2026, 11, 30, 16, 0, tzinfo=UTC)
+
+
+REGISTRATION = "registration:国械注准20253210001"
 
 
 # Per condition: an approval's value, requests just inside it, requests just outside it, requests that do not say.
@@ -57,16 +63,40 @@ STEPS: dict[Condition, tuple[Any, list[Any], list[Any], list[Any]]] = {
         [None, 0.0, -1.0, 0.001, float("nan"), float("inf"), 1e9],
     ),
     Condition.MAX_AUTONOMY: ("A2", ["A0", "A1", "A2"], ["A3", "A4"], ["", "A5", "a1", "*", "A"]),
+    Condition.CARE_SETTING: (["IP", "OP"], ["IP", "OP"], ["ED", "PE"], [None, "", "ip", "ICU", "*"]),
+    Condition.READING_MODE: (
+        ["second_reader"],
+        ["second_reader"],
+        ["concurrent", "first_reader", "triage"],
+        [None, "", "SECOND_READER", "*"],
+    ),
+    Condition.MAX_CALLS_DAY: (2000, [0, 1999], [2000, 2001, 99_999, 10**9], []),
+    Condition.REQUIRE: (
+        ["pia:P-1", "registration:国械注准20253210001"],
+        [frozenset({"pia:P-1", "registration:国械注准20253210001"}), frozenset({"pia:P-1", "x"} | {REGISTRATION})],
+        [frozenset(), frozenset({"pia:P-1"}), frozenset({REGISTRATION, "pia:p-1", "pia:P-2"})],
+        [],
+    ),
 }
 
 
-REQUEST_FIELD = {Condition.MAX_AUTONOMY: "autonomy"}
+REQUEST_FIELD = {
+    Condition.MAX_AUTONOMY: "autonomy",
+    Condition.MAX_CALLS_DAY: "calls_today",
+    Condition.REQUIRE: "evidence",
+}
+CODE = {
+    Condition.MAX_AUTONOMY: "AUTONOMY_EXCEEDED",
+    Condition.MAX_CALLS_DAY: "CALLS_EXHAUSTED",
+    Condition.REQUIRE: "REQUIREMENT_NOT_MET",
+}
+"""Where it is not CONDITION_NOT_MET."""
 
 
 def ask(condition: Condition, value: Any) -> Permit:
     """Ask for `value` of an approval that allows STEPS' value of this one condition."""
     approval = REVIEWER.approve(conditions={condition.value: STEPS[condition][0]})
-    return decide(request(**{REQUEST_FIELD.get(condition, condition.value): value}), [approval], DURING)
+    return decide_live(request(**{REQUEST_FIELD.get(condition, condition.value): value}), [approval], DURING)
 
 
 def refusal(action: Callable[[], object]) -> Refused:
@@ -79,7 +109,7 @@ def refusal(action: Callable[[], object]) -> Refused:
 def answer(asked: Request, approval: Approval) -> tuple[str, str | None] | None:
     """None if `asked` is permitted, else the refusal's code and condition."""
     try:
-        decide(asked, [approval], DURING)
+        decide_live(asked, [approval], DURING)
     except Refused as wrong:
         return wrong.code, wrong.condition
     return None
@@ -93,6 +123,7 @@ def cases(column: int) -> list[tuple[Condition, Any]]:
 def test_every_condition_of_the_vocabulary_has_its_check_and_its_steps_here() -> None:
     """A condition that is added to the vocabulary must be checked by the gate, and tried by this file."""
     assert set(EVALUATORS) == set(Condition) == set(STEPS)
+    assert all(inside and outside for _, inside, outside, _ in STEPS.values())
 
 
 @pytest.mark.parametrize(("condition", "value"), cases(1))
@@ -100,14 +131,14 @@ def test_one_step_inside_each_condition_is_permitted(condition: Condition, value
     """What a condition allows, up to its very edge, is permitted, and the check is written down."""
     permit = ask(condition, value)
     assert [check.outcome for check in permit.checks if check.condition == condition.name] == ["HOLDS"]
+    assert [check.condition for check in permit.checks] == [*ALWAYS, *(each.name for each in Condition)]
 
 
 @pytest.mark.parametrize(("condition", "value"), cases(2))
 def test_one_step_outside_each_condition_is_refused(condition: Condition, value: Any) -> None:
     """What is just beyond a condition is refused, with the condition's name and its code."""
     wrong = refusal(lambda: ask(condition, value))
-    wanted = "AUTONOMY_EXCEEDED" if condition is Condition.MAX_AUTONOMY else "CONDITION_NOT_MET"
-    assert (wrong.code, wrong.condition) == (wanted, condition.name)
+    assert (wrong.code, wrong.condition) == (CODE.get(condition, "CONDITION_NOT_MET"), condition.name)
 
 
 @pytest.mark.parametrize(("condition", "value"), cases(3))
@@ -117,12 +148,20 @@ def test_an_unknown_attribute_is_refused(condition: Condition, value: Any) -> No
     assert (wrong.code, wrong.condition) == ("ATTRIBUTE_UNKNOWN", condition.name)
 
 
-@pytest.mark.parametrize("condition", [Condition.MANUFACTURER, Condition.SITE])
-def test_the_literal_any_still_wants_a_value(condition: Condition) -> None:
+@pytest.mark.parametrize(
+    ("condition", "value"),
+    [
+        (Condition.MANUFACTURER, "whatever"),
+        (Condition.SITE, "whatever"),
+        (Condition.CARE_SETTING, "PE"),
+        (Condition.READING_MODE, "triage"),
+    ],
+)
+def test_the_literal_any_still_wants_a_value(condition: Condition, value: str) -> None:
     """The literal "*" allows any known value, and does not allow an unknown one."""
     approval = REVIEWER.approve(conditions={condition.value: ["*"]})
-    decide(request(**{condition.value: "whatever"}), [approval], DURING)
-    wrong = refusal(lambda: decide(request(**{condition.value: None}), [approval], DURING))
+    decide_live(request(**{condition.value: value}), [approval], DURING)
+    wrong = refusal(lambda: decide_live(request(**{condition.value: None}), [approval], DURING))
     assert wrong.code == "ATTRIBUTE_UNKNOWN"
 
 
@@ -136,9 +175,10 @@ bounds = st.tuples(st.integers(0, 150), st.integers(0, 150)).map(lambda pair: (m
 @given(bounds=bounds, age=ages)
 def test_age_is_compared_in_completed_years(bounds: tuple[int, int], age: float) -> None:
     """For any bounds and age: permitted exactly if the completed years lie within the bounds."""
-    approval = REVIEWER.approve(conditions={"age_years": list(bounds)})
+    approval = REVIEWER.approve(conditions={"age_years": list(bounds), "require": ["minors:R-1"]})
     inside = bounds[0] <= int(age) <= bounds[1]
-    assert answer(request(age_years=age), approval) == (None if inside else ("CONDITION_NOT_MET", "AGE_YEARS"))
+    asked = request(age_years=age, evidence=frozenset({"minors:R-1"}))
+    assert answer(asked, approval) == (None if inside else ("CONDITION_NOT_MET", "AGE_YEARS"))
 
 
 @settings(deadline=None)
@@ -172,19 +212,19 @@ def test_lists_permit_their_members_and_nobody_else(condition: Condition, listed
 @pytest.mark.parametrize("asked", AUTONOMY_LEVELS)
 def test_autonomy_levels_are_ordered(allowed: str, asked: str) -> None:
     """A level includes those below it, and none above it."""
-    approval = REVIEWER.approve(conditions={"max_autonomy": allowed})
+    approval = REVIEWER.approve(conditions={"max_autonomy": allowed}, follow_up={"days": 90, "listed": True})
     if asked <= allowed:
-        assert decide(request(autonomy=asked), [approval], DURING).autonomy == asked
+        assert decide_live(request(autonomy=asked), [approval], DURING).autonomy == asked
     else:
-        wrong = refusal(lambda: decide(request(autonomy=asked), [approval], DURING))
+        wrong = refusal(lambda: decide_live(request(autonomy=asked), [approval], DURING))
         assert (wrong.code, wrong.condition, wrong.observed) == ("AUTONOMY_EXCEEDED", "MAX_AUTONOMY", asked)
 
 
 def test_without_approvals_the_answer_is_no() -> None:
     """The default is refusal; an approval of another model does not count."""
-    assert refusal(lambda: decide(request(), [], DURING)).code == "NO_APPROVAL"
+    assert refusal(lambda: decide_live(request(), [], DURING)).code == "NO_APPROVAL"
     other = REVIEWER.approve(ModelRef("other-model", "1.0", MODEL.digest))
-    wrong = refusal(lambda: decide(request(), [other], DURING))
+    wrong = refusal(lambda: decide_live(request(), [other], DURING))
     assert (wrong.code, wrong.condition, wrong.observed, wrong.approval) == ("NO_APPROVAL", None, None, None)
 
 
@@ -194,21 +234,21 @@ def test_without_approvals_the_answer_is_no() -> None:
 )
 def test_other_bytes_or_another_version_are_not_the_approved_model(model: ModelRef) -> None:
     """An approval holds for one exact digest and version."""
-    wrong = refusal(lambda: decide(request(model=model), [APPROVAL], DURING))
+    wrong = refusal(lambda: decide_live(request(model=model), [APPROVAL], DURING))
     assert (wrong.code, wrong.condition) == ("MODEL_DIGEST_MISMATCH", "MODEL_DIGEST")
 
 
 def test_validity_ends_at_midnight_utc_plus_8() -> None:
     """The last day counts whole, in civil time of China; the first microsecond after it is refused."""
-    assert decide(request(), [APPROVAL], LAST_INSTANT).expires_at == LAST_INSTANT + timedelta(microseconds=1)
-    wrong = refusal(lambda: decide(request(), [APPROVAL], LAST_INSTANT + timedelta(microseconds=1)))
+    assert decide_live(request(), [APPROVAL], LAST_INSTANT).expires_at == LAST_INSTANT + timedelta(microseconds=1)
+    wrong = refusal(lambda: decide_live(request(), [APPROVAL], LAST_INSTANT + timedelta(microseconds=1)))
     assert (wrong.code, wrong.condition) == ("APPROVAL_EXPIRED", "VALIDITY")
 
 
 def test_validity_begins_at_midnight_utc_plus_8() -> None:
     """The first day counts whole; the microsecond before it is refused."""
-    assert decide(request(), [APPROVAL], FIRST_INSTANT).issued_at == FIRST_INSTANT
-    wrong = refusal(lambda: decide(request(), [APPROVAL], FIRST_INSTANT - timedelta(microseconds=1)))
+    assert decide_live(request(), [APPROVAL], FIRST_INSTANT).issued_at == FIRST_INSTANT
+    wrong = refusal(lambda: decide_live(request(), [APPROVAL], FIRST_INSTANT - timedelta(microseconds=1)))
     assert (wrong.code, wrong.condition) == ("APPROVAL_NOT_YET_VALID", "VALIDITY")
 
 
@@ -216,31 +256,31 @@ def test_validity_begins_at_midnight_utc_plus_8() -> None:
 def test_the_zone_of_the_clock_does_not_matter(hours: int) -> None:
     """The same instant in any zone gets the same answer."""
     zone = timezone(timedelta(hours=hours))
-    decide(request(), [APPROVAL], LAST_INSTANT.astimezone(zone))
+    decide_live(request(), [APPROVAL], LAST_INSTANT.astimezone(zone))
     after = (LAST_INSTANT + timedelta(microseconds=1)).astimezone(zone)
-    assert refusal(lambda: decide(request(), [APPROVAL], after)).code == "APPROVAL_EXPIRED"
+    assert refusal(lambda: decide_live(request(), [APPROVAL], after)).code == "APPROVAL_EXPIRED"
 
 
 def test_a_clock_set_back_does_not_revive_an_approval() -> None:
     """What the log has seen expire stays expired, whatever the clock says afterwards."""
     expired = LAST_INSTANT + timedelta(microseconds=1)
     for back in (timedelta(microseconds=1), timedelta(hours=3), timedelta(days=90)):
-        wrong = refusal(lambda back=back: decide(request(), [APPROVAL], expired - back, latest_known=expired))
+        wrong = refusal(lambda back=back: decide_live(request(), [APPROVAL], expired - back, latest_known=expired))
         assert wrong.code == "APPROVAL_EXPIRED"
 
 
 def test_a_future_log_does_not_begin_an_approval_early() -> None:
     """The latest known time may end an approval, and never begins one."""
     before = FIRST_INSTANT - timedelta(seconds=1)
-    wrong = refusal(lambda: decide(request(), [APPROVAL], before, latest_known=DURING))
+    wrong = refusal(lambda: decide_live(request(), [APPROVAL], before, latest_known=DURING))
     assert wrong.code == "APPROVAL_NOT_YET_VALID"
 
 
 def test_of_several_satisfied_approvals_the_first_by_id_decides() -> None:
     """Which approval is named does not depend on the order in which they come."""
     one, two = REVIEWER.approve(approval="TEST-1"), REVIEWER.approve(approval="TEST-2")
-    assert decide(request(), [two, one], DURING).approval == "TEST-1"
-    assert decide(request(), [one, two], DURING).approval == "TEST-1"
+    assert decide_live(request(), [two, one], DURING).approval == "TEST-1"
+    assert decide_live(request(), [one, two], DURING).approval == "TEST-1"
 
 
 def test_one_satisfied_approval_is_enough() -> None:
@@ -248,7 +288,7 @@ def test_one_satisfied_approval_is_enough() -> None:
     expired = REVIEWER.approve(approval="TEST-0", valid={"from": "2020-01-01", "to": "2020-12-31"})
     narrow = REVIEWER.approve(approval="TEST-1", conditions={"sex": ["M"]})
     wide = REVIEWER.approve(approval="TEST-2")
-    assert decide(request(), [expired, narrow, wide], DURING).approval == "TEST-2"
+    assert decide_live(request(), [expired, narrow, wide], DURING).approval == "TEST-2"
 
 
 def test_the_nearest_approval_tells_the_reason() -> None:
@@ -265,15 +305,15 @@ def test_the_nearest_approval_tells_the_reason() -> None:
         (one_off, "CONDITION_NOT_MET"),
     ):
         found.append(approval)
-        wrong = refusal(lambda: decide(request(), found, DURING))
+        wrong = refusal(lambda: decide_live(request(), found, DURING))
         assert (wrong.code, wrong.approval) == (code, approval.id)
 
 
 def test_two_halves_of_a_yes_are_a_no() -> None:
     """Conditions of different approvals are never added up."""
-    young = REVIEWER.approve(approval="TEST-1", conditions={"age_years": [0, 30]})
+    young = REVIEWER.approve(approval="TEST-1", conditions={"age_years": [14, 30]})
     elsewhere = REVIEWER.approve(approval="TEST-2", conditions={"site": ["other-site"]})
-    assert refusal(lambda: decide(request(), [young, elsewhere], DURING)).code == "CONDITION_NOT_MET"
+    assert refusal(lambda: decide_live(request(), [young, elsewhere], DURING)).code == "CONDITION_NOT_MET"
 
 
 @pytest.mark.parametrize(
@@ -284,9 +324,10 @@ def test_two_halves_of_a_yes_are_a_no() -> None:
         {"call": "c0" * 15},
         {"input_digest": ""},
         {"input_digest": "sha256:" + "CD" * 32},
+        {"calls_today": -1},
     ],
 )
-def test_a_malformed_request_is_a_programming_error(changes: dict[str, str]) -> None:
+def test_a_malformed_request_is_a_programming_error(changes: dict[str, Any]) -> None:
     """A request that names no call or no input cannot even be asked."""
     with pytest.raises(RequestInvalid) as caught:
         request(**changes)
@@ -296,15 +337,16 @@ def test_a_malformed_request_is_a_programming_error(changes: dict[str, str]) -> 
 def test_a_time_without_a_zone_is_a_programming_error() -> None:
     """The gate does not guess in which zone a clock runs."""
     with pytest.raises(RequestInvalid):
-        decide(request(), [APPROVAL], DURING.replace(tzinfo=None))
+        decide_live(request(), [APPROVAL], DURING.replace(tzinfo=None))
 
 
 def test_a_decision_takes_microseconds() -> None:
     """The gate is no reason to go around it: the best of many decisions takes below 100 microseconds."""
     asked: Request = request()
     best = float("inf")
+    standings = in_use(APPROVAL)
     for _ in range(200):
         begin = time.perf_counter()
-        decide(asked, [APPROVAL], DURING)
+        decide(asked, standings, (), DURING)
         best = min(best, time.perf_counter() - begin)
     assert best < 100e-6

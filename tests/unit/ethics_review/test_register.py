@@ -60,7 +60,7 @@ def test_a_recorded_approval_is_in_force_at_once(tmp_path: Path) -> None:
         one = register(log)
         approval = one.record(REVIEWER.note())
         assert one.approvals() == (approval,)
-        assert decide(request(), one.approvals(), DURING).approval == approval.id
+        assert decide(request(), one.standings(), one.stops(), DURING).approval == approval.id
 
 
 def test_the_register_replays_from_the_log(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_an_id_is_used_once(tmp_path: Path, name: str) -> None:
         one = register(log)
         one.record(REVIEWER.note())
         with pytest.raises(ApprovalReused) as caught:
-            one.record(REVIEWER.note(approval=name, conditions={"max_autonomy": "A4", "sex": ["F", "M", "O"]}))
+            one.record(REVIEWER.note(approval=name, conditions={"max_autonomy": "A2", "sex": ["F", "M", "O"]}))
         assert caught.value.code == "APPROVAL_REUSED"
         assert [approval.conditions.max_autonomy for approval in one.approvals()] == ["A1"]
 
@@ -190,7 +190,7 @@ def test_of_two_notes_under_one_id_the_first_stays(tmp_path: Path) -> None:
     with open_log(tmp_path) as log:
         one = register(log)
         first = one.record(REVIEWER.note())
-        wider = REVIEWER.note(conditions={"max_autonomy": "A4"})
+        wider = REVIEWER.note(conditions={"max_autonomy": "A2"})
         log.append(Draft(Kind.APPROVAL, "approval:other", {"note": wider, "note_digest": "sha256:" + "0" * 64}))
         assert one.approvals() == (first,)
 

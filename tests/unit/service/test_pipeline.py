@@ -1,6 +1,7 @@
 """The story: each step logs before the next one starts, may be repeated, and ends in a code that a person can see."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ from audit.errors import AuditCorrupt
 from dicom_bridge.errors import VolumeRefused
 from dicom_bridge.ledger import OutboxUnavailable
 from dicom_bridge.validity import OutputInvalid
+from ethics_review import states as review
+from ethics_review.register import Register
+from ethics_review.standing import Standing
 from inference.errors import EngineDied, EngineTimeout, ModelFailed
 from models.errors import ModelNotFound
 from models.library import Library
 from service.errors import InputSuperseded, NothingFits
-from service.pipeline import BEFORE_THE_MODEL, Facts, Step
-from service.store import Run, State, Store
+from service.permitting import Facts
+from service.pipeline import BEFORE_THE_MODEL, Step
+from service.store import RETRYABLE, Run, State, Store
 from tests.simulators import story
 from tests.simulators.reviewer import DURING
 from tests.simulators.story import PACS, SERIES, STUDY, World, install, loaded
@@ -135,7 +140,8 @@ def test_the_intent_names_what_will_run(world: World) -> None:
     assert entry.body["runtime"] == {"device": "cpu", "torch": "2.13.0", "monai": "1.6.1"}
     assert entry.body["approval"] == "TEST-2026-0001"
     assert entry.body["autonomy"] == "A1"
-    assert len(entry.body["checks"]) == 10  # type: ignore[arg-type]
+    assert entry.body["state"] == "LIVE"
+    assert len(entry.body["checks"]) == 16  # type: ignore[arg-type]
     assert facts["intended_at"] == entry.time
     assert world.engine.inferred == 0
 
@@ -893,3 +899,112 @@ def test_the_steps_before_the_model_are_named() -> None:
     """REFUSED or FAILED is decided by the step: these three come before a voxel is seen, and no other."""
     assert {step.value for step in BEFORE_THE_MODEL} == {"ASSEMBLED", "SELECTED", "PERMITTED"}
     assert [step.value for step in story.Step][:3] == ["ASSEMBLED", "SELECTED", "PERMITTED"]
+
+
+# ---- in the shadow ---------------------------------------------------------------------------------------------------
+
+
+class Shadowed:
+    """A register whose models are in SHADOW, or in whichever state it is told next."""
+
+    def __init__(self, register: Register, state: review.State = review.State.SHADOW) -> None:
+        self._register = register
+        self.state = state
+
+    def standings(self) -> tuple[Standing, ...]:
+        """See Register."""
+        return tuple(replace(one, state=self.state) for one in self._register.standings())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._register, name)
+
+
+@pytest.fixture
+def shadow(world: World) -> Shadowed:
+    """The world's register, with its models in SHADOW."""
+    made = Shadowed(world.register)
+    world.register = made  # type: ignore[assignment]
+    return made
+
+
+@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("peer", [PACS, None])
+def test_a_shadow_run_is_made_and_logged_and_goes_nowhere(
+    world: World, shadow: Shadowed, peer: str | None, crash: bool
+) -> None:
+    """SHADOW: intent and result are in the log, the objects are kept, nothing is sent, and the run says so (I2)."""
+    world.peer = peer
+    run = world.run()
+
+    facts = world.tell(run, crash=crash)
+
+    shown = world.store.get(run.run_id)
+    assert list(dict.fromkeys(world.kinds())) == WHOLE
+    assert world.entries(Kind.CALL_INTENT)[0].body["state"] == shadow.state == "SHADOW"
+    assert (facts["ended"], shown.state, shown.code) == (State.SHADOWED, State.SHADOWED, None)
+    assert shown.outputs == world.results.written[facts["call"]][0].outputs
+    assert shown.measurements
+    assert world.outbox.batches == {}
+    assert world.reading.forgotten[-1:] == [run.run_id]
+
+
+def test_a_shadow_run_never_looks_as_if_something_were_on_its_way(world: World, shadow: Shadowed) -> None:
+    """Not even between its last steps is it WRITTEN, which reports are replaced by and dead letters are looked for."""
+    assert shadow.state == "SHADOW"
+    run = world.run()
+    facts = world.tell(run, until=Step.WRITTEN)
+    assert world.store.get(run.run_id).state is State.SHADOWED
+    world.pipeline().undelivered(facts["call"], "PEER_REFUSED")
+    assert world.store.get(run.run_id).state is State.SHADOWED
+
+
+def test_a_report_that_the_pacs_never_got_is_not_replaced(world: World, shadow: Shadowed) -> None:
+    """Late images of a study that was read in the shadow give a report without a predecessor."""
+    world.tell(world.run())
+    shadow.state = review.State.LIVE
+    facts = world.tell(world.run(digest="1"))
+    assert world.results.supersedes(facts["call"]) is None
+    assert set(world.outbox.batches) == {facts["call"]}
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(review.State.SHADOW, review.State.LIVE), (review.State.LIVE, review.State.SHADOW)],
+)
+def test_what_was_asked_twice_is_released_only_if_it_was_live_twice(
+    world: World, shadow: Shadowed, first: review.State, then: review.State
+) -> None:
+    """After a crash the gate is asked again, and may answer in another state: the closer one counts."""
+    shadow.state = first
+    run = world.run()
+    facts = world.tell(run, until=Step.PERMITTED)
+    shadow.state = then
+    pipeline = world.pipeline()
+    for step in (Step.INFERRED, Step.WRITTEN, Step.RELEASED):
+        facts = pipeline.act(step, run.run_id, facts)
+    assert world.store.get(run.run_id).state is State.SHADOWED
+    assert world.outbox.batches == {}
+
+
+def test_a_study_that_was_read_in_the_shadow_is_released_when_it_is_sent_again(world: World, shadow: Shadowed) -> None:
+    """SHADOWED is tried again: once the model is LIVE, the same call is permitted anew and goes out, unrepeated."""
+    assert State.SHADOWED in RETRYABLE
+    world.tell(world.run())
+    shadow.state = review.State.LIVE
+    facts = world.tell(world.run(2))
+    assert [entry.body["state"] for entry in world.entries(Kind.CALL_INTENT)] == ["SHADOW", "LIVE"]
+    assert world.kinds().count("CALL_RESULT") == 1
+    assert set(world.outbox.batches) == {facts["call"]}
+    assert world.engine.inferred == 1
+
+
+def test_a_suspension_between_permit_and_model_ends_the_run(world: World, shadow: Shadowed) -> None:
+    """Asked again after a crash, a gate that says no now is heard."""
+    shadow.state = review.State.LIVE
+    run = world.run()
+    facts = world.tell(run, until=Step.PERMITTED)
+    shadow.state = review.State.SUSPENDED
+    world.pipeline().act(Step.INFERRED, run.run_id, facts)
+    shown = world.store.get(run.run_id)
+    assert (shown.state, shown.code) == (State.FAILED, "SUSPENDED")
+    assert world.engine.inferred == 0
