@@ -33,8 +33,11 @@ PURE = frozenset(
         "ethics_review/gaps.py",
         "ethics_review/gate.py",
         "ethics_review/metrics.py",
+        "ethics_review/model_card.py",
         "ethics_review/monitor.py",
+        "ethics_review/papers.py",
         "ethics_review/sequential.py",
+        "ethics_review/signing.py",
     }
 )
 

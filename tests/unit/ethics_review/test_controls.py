@@ -122,5 +122,5 @@ def test_how_far_a_control_is_covered_follows_from_its_row() -> None:
 )
 def test_a_row_that_says_too_little_is_refused(text: str) -> None:
     """No code without a test, no test without code, no gap without a reason."""
-    with pytest.raises(ValueError, match="HO-1|HO-01|twice"):
+    with pytest.raises(ValueError, match=r"HO-1|HO-01|twice"):
         read(text)

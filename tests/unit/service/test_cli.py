@@ -354,15 +354,15 @@ def test_from_terms_to_an_approval_in_the_log(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("content", "code"),
     [
-        (b"{", "COMMAND_REFUSED"),
-        (b"", "COMMAND_REFUSED"),
-        (b"\xff\xfe\x00", "COMMAND_REFUSED"),
+        (b"{", "APPROVAL_INVALID"),
+        (b"", "APPROVAL_INVALID"),
+        (b"\xff\xfe\x00", "APPROVAL_INVALID"),
         (b"[]", "APPROVAL_INVALID"),
         (b"null", "APPROVAL_INVALID"),
         (b'"text"', "APPROVAL_INVALID"),
         (b"{}", "APPROVAL_INVALID"),
         (b'{"approval": NaN}', "APPROVAL_INVALID"),
-        (b"[" * 100_000, "COMMAND_REFUSED"),
+        (b"[" * 100_000, "APPROVAL_INVALID"),
     ],
     ids=["cut", "empty", "binary", "list", "null", "text", "no-keys", "nan", "deep"],
 )
