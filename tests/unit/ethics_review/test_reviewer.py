@@ -465,6 +465,16 @@ def test_terms_that_are_none_make_no_draft(desk: Path, change: dict[str, Any]) -
     assert not out.exists()
 
 
+@pytest.mark.parametrize("wrong", ['{"on_breach":"IGNORE",', '{"x":1.5,', "{" * 9999, "\ufeff{"])
+def test_terms_with_two_readings_make_no_draft(desk: Path, wrong: str) -> None:
+    """A key twice, a fraction, no end: what the reviewer reads and what is drafted could be two things."""
+    text = json.dumps(TERMS).replace("{", wrong, 1)
+    (desk / "terms.json").write_text(text, encoding="utf-8")
+    out = desk / "a.txt"
+    assert main(["approve", str(desk / "s.zip"), "--terms", str(desk / "terms.json"), "--out", str(out)]) == 1
+    assert not out.exists()
+
+
 def test_the_tool_and_the_gate_know_the_same_conditions() -> None:
     """Every condition of the product's vocabulary is one that the tool wants, too."""
     assert {condition.value for condition in vocabulary.Condition} <= set(reviewer.CONDITIONS)

@@ -302,6 +302,7 @@ def too_many(value: dict[str, Any]) -> None:
         lambda value: value["documents"]["privacy"].update(digest="md5:0"),
         lambda value: value["documents"]["privacy"].update(file="hazards.json"),
         lambda value: value["documents"]["privacy"].update(file="other.json"),
+        lambda value: value["documents"].update(copy=value["documents"]["privacy"]),
         too_many,
     ],
 )
