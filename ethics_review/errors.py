@@ -20,6 +20,8 @@ ReviewError
 |                           ACT_GUARD            something else that the log must show is not so
 +-- Refused                 see gate.py          the model may not be used for this, now
 +-- PermitForged            PERMIT_FORGED        a permit was made or copied outside the gate (us)
++-- DossierInvalid          DOSSIER_INVALID      dossier.json is not exactly what this version knows (its author)
++-- DossierIncomplete       DOSSIER_INCOMPLETE   a control goes unanswered; see `zhiying review check` (its author)
 """
 
 
@@ -121,3 +123,24 @@ class PermitForged(ReviewError):
     """A permit was made, copied or unpickled outside the gate. A programming error, or an attack."""
 
     code = "PERMIT_FORGED"
+
+
+class DossierInvalid(ReviewError):
+    """dossier.json is not exactly what this version knows; `where` names the key."""
+
+    code = "DOSSIER_INVALID"
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(f"{where}: {what}")
+        self.where = where
+        self.what = what
+
+
+class DossierIncomplete(ReviewError):
+    """A dossier that cannot be submitted; `gaps` says each control, how it stands and in which document."""
+
+    code = "DOSSIER_INCOMPLETE"
+
+    def __init__(self, gaps: tuple[str, ...]) -> None:
+        super().__init__(f"{'; '.join(gaps)}: see `zhiying review check`")
+        self.gaps = gaps

@@ -15,6 +15,9 @@ from models.errors import CodeInvalid
 DOCUMENT_BYTES_MAX: Final = 262_144
 """Bytes of a manifest, card or approval: the longest we ship is a fiftieth of it."""
 
+PROSE_MAX: Final = 20_000
+"""Characters of one text for people: a model card's longest section has a few thousand."""
+
 _INTEGER_MAX: Final = 2**53 - 1
 
 _T = TypeVar("_T")
@@ -93,6 +96,15 @@ class Fields:
     def text(self, key: str, *, longest: int = 256) -> str:
         """Printable text of 1 to `longest` characters, without space at either end."""
         return _text(self._values[key], self.path(key), longest)
+
+    def prose(self, key: str, *, fewest: int = 1) -> str:
+        """Text of several lines, PROSE_MAX characters at most; no other control characters: people read it."""
+        value = self._values[key]
+        if not isinstance(value, str) or not fewest <= len(value.strip()) or len(value) > PROSE_MAX:
+            raise Malformed(self.path(key), f"text of {fewest} to {PROSE_MAX} characters wanted")
+        if not all(character.isprintable() or character in "\n\t" for character in value):
+            raise Malformed(self.path(key), "printable text wanted")
+        return value
 
     def choice(self, key: str, allowed: Collection[str]) -> str:
         """One of `allowed`."""

@@ -10,7 +10,7 @@ import typer
 
 from dicom_bridge.peers import parse_peer
 from service import wire
-from service.commands import audit, models, outbox, pull, review, route, spool, studies, witness
+from service.commands import audit, models, outbox, pull, review_papers, route, spool, studies, witness
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
 
@@ -19,7 +19,7 @@ PRIVATE_UMASK = 0o077  # whatever the service writes, only its own user may read
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Zhiying 智影")
 app.add_typer(studies.app, name="studies")
 app.add_typer(models.app, name="models")
-app.add_typer(review.app, name="review")
+app.add_typer(review_papers.app, name="review")
 app.add_typer(audit.app, name="audit")
 app.add_typer(route.app, name="route")
 app.add_typer(outbox.app, name="outbox")

@@ -12,7 +12,7 @@ from audit.entry import Entry, JsonValue
 from audit.note import Signer
 from ethics_review import acts
 from ethics_review.acts import SERVICE, SITE, Act, Switch
-from ethics_review.dossier import Approval, draft_approval
+from ethics_review.dossier import Approval
 from ethics_review.standing import Standing
 from ethics_review.states import IN_USE, NONE, ROWS, Cause, Event
 from models.library import Installed, Library
@@ -33,43 +33,6 @@ app = typer.Typer(
     no_args_is_help=True, help="The life of a model's dossier: draft, sign, import, see, stop, suspend, resume, retire."
 )
 app.command("opt-out")(opt_out)
-
-
-@app.command()
-def keygen(
-    name: Annotated[str, typer.Option(help="Who signs: a name without spaces or '+', such as reviewer.example.org")],
-    out: Annotated[Path, typer.Option(help="Where the secret key goes; it must not exist yet.")],
-    as_json: AsJson = False,
-) -> None:
-    """Make a reviewer's key pair. The public line goes to the hospital by a way that both trust."""
-    with told():
-        if out.exists():
-            raise CommandRefused(f"{out} exists; a key is never overwritten")
-        signer = Signer.generate(name)
-        signer.save(out)
-        row = {"name": name, "secret": str(out), "public": signer.vkey}
-        show(row, as_json=as_json, title="key", rows=[row])
-        if not as_json:
-            typer.echo(signer.vkey)
-
-
-@app.command()
-def sign(
-    terms: Annotated[Path, typer.Argument(help="JSON: model, organisation, validity and every condition.")],
-    key: Annotated[Path, typer.Option(help="The reviewer's secret key.")],
-    out: Annotated[Path, typer.Option(help="The signed approval.")],
-    as_json: AsJson = False,
-) -> None:
-    """Sign an approval. Runs on the reviewer's machine; needs no service."""
-    with told():
-        try:
-            fields = json.loads(terms.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as fault:
-            raise CommandRefused(f"{terms} is not JSON: {fault}") from None
-        signer = Signer.load(key)
-        out.write_text(signer.sign(draft_approval(fields)), encoding="utf-8")
-        row = {"approval": fields.get("approval"), "signed_by": signer.vkey.split("+")[0], "file": str(out)}
-        show(row, as_json=as_json, title="signed approval", rows=[row])
 
 
 @app.command("draft")
@@ -211,18 +174,6 @@ def retire(
     with told(), wire.offline(config) as site:
         act = _act(site, _found(site, config, model), Event.RETIRE, _json(statement), reason)
         _show_entry(_signed(site, act, key), as_json=as_json)
-
-
-@app.command()
-def terms(
-    model: Annotated[str, typer.Argument(help="An installed model's name.")],
-    config: ConfigFile = None,
-) -> None:
-    """The model's identity as the approval must name it, for the reviewer's terms file."""
-    with told():
-        settings = wire.settings(config)
-        ref = Library(settings.data.folder / "models").find(model)
-        typer.echo(json.dumps({"name": ref.name, "version": ref.version, "digest": ref.digest}, indent=2))
 
 
 def _json(path: Path | None) -> dict[str, JsonValue]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 FUNCTION_LINES_MAX = 60
 MODULE_LINES_MAX = 400
-ONE_FILE = {"audit/verifier.py": 946}
+ONE_FILE = {"audit/verifier.py": 946, "ethics_review/reviewer.py": 530}
 """What must be one file, as strangers run it alone; its own budget."""
 
 # The three walls: where anything may be caught, because it is recorded there and reported upward. One handler each.
@@ -33,8 +33,11 @@ PURE = frozenset(
         "ethics_review/gaps.py",
         "ethics_review/gate.py",
         "ethics_review/metrics.py",
+        "ethics_review/model_card.py",
         "ethics_review/monitor.py",
+        "ethics_review/papers.py",
         "ethics_review/sequential.py",
+        "ethics_review/signing.py",
     }
 )
 

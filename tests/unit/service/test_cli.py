@@ -476,15 +476,15 @@ def test_what_cannot_be_is_one_line(desk: Desk, words: str, code: str) -> None:
 @pytest.mark.parametrize(
     ("content", "code"),
     [
-        (b"{", "COMMAND_REFUSED"),
-        (b"", "COMMAND_REFUSED"),
-        (b"\xff\xfe\x00", "COMMAND_REFUSED"),
+        (b"{", "APPROVAL_INVALID"),
+        (b"", "APPROVAL_INVALID"),
+        (b"\xff\xfe\x00", "APPROVAL_INVALID"),
         (b"[]", "APPROVAL_INVALID"),
         (b"null", "APPROVAL_INVALID"),
         (b'"text"', "APPROVAL_INVALID"),
         (b"{}", "APPROVAL_INVALID"),
         (b'{"approval": NaN}', "APPROVAL_INVALID"),
-        (b"[" * 100_000, "COMMAND_REFUSED"),
+        (b"[" * 100_000, "APPROVAL_INVALID"),
     ],
     ids=["cut", "empty", "binary", "list", "null", "text", "no-keys", "nan", "deep"],
 )
