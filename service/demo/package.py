@@ -13,7 +13,7 @@ PACKAGE, KEYS = "audit-package.zip", "reviewer-keys.txt"
 LIMIT_S = 120.0
 
 
-def hand_over(zhiying: Zhiying, witness: DemoWitness, reviewer_key: str, output: Path, workdir: Path) -> str:
+def hand_over(zhiying: Zhiying, witness: DemoWitness, trust: str, output: Path, workdir: Path) -> str:
     """Export the log of this run, check it as a stranger would, and give the verifier's first line. Raises NotHeld.
 
     Leaves the package and, beside it, the keys in `output`.
@@ -27,7 +27,7 @@ def hand_over(zhiying: Zhiying, witness: DemoWitness, reviewer_key: str, output:
         f"log {log_key}",
         f"witness {witness.public_line}",
         "quorum 1",
-        f"reviewer {reviewer_key}",
+        *(line for line in trust.splitlines() if line.startswith("person ")),
     )
     keys.write_text("\n".join(lines) + "\n", encoding="utf-8")
     package = output / PACKAGE

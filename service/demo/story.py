@@ -18,11 +18,11 @@ from dicom_bridge.modality import SeriesOnDisk
 from dicom_bridge.orthanc import OrthancReader
 from service import wire
 from service.demo import evidence, exam, package
-from service.demo.commands import Zhiying, own_environment, scan, shown
+from service.demo.commands import Zhiying, own_environment, scan
 from service.demo.errors import NotHeld, NotInTime, StepFailed
 from service.demo.hospital import AE_TITLE, DICOM_PORT, HTTP_PORT, Hospital
 from service.demo.pacs import SCANNER_AE, Node, Orthanc, orthanc_at
-from service.demo.reviewer import SITE, Reviewer
+from service.demo.parties import SITE, Parties
 from service.demo.screen import Screen
 from service.demo.servers import Servers, free_port
 from service.demo.witness import DemoWitness
@@ -56,7 +56,7 @@ class World:
     pacs: Orthanc
     hospital: Hospital
     zhiying: Zhiying
-    reviewer: Reviewer
+    parties: Parties
     reader: OrthancReader
 
 
@@ -82,10 +82,10 @@ class Story:
         began = time.monotonic()
         hospital, pacs = self._addresses()
         zhiying = Zhiying(hospital.config)
-        reviewer = Reviewer(self._places.workdir / "reviewer")
+        parties = Parties(self._places.workdir / "parties")
         hospital.root.mkdir(parents=True, exist_ok=True)
-        trusted = reviewer.public_line(zhiying)
-        hospital.configure(site=SITE, pacs_port=pacs.dicom_port, trust=reviewer.policy(zhiying))
+        trusted = parties.policy(zhiying)
+        hospital.configure(site=SITE, pacs_port=pacs.dicom_port, trust=trusted)
         case = self._case(zhiying)
         self._screen.step(4, "start Orthanc as the PACS and Zhiying beside it; the scanner sends to the PACS")
         self._start(pacs, hospital, zhiying)
@@ -93,10 +93,12 @@ class Story:
         witness.meet(zhiying, zhiying.ask("audit", "key")["vkey"])
         witness.start(self._servers)
         with OrthancReader(pacs.url) as reader:
-            world = World(pacs, hospital, zhiying, reviewer, reader)
+            world = World(pacs, hospital, zhiying, parties, reader)
             study = self._send(world, case)
-            self._screen.step(5, "without an approval the study is refused; a reviewer approves; it is sent again")
-            study, seconds = self._approved(world, case, study, trusted)
+            self._screen.step(
+                5, "without an approval the study is refused; three parties let the model live; it is sent again"
+            )
+            study, seconds = self._approved(world, case, study)
             self._screen.step(6, "the findings come back into the PACS")
             run = _released(study)
             results = evidence.fetch(reader, case.series.study_uid, case.series.files, self._places.output)
@@ -157,9 +159,7 @@ class Story:
             time.sleep(POLL_S)
         return world.hospital.settled(case.series.study_uid, READ_LIMIT_S, self._screen.tell)
 
-    def _approved(
-        self, world: World, case: Case, study: dict[str, Any], trusted: str
-    ) -> tuple[dict[str, Any], dict[str, float]]:
+    def _approved(self, world: World, case: Case, study: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
         """Step 5, for whatever the hospital knows already; gives the study at its end, and how long it took (s)."""
         last = study["runs"][-1]
         if study["state"] != "REFUSED":
@@ -176,18 +176,16 @@ class Story:
             ],
             style="red",
         )
-        terms = world.reviewer.sign(world.zhiying, case.model, self._now())
-        recorded = world.zhiying.ask("review", "approve", world.reviewer.approval)
-        conditions = terms["conditions"]
+        images = case.series.files[0].parent
+        lived = world.parties.live(world.zhiying, case.model, images, self._now(), self._screen.tell)
+        terms = lived.terms
         self._screen.panel(
-            "DEMO: the reviewer, who is not the hospital (played here; a real one is another organisation)",
+            "DEMO: a vendor, the hospital and a reviewer (played here; real ones are three organisations)",
             [
-                f"key        {trusted}",
-                f"approves   {case.model['name']} {case.model['version']}  {case.model['digest'][:26]}…",
-                f"valid      {terms['valid']['from']} to {terms['valid']['to']}",
-                *(f"{name:<18} {json.dumps(value)}" for name, value in conditions.items()),
-                f"$ {shown('review', 'sign', world.reviewer.terms)}    on the reviewer's machine",
-                f"$ {shown('review', 'approve', world.reviewer.approval)}    at the hospital: {recorded['approval']}",
+                *(f"{event:<18} signed by {names}" for event, names in lived.steps),
+                f"approval           {terms['approval']}, {terms['valid']['from']} to {terms['valid']['to']}, for",
+                f"model              {case.model['name']} {case.model['version']}  {case.model['digest'][:26]}…",
+                *(f"{name:<18} {json.dumps(value)}" for name, value in terms["conditions"].items()),
             ],
             style="yellow",
         )
@@ -208,7 +206,7 @@ class Story:
 
     def _checked(self, world: World, case: Case, run: dict[str, Any], results: evidence.Results) -> dict[str, Any]:
         """Step 7: every promise, and the log; gives what the table and run.json say. Raises NotHeld."""
-        approvals = {one["approval"]: one for one in world.zhiying.ask("review", "show")}
+        approvals = {one["approval"]: one for one in world.zhiying.ask("review", "show")["approvals"]}
         approval = approvals[run["approval"]]
         with wire.offline(world.hospital.config) as site:
             entries = list(site.log.entries())
