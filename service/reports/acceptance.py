@@ -30,15 +30,20 @@ METRICS: Final[Mapping[str, Words]] = MappingProxyType(
 )
 _NO_CLAIM: Final[Words] = (
     "本报告的每个数字都可由日志中的 CASE 与 CALL_INTENT 条目逐位重新计算；报告本身不是证明。",
-    "Every number of this report can be made again, to the digit, from the log's CASE and CALL_INTENT entries; "
-    "the report itself proves nothing.",
+    "Every number here can be made again, to the digit, from the log's CASE and CALL_INTENT entries; it is no proof.",
 )
-_HOW: Final[Words] = (
-    f"区间为 95 %：比例用 Wilson 区间，其余用 BCa 自助法（{metrics.DRAWS} 次）。失败病例计为最差：Dice 0，体积误差 −1，"
-    f"阳性与阴性均计为错误。少于 {N_MIN} 例者不给出数值。AI 结果须经医师审核，本验收不改变这一点。",
-    f"Intervals are 95 %: Wilson's for shares, a BCa bootstrap of {metrics.DRAWS} draws for the rest. A failed case counts "
-    f"as the worst: Dice 0, volume error -1, wrong whatever its truth. Below {N_MIN} cases nothing is said. "
-    "AI results await a physician; no acceptance changes that.",
+_HOW: Final[tuple[Words, ...]] = (
+    (
+        f"区间为 95 %：比例用 Wilson 区间，其余用 BCa 自助法（{metrics.DRAWS} 次）。少于 {N_MIN} 例者不给出数值。",
+        f"Intervals are 95 %: Wilson's for shares, a BCa bootstrap ({metrics.DRAWS} draws) for the rest. "  # noqa: ISC004
+        f"Below {N_MIN} cases nothing is said.",
+    ),
+    (
+        "失败病例计为最差：Dice 0，体积误差 -1，阳性与阴性均计为错误。被门控拒绝的病例不在任何一行内，另行计数。",
+        "A failed case counts as the worst: Dice 0, volume error -1, wrong whatever its truth. "  # noqa: ISC004
+        "A case that the gate refused is in no row, and counted apart.",
+    ),
+    ("AI 结果须经医师审核；任何验收都不改变这一点。", "AI results await a physician; no acceptance changes that."),
 )
 _TOO_FEW: Final[Words] = ("病例过少", "too few cases")
 _ALL: Final[Words] = ("全部", "all")
@@ -74,7 +79,7 @@ def describe(found: Acceptance, about: About, language: Language) -> Document:
         Heading(say(("批准界限", "The approval's bounds"))),
         *_bounds(found, about, unmet, language),
         Heading(say(("结果", "Results"))),
-        Paragraph(say(_HOW)),
+        *(Paragraph(say(words)) for words in _HOW),
         _rows([row for row in found.rows if row.subgroup is None], language),
         Heading(say(("按亚组", "By subgroup"))),
         _rows([row for row in found.rows if row.subgroup is not None], language),
