@@ -10,10 +10,12 @@ from audit.note import Signer
 from ethics_review.dossier import Approval, draft_approval
 from models.library import Library
 from service import wire
+from service.commands import review_report
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
 
 app = typer.Typer(no_args_is_help=True, help="Third-party approvals: sign one, record one, see them.")
+review_report.register(app)
 
 
 @app.command()

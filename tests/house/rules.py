@@ -26,6 +26,7 @@ PURE = frozenset(
         "dicom_bridge/catalogue.py",
         "dicom_bridge/evidence.py",
         "dicom_bridge/selection.py",
+        "ethics_review/acceptance.py",
         "ethics_review/charts.py",
         "ethics_review/drift.py",
         "ethics_review/evaluation.py",
@@ -34,6 +35,7 @@ PURE = frozenset(
         "ethics_review/gate.py",
         "ethics_review/metrics.py",
         "ethics_review/monitor.py",
+        "ethics_review/safety.py",
         "ethics_review/sequential.py",
     }
 )
