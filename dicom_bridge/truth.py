@@ -50,12 +50,13 @@ def _from_nifti(path: Path, volume: Volume) -> BoolArray:
         image = nibabel.load(path)
         values = np.asanyarray(image.dataobj)
         affine = np.asarray(image.affine, dtype=np.float64)
+        to_mask = np.linalg.inv(affine)
     except (ImageFileError, ValueError, EOFError):
         raise TruthUnusable("MASK_UNREADABLE", "the mask is no NIfTI file that can be read") from None
-    if values.ndim != 3 or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) == 0.0:
+    if values.ndim != 3 or not np.isfinite(affine).all():
         raise TruthUnusable("MASK_KIND", "a mask has three dimensions and a place in space")
     # Index of the volume -> mm (LPS) -> mm (RAS, as NIfTI has it) -> index of the mask.
-    across = np.linalg.inv(affine) @ _RAS_OF_LPS @ volume.affine
+    across = to_mask @ _RAS_OF_LPS @ volume.affine
     return np.ascontiguousarray(_reordered(values != 0, across, volume.shape))
 
 

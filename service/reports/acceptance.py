@@ -96,9 +96,9 @@ def _verdict(bounds: int, unmet: int) -> Words:
     if unmet:
         return (
             f"{bounds} 项界限中有 {unmet} 项未满足：不得上线。",
-            f"{unmet} of {bounds} bounds are NOT met: not for LIVE.",
+            f"Bounds that are NOT met: {unmet} of {bounds}. Not for LIVE.",
         )
-    return f"全部 {bounds} 项界限均已满足。", f"All {bounds} bounds are met."
+    return f"全部 {bounds} 项界限均已满足。", f"Bounds that are met: {bounds} of {bounds}."
 
 
 def _scope(found: Acceptance, about: About, language: Language) -> Table:

@@ -58,7 +58,7 @@ def _flowables(block: Block) -> list[Any]:
     if isinstance(block, Heading):
         return [_text(block.text, size=12, before=10, after=3, keep=True)]
     if isinstance(block, Paragraph):
-        return [_text(block.text, after=3, boxed=block.strong)]
+        return [_text(block.text, before=6 if block.strong else 0, after=8 if block.strong else 3, boxed=block.strong)]
     if isinstance(block, Table):
         return [_table(block), platypus.Spacer(1, 4)] if block.rows else []
     return [platypus.KeepTogether([_text(block.title, before=4, after=2, keep=True), _Drawn(block)])]
