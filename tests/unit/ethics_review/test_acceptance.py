@@ -20,7 +20,7 @@ from ethics_review.acceptance import (
 from tests.simulators.audit_log import DIGEST, MODEL
 from tests.simulators.told_log import APPROVAL, CLAIM, DATASET, OTHER_MODEL, Told, found_in, labelled_run
 
-BOUND = {"metric": "DICE", "subgroup": None, "n": 30, "at_least": "0.80", "at_most": None}
+BOUND = {"metric": "DICE", "subgroup": None, "n": 30, "at_least": "0.50", "at_most": None}
 
 
 @pytest.fixture(scope="module")
