@@ -221,9 +221,10 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
                 "runtime": Table(TOKEN, TOKEN),
             }
         ),
-        # One labelled case of a local acceptance, beside what its call found.
+        # One labelled case of a local acceptance under this approval, beside what its call found.
         Kind.CASE: Record(
             {
+                "approval": TOKEN,
                 "dataset": DIGEST,
                 "truth": Maybe(CODE),
                 "positive": Maybe(CODE),

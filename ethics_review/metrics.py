@@ -145,6 +145,11 @@ def reliability(cases: Iterable[Case]) -> tuple[Bin, ...]:
     )
 
 
+def fewest(bounds: Iterable[Mapping[str, JsonValue]]) -> int:
+    """Cases below which a row says nothing: N_MIN, or fewer where a reviewer signed a bound that asks for fewer."""
+    return min([N_MIN, *(int(str(bound["n"])) for bound in bounds)])
+
+
 def unmet(bounds: Iterable[Mapping[str, JsonValue]], found: Iterable[Row]) -> tuple[Mapping[str, JsonValue], ...]:
     """Those of the approval's `acceptance` bounds that the rows do not show to be met; all must be, for LIVE.
 

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 readonly DEMO_PACKAGES=(orthanc orthanc-dicomweb dcmtk)
 readonly TEST_PACKAGES=(dicom3tools pixelmed-apps default-jre-headless strace postgresql chromium npm
-  golang-go golang-golang-x-mod-dev pypy3)
+  golang-go golang-golang-x-mod-dev pypy3 poppler-utils poppler-data)
 readonly PYTHON_NEEDED="3.11"
 readonly VENV=".venv"
 readonly STAMP="$VENV/.installed"
@@ -67,6 +67,8 @@ tools_present() {
       postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || return 1 ;;
       default-jre-headless) command -v java >/dev/null || return 1 ;;
       golang-go) command -v go >/dev/null || return 1 ;;
+      poppler-utils) command -v pdftotext >/dev/null || return 1 ;;
+      poppler-data) [ -d /usr/share/poppler/cMap ] || return 1 ;;
       golang-golang-x-mod-dev) [ -d /usr/share/gocode/src/golang.org/x/mod/sumdb ] || return 1 ;;
       *) command -v "$package" >/dev/null || return 1 ;;
     esac

@@ -11,6 +11,7 @@ ServiceError
     InputSuperseded    INPUT_SUPERSEDED    more images arrived; another run reads them
     NothingFits        NO_MODEL_FITS       no series of the study is for any installed model
                        NO_RULE_MATCHES     none meets a rule of the site and its model's manifest
+    DatasetInvalid     DATASET_INVALID     a labelled set that is not what `zhiying evaluate` reads
     PatientDataFound   EXPORT_PHI          a package would hold what looks like a patient's data
 """
 
@@ -39,6 +40,12 @@ class NothingSuch(ServiceError):
     """Asked for something that is not here."""
 
     code = "NOT_FOUND"
+
+
+class DatasetInvalid(ServiceError):
+    """A labelled set is not what it should be, or changed while it was read."""
+
+    code = "DATASET_INVALID"
 
 
 class PatientDataFound(ServiceError):

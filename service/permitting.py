@@ -79,6 +79,39 @@ def names_to_write(pseudonyms: Pseudonyms, patient: Patient) -> tuple[str, ...]:
     return pseudonyms.of(OPT_OUT_NAMES, patient.id, patient.issuer), pseudonyms.of(OPT_OUT_NAMES, patient.id, "")
 
 
+def asked(
+    practice: Practice,
+    call: str,
+    model: VerifiedModel,
+    loaded: LoadedSeries,
+    *,
+    opted_out: bool | None,
+    calls_today: int,
+    at: datetime,
+) -> gate.Request:
+    """The request for one call on these images; `at`: when what the site fulfils has to be in force."""
+    attributes = loaded.attributes
+    return gate.Request(
+        call=call,
+        model=model.ref,
+        input_digest=loaded.volume.source_digest,
+        modality=attributes.modality,
+        body_part=attributes.body_part,
+        age_years=attributes.age_years,
+        sex=attributes.sex,
+        manufacturer=attributes.manufacturer,
+        site=practice.site,
+        slice_spacing_mm=attributes.slice_spacing_mm,
+        # Never more than the manifest allows, whatever the site asks for; the levels' names are ordered.
+        autonomy=min(practice.autonomy, model.manifest.max_autonomy),
+        care_setting=practice.care_setting,
+        reading_mode=practice.reading_mode,
+        opted_out=opted_out,
+        calls_today=calls_today,
+        evidence=practice.fulfilled(at),
+    )
+
+
 class Device(Protocol):
     """What is asked of the device before a call."""
 
@@ -139,28 +172,18 @@ class Permitting:
         return () if patient is None else names_of_images(self._s.pseudonyms, patient)
 
     def _ask(self, facts: Facts, model: VerifiedModel, loaded: LoadedSeries, names: tuple[str, ...]) -> Permit:
-        attributes, practice, register = loaded.attributes, self._s.practice, self._s.register
+        practice, register = self._s.practice, self._s.register
         now = self._s.now()
         standings, stops, latest = register.standings(now), register.stops(), register.latest_known()
-        request = gate.Request(
-            call=facts["call"],
-            model=model.ref,
-            input_digest=loaded.volume.source_digest,
-            modality=attributes.modality,
-            body_part=attributes.body_part,
-            age_years=attributes.age_years,
-            sex=attributes.sex,
-            manufacturer=attributes.manufacturer,
-            site=practice.site,
-            slice_spacing_mm=attributes.slice_spacing_mm,
-            # Never more than the manifest allows, whatever the site asks for; the levels' names are ordered.
-            autonomy=min(practice.autonomy, model.manifest.max_autonomy),
-            care_setting=practice.care_setting,
-            reading_mode=practice.reading_mode,
+        request = asked(
+            practice,
+            facts["call"],
+            model,
+            loaded,
             # Who it is cannot be told: then nobody can tell what they wanted, either.
             opted_out=any(register.opted_out(name) for name in names) if names else None,
             calls_today=self._others_today(facts, model, now),
-            evidence=practice.fulfilled(max(now, latest or now)),
+            at=max(now, latest or now),
         )
         return gate.decide(request, standings, stops, now, latest_known=latest)
 

@@ -64,6 +64,10 @@ class ResultWriter:
             return False
         return True
 
+    def findings(self, call: str) -> Findings:
+        """What the model answered. Raises FindingsCorrupt, OSError."""
+        return Findings.load(self._findings(call))
+
     def files(self, call: str) -> list[Path]:
         """The objects to send, the SEG first, since the SR refers to it."""
         return [self._root / call / SEG, self._root / call / SR]

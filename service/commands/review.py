@@ -18,6 +18,7 @@ from ethics_review.states import IN_USE, NONE, ROWS, Cause, Event
 from models.library import Installed, Library
 from models.ref import ModelRef
 from service import wire
+from service.commands import review_report
 from service.commands.opt_out import opt_out
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
@@ -33,6 +34,7 @@ app = typer.Typer(
     no_args_is_help=True, help="The life of a model's dossier: draft, sign, import, see, stop, suspend, resume, retire."
 )
 app.command("opt-out")(opt_out)
+review_report.register(app)
 
 
 @app.command("draft")

@@ -26,6 +26,7 @@ PURE = frozenset(
         "dicom_bridge/catalogue.py",
         "dicom_bridge/evidence.py",
         "dicom_bridge/selection.py",
+        "ethics_review/acceptance.py",
         "ethics_review/charts.py",
         "ethics_review/drift.py",
         "ethics_review/evaluation.py",
@@ -36,6 +37,7 @@ PURE = frozenset(
         "ethics_review/model_card.py",
         "ethics_review/monitor.py",
         "ethics_review/papers.py",
+        "ethics_review/safety.py",
         "ethics_review/sequential.py",
         "ethics_review/signing.py",
     }

@@ -175,9 +175,10 @@ def _afterwards() -> dict[Kind, dict[str, JsonValue]]:
             "concordance": None,
         },
         Kind.CASE: {
+            "approval": "APPROVAL-2026-001",
             "dataset": DIGEST,
             "truth": "PRESENT",
-            "positive": "PRESENT",
+            "positive": "YES",
             "score": "0.93",
             "dice": "0.971",
             "volume_error": "-0.012",

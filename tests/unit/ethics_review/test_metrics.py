@@ -13,6 +13,7 @@ from audit.schema import CODE, DECIMAL, INTEGER, OBSERVED, Listing, Maybe, Recor
 from ethics_review.errors import RequestInvalid
 from ethics_review.metrics import (
     MILLION,
+    N_MIN,
     Case,
     Row,
     acceleration,
@@ -21,6 +22,7 @@ from ethics_review.metrics import (
     brier,
     dice_of,
     ece,
+    fewest,
     mean,
     reliability,
     rows,
@@ -321,3 +323,13 @@ def test_no_such_case() -> None:
     ):
         with pytest.raises(RequestInvalid):
             bad()
+
+
+def test_only_a_signed_bound_lets_fewer_cases_speak() -> None:
+    """Thirty, or as few as some bound of the approval asks for; a bound of more changes nothing."""
+    assert fewest(()) == N_MIN
+    assert fewest([{"n": 200}]) == N_MIN
+    assert fewest([{"n": 200}, {"n": 5}, {"n": 12}]) == 5
+    cases = [Case(truth=True, positive=True)] * 5
+    assert all(row.insufficient for row in rows(cases, seed="a"))
+    assert not any(row.insufficient for row in rows(cases, seed="a", n_min=fewest([{"n": 5}])))
