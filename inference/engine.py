@@ -189,6 +189,8 @@ class Engine:
             with self._naming:
                 self._current, self._since = digest, since
             try:
+                if self._cancelled():
+                    raise EngineCancelled("ENGINE_CANCELLED", "the model was stopped while the call waited")
                 yield
             finally:
                 with self._naming:

@@ -10,7 +10,7 @@ import typer
 
 from dicom_bridge.peers import parse_peer
 from service import wire
-from service.commands import audit, models, outbox, pull, review, route, spool, studies, witness
+from service.commands import audit, models, outbox, pull, review, review_incident, route, spool, studies, witness
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
 
@@ -26,6 +26,8 @@ app.add_typer(outbox.app, name="outbox")
 app.add_typer(spool.app, name="spool")
 app.add_typer(witness.app, name="witness")
 app.command("pull")(pull.pull)
+review.app.add_typer(review_incident.app, name="incident")
+review.app.command("lookback")(review_incident.lookback)
 
 
 @app.command()

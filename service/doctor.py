@@ -17,6 +17,7 @@ from models.library import Broken, Library
 from service import stamping, timestamping, wire, witness_client, witnessing
 from service.config import Config
 from service.errors import ServiceError
+from service.incidents import Incidents
 from service.tsa_client import post
 from service.witnessing import Get
 
@@ -37,7 +38,7 @@ class Finding:
 def examine(settings: Config) -> list[Finding]:
     """All checks, in the order in which one would repair them. Does not change anything but its own folder."""
     checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (
-        *(_disk, _log, witnesses, _time_stamps, _models, _approvals, _tls, _ports, _peers),
+        *(_disk, _log, witnesses, _time_stamps, _models, _approvals, _incidents, _tls, _ports, _peers),
     )
     return [finding for check in checks for finding in check(settings)]
 
@@ -134,6 +135,22 @@ def _approvals(settings: Config) -> Iterator[Finding]:
         inside = approval.valid_from <= today <= approval.valid_to
         what = f"{approval.model.name} {approval.model.version}, {approval.valid_from} to {approval.valid_to}"
         yield Finding(f"approval {approval.id}", OK if inside else WARN, what)
+
+
+def _incidents(settings: Config) -> Iterator[Finding]:
+    if not wire.audit_root(settings).exists():
+        return
+    try:
+        with wire.offline_of(settings) as site:
+            open_now = [one for one in Incidents(site.log).all() if one.closed is None]
+            late = [(one, duty) for one in open_now for duty in one.overdue(site.now())]
+    except AuditError as error:
+        yield Finding("incidents", FAIL, str(error))
+        return
+    yield Finding("incidents", OK, f"{len(open_now)} open")
+    for incident, duty in late:
+        what = f"{duty.clock} was due at {duty.due}; see `zhiying review incident list`"
+        yield Finding(f"incident {incident.id[:8]}", FAIL, what)
 
 
 def _tls(settings: Config) -> Iterator[Finding]:

@@ -47,7 +47,7 @@ class LoggedStanding:
         """Suspend a model, on the evidence of an entry; it may only tighten, so nobody signs it."""
         with self._lock:
             self._follow()
-            standing = self._standings.get(model.digest)
+            standing, index = self._standings.get(model.digest), self._next
         was = State.LIVE if standing is None else standing.state
         body: dict[str, Any] = {
             "model": {"name": model.name, "version": model.version, "digest": model.digest},
@@ -61,7 +61,7 @@ class LoggedStanding:
             "note": None,
             "note_digest": None,
         }
-        return self._log.append(Draft(Kind.STATE_CHANGE, f"suspended:{model.digest[-64:]}:{evidence}", body))
+        return self._log.append(Draft(Kind.STATE_CHANGE, f"suspended:{model.digest[-64:]}:{index}", body))
 
     def _follow(self) -> None:
         for entry in self._log.entries(self._next):

@@ -34,6 +34,7 @@ from service.caretaker import Caretaker
 from service.config import Config
 from service.heartbeat import CallLog, Heartbeat
 from service.http_server import HttpServer
+from service.incidents import Incidents, OverdueClocks
 from service.logged_standing import LoggedStanding
 from service.pipeline import Device, Observer, Parts, Pipeline
 from service.queue import RunQueue
@@ -110,7 +111,9 @@ class Service:
         self.pulse = Caretaker(beginning, Heartbeat(self._writes), self.log.publish, pause_s=wire.PUBLISH_S)
         self.stamping = self._stamping()
         self.asking = None if self.watch is None else Caretaker(self.watch)
-        self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))
+        retention = Retention(self.inbox, self.store, keep, wire.now)
+        overdue = OverdueClocks(Incidents(self.log), wire.now, self._metrics.registry)
+        self.caretaker = Caretaker(self._warm, self._undelivered, retention, overdue)
         self.halting = self._watcher()
         self.halter = Caretaker(self.halting, pause_s=stopping.ROUND_S)
         self._stopping = False
