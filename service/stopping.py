@@ -247,8 +247,8 @@ class Watcher:
         if digest is not None:
             self._waiting.append(entry)
             self._device.cancel(digest or None)
-        elif entry.kind in (Kind.RESUME, Kind.STATE_CHANGE):
-            self._outbox.wake()
+        if entry.kind in (Kind.STOP, Kind.RESUME, Kind.STATE_CHANGE):
+            self._outbox.wake()  # what may leave again does; what may not says so at once, for people to see
 
     def _end_what_runs(self) -> bool:
         """Whether nothing of what is halted runs, or is on the wire."""

@@ -32,6 +32,8 @@ PURE = frozenset(
         "ethics_review/facts.py",
         "ethics_review/gaps.py",
         "ethics_review/gate.py",
+        "ethics_review/incident.py",
+        "ethics_review/lookback.py",
         "ethics_review/metrics.py",
         "ethics_review/monitor.py",
         "ethics_review/sequential.py",

@@ -131,11 +131,11 @@ def test_a_stop_is_effective_within_seconds(site: Halted) -> None:
     assert '"event": "stop_effective"' in (site.root / "serve.log").read_text(encoding="utf-8")
     assert "zhiying_stopped 1.0" in site.metrics()
 
+    until(lambda: site.held() == "HELD", 30, "the outbox holds what it had")
     site.pacs.up()
     third = site.study("third")
     assert site.run_in("FAILED", "REFUSED", study=third).code == "STOPPED"
-    until(lambda: site.held() == "HELD", 90, "the outbox holds what it had")
-    assert site.pacs.received == []
+    assert (site.held(), site.pacs.received) == ("HELD", [])
 
     site.switch(Kind.RESUME)
     site.run_in("RELEASED", study=waiting, limit_s=90)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy.exc import OperationalError
 
@@ -19,7 +20,7 @@ from ethics_review.states import Cause, State
 from inference.errors import EngineCancelled
 from models.library import Library
 from models.ref import ModelRef
-from service import stopping
+from service import stop_api, stopping
 from service.logged_standing import LoggedStanding
 from service.pipeline import Facts, Step
 from service.stopping import Door, Halt, RegisterHalts, StopMetrics, Watcher
@@ -295,6 +296,16 @@ def test_sent_again_after_the_stop_it_is_released(world: World) -> None:
     assert world.engine.inferred == 1
 
 
+def test_the_table_of_runs_says_whose_a_call_is(world: World) -> None:
+    """The outbox knows calls; the run that made one knows its model."""
+    facts = world.tell(world.run())
+    digest = world.library.find("small-model").digest
+    assert world.store.model_of_call(facts["call"]) == digest
+    assert world.store.model_of_call("f" * 32) is None
+    world.halts.models[digest] = Halt("RETIRED", final=True)
+    assert world.door.may_leave(facts["call"]) is Leave.WITHHOLD
+
+
 # ---- the watcher -----------------------------------------------------------------------------------------------------
 
 
@@ -371,7 +382,7 @@ def test_a_stop_ends_what_runs_and_is_told_with_its_time() -> None:
     post.log.time = post.time
     stop = post.log.switch(Kind.STOP)
     assert post.round() == {"stopped": "STOPPED", "last": None}
-    assert post.engine.cancelled == [None]
+    assert post.engine.cancelled == [REF.digest, None], "what runs, and whatever waits for its turn"
     said = post.round()
     assert said == {"stopped": "STOPPED", "last": {"index": stop.index, "at": stop.time, "code": "STOPPED", "ms": 1000}}
     assert post.number("zhiying_stop_effective_seconds") == 1.0
@@ -386,7 +397,7 @@ def test_what_still_runs_or_leaves_is_no_effect() -> None:
     post.engine.current, post.engine.stubborn = REF.digest, True
     post.log.switch(Kind.STOP)
     assert [post.round()["last"] for _ in range(3)] == [None] * 3
-    assert len(post.engine.cancelled) == 3, "asked again in each round"
+    assert post.engine.cancelled == [REF.digest, None, REF.digest, REF.digest], "asked again in each round"
     post.engine.current = None
     post.outbox.wire = {"mine"}
     assert post.round()["last"] is None
@@ -421,17 +432,20 @@ def test_one_model_is_suspended_and_the_others_run(to: State) -> None:
 
 
 def test_the_end_of_a_stop_wakes_the_outbox() -> None:
-    """RESUME, and a model that is taken back into use; a stop does not."""
+    """A stop too, so that what is held says so; nothing else does, or every entry would end every pause."""
     post = Post()
     post.log.switch(Kind.STOP)
     post.round()
-    assert post.outbox.woken == 0
+    assert post.outbox.woken == 1
     post.log.switch(Kind.RESUME)
     assert post.round()["stopped"] is None
-    assert post.outbox.woken == 1
+    assert post.outbox.woken == 2
     post.log.change(OTHER, State.LIVE, "RESUMED")
     post.round()
-    assert post.outbox.woken == 2
+    assert post.outbox.woken == 3
+    post.log.append(Draft(Kind.HEARTBEAT, "heartbeat:1", {"interval_s": 60}))
+    post.round()
+    assert post.outbox.woken == 3
     assert post.number("zhiying_stopped") == 0
 
 
@@ -462,3 +476,17 @@ def test_a_clock_that_was_set_back_gives_no_negative_time() -> None:
     post.log.switch(Kind.STOP)
     post.round()
     assert post.round()["last"]["ms"] == 0
+
+
+def test_the_api_says_what_the_watcher_says() -> None:
+    """GET /stops: whether everything is stopped, and how long the last stop took."""
+    post = Post()
+    post.log.switch(Kind.STOP)
+    post.round()
+    post.round()
+    (route,) = stop_api.build_router(post.watcher).routes
+    assert isinstance(route, APIRoute)
+    assert (route.path, route.methods) == ("/stops", {"GET"})
+    answer: Any = route.endpoint()
+    assert answer["stopped"] == "STOPPED"
+    assert (answer["last"]["code"], answer["last"]["ms"]) == ("STOPPED", 1000)
