@@ -9,8 +9,7 @@ The life of a batch. Each line is one commit, so a crash between any two repeats
               every file stored; peer does neither                      SENT       ANSWERED
               some not stored, no answer, out of resources              PENDING    (later, pauses grow)
               refused for good, file changed, too old                   DEAD
-              may not leave now: stopped                                PENDING    (held; its age starts anew)
-              may not leave at all: withheld for a person               DEAD
+              may not leave: held, its age starts anew; or withheld     PENDING; DEAD, for a person
     STORED    N-ACTION accepted                                         ASKED
               N-ACTION not accepted, no answer                          STORED     (later, pauses grow)
               report of the commitment (below) came first               as ASKED
@@ -131,8 +130,8 @@ class Batch:
 
     attempts: associations tried for its files. code: why it is not through. losses: how often the peer turned out not
     to have what it had answered for. transaction_uid: of this round's storage commitment. since: when the state, of
-    those from STORED to SEEKING, began. committed: this round's commitment came. proof: from SENT on. aged_from: it was
-    held last; its age counts from there. let_go: a person has sent it again though it was withheld.
+    those from STORED to SEEKING, began. committed: this round's commitment came. proof: from SENT on. aged_from: held
+    last; its age counts from there. let_go: a person sent it though it was withheld.
     """
 
     id: str

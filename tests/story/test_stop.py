@@ -25,10 +25,12 @@ from tests.simulators import tiny_model
 from tests.simulators.pacs import FakePacs
 from tests.simulators.site import Site, until, write_series
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ZHIYING = Path(sys.executable).with_name("zhiying")
 ALLOWED = timedelta(seconds=5)
+LIMIT_S = 180.0
+"""For what takes seconds, on a machine that does much else beside."""
 BRIGHT = 2
 """An image of this value makes the model compute for minutes."""
 
@@ -112,33 +114,33 @@ def test_a_stop_is_effective_within_seconds(site: Halted) -> None:
     """Inference under way ends, results that wait are held, images are taken; RESUME lets out what was held."""
     site.pacs.down()
     waiting = site.study("waits")
-    site.run_in("WRITTEN", study=waiting)
+    site.run_in("WRITTEN", study=waiting, limit_s=LIMIT_S)
     slow = site.study("slow", value=BRIGHT)
-    site.run_in("PERMITTED", study=slow)
-    child = until(site.worker, 20, "the model's process")
+    site.run_in("PERMITTED", study=slow, limit_s=LIMIT_S)
+    child = until(site.worker, LIMIT_S, "the model's process")
     before = _cpu_ticks(child)
-    until(lambda: _cpu_ticks(child) > before + 50, 20, "the model computes")
+    until(lambda: _cpu_ticks(child) > before + 50, LIMIT_S, "the model computes")
 
     stop = site.switch(Kind.STOP)
 
-    said = until(lambda: site.stops()["last"], 10, "the stop is effective")
+    said = until(lambda: site.stops()["last"], LIMIT_S, "the stop is effective")
     print(f"\nSTOP to effect: {said['ms']} ms")
     assert (said["index"], said["code"]) == (stop.index, "STOPPED")
     assert timedelta(milliseconds=said["ms"]) < ALLOWED
     assert not Path(f"/proc/{child}").exists()
-    ended = site.run_in("FAILED", study=slow)
+    ended = site.run_in("FAILED", study=slow, limit_s=LIMIT_S)
     assert (ended.code, ended.fault, ended.stage) == ("STOPPED", "SITE", "INFERRED")
     assert '"event": "stop_effective"' in (site.root / "serve.log").read_text(encoding="utf-8")
     assert "zhiying_stopped 1.0" in site.metrics()
 
-    until(lambda: site.held() == "HELD", 30, "the outbox holds what it had")
+    until(lambda: site.held() == "HELD", LIMIT_S, "the outbox holds what it had")
     site.pacs.up()
     third = site.study("third")
-    assert site.run_in("FAILED", "REFUSED", study=third).code == "STOPPED"
+    assert site.run_in("FAILED", "REFUSED", study=third, limit_s=LIMIT_S).code == "STOPPED"
     assert (site.held(), site.pacs.received) == ("HELD", [])
 
     site.switch(Kind.RESUME)
-    site.run_in("RELEASED", study=waiting, limit_s=90)
+    site.run_in("RELEASED", study=waiting, limit_s=LIMIT_S)
     assert len(site.pacs.stored) == 2
     assert site.held() is None
     assert site.stops()["stopped"] is None
@@ -150,13 +152,13 @@ def test_results_of_a_model_that_did_harm_wait_for_a_person(site: Halted) -> Non
     """Suspended for HARM: what the outbox had is withheld and seen; only a person's `resend` lets it go."""
     site.pacs.down()
     study = site.study("harmed")
-    run = site.run_in("WRITTEN", study=study)
+    run = site.run_in("WRITTEN", study=study, limit_s=LIMIT_S)
 
     site.suspend(Cause.HARM)
-    assert until(lambda: site.stops()["last"], 10, "it is effective")["code"] == "SUSPENDED"
+    assert until(lambda: site.stops()["last"], LIMIT_S, "it is effective")["code"] == "SUSPENDED"
     site.pacs.up()
 
-    shown = site.run_in("UNDELIVERED", study=study, limit_s=90)
+    shown = site.run_in("UNDELIVERED", study=study, limit_s=LIMIT_S)
     assert (shown.code, shown.stage) == ("WITHHELD", "RELEASED")
     (dead,) = site.outbox("list", "--dead")
     assert (dead["batch"], dead["code"]) == (run.call, "WITHHELD")
@@ -164,5 +166,5 @@ def test_results_of_a_model_that_did_harm_wait_for_a_person(site: Halted) -> Non
     assert site.stops()["stopped"] is None, "one model is suspended, not everything stopped"
 
     site.outbox("resend", dead["batch"])
-    site.run_in("RELEASED", study=study, limit_s=60)
+    site.run_in("RELEASED", study=study, limit_s=LIMIT_S)
     assert len(site.pacs.stored) == 2
