@@ -273,12 +273,16 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
                 "clocks": Listing(Record({"clock": CODE, "due": TIME})),
             }
         ),
-        # Somebody asked which studies a model, a condition's class or a time touched, and got so many calls.
+        # Somebody asked which studies a model, an approval, a condition's class or a time touched, and why; and got so
+        # many calls.
         Kind.LOOKBACK: Observation(
             Record(
                 {
+                    "person": OBSERVED,
+                    "purpose": CODE,
                     "incident": Maybe(HEX32),
                     "model": Maybe(_MODEL),
+                    "approval": Maybe(TOKEN),
                     "condition": Maybe(CODE),
                     "observed": Maybe(TOKEN),
                     "from": Maybe(TIME),

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -15,7 +17,7 @@ from dicom_bridge import commitment_scu, query, store_scu, stow_scu
 from dicom_bridge.commitment_messages import REASON_CLASS_UNSUPPORTED, Reference, Report, Request
 from dicom_bridge.commitment_scu import Heard
 from dicom_bridge.errors import PeerFailed
-from dicom_bridge.ledger import Batch, Ledger, Proof, State
+from dicom_bridge.ledger import HELD, WITHHELD, Batch, Ledger, Proof, State
 from dicom_bridge.parcel import digest_of
 from dicom_bridge.peers import Peer, Send
 from dicom_bridge.status import Fate, fate
@@ -33,6 +35,8 @@ LOSSES_MAX: Final = 5
 """A PACS that has lost the same objects this often will lose them again: a person must look."""
 LOSS_PAUSE_FIRST: Final = timedelta(minutes=1)
 """Before the first resend of what was lost; then doubling, as a disk that is full over there may take a while."""
+HOLD_PAUSE: Final = timedelta(minutes=1)
+"""What is held is looked at again then, should nobody `wake` the outbox when the stop is lifted."""
 
 _DOUBLINGS_MAX: Final = 30
 _UNDERSTOOD: Final = frozenset({0x0000, 0x0131, 0x0210})
@@ -43,8 +47,8 @@ _NOT_OFFERED: Final = frozenset({"PEER_NO_CONTEXT", "PEER_FAILURE_STATUS"})
 class Store(Protocol):
     """How files reach a peer."""
 
-    def __call__(self, files: Sequence[Path], peer: Peer, calling_ae: str) -> SendResult:
-        """Send `files` in order; see store_scu.send."""
+    def __call__(self, files: Sequence[Path], peer: Peer, calling_ae: str, *, go_on: Callable[[], bool]) -> SendResult:
+        """Send `files` in order, asking `go_on` before each; see store_scu.send."""
         ...
 
 
@@ -64,10 +68,25 @@ class Find(Protocol):
         ...
 
 
-def store(files: Sequence[Path], peer: Peer, calling_ae: str) -> SendResult:
+class Leave(StrEnum):
+    """Whether a batch may leave: yes; not before a stop is lifted; not unless a person sends it again."""
+
+    GO = "GO"
+    HOLD = "HOLD"
+    WITHHOLD = "WITHHOLD"
+
+
+def store(
+    files: Sequence[Path], peer: Peer, calling_ae: str, *, go_on: Callable[[], bool] = store_scu.always
+) -> SendResult:
     """Send by the service that the peer's configuration names."""
     send = stow_scu.send if peer.send is Send.STOW_RS else store_scu.send
-    return send(files, peer, calling_ae)
+    return send(files, peer, calling_ae, go_on=go_on)
+
+
+def anything(_batch_id: str) -> Leave:
+    """Where nothing is ever stopped."""
+    return Leave.GO
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +100,10 @@ class Transport:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the site decides: who the peers are, by name, and how long we wait for them."""
+    """What the site decides: who the peers are, by name, how long we wait for them, and whether a batch may leave.
+
+    may_leave: asked with a batch's name before each object, so it must be quick.
+    """
 
     peers: Mapping[str, Peer]
     calling_ae: str
@@ -89,6 +111,7 @@ class Rules:
     commitment_wait: timedelta
     callback_errors: tuple[type[Exception], ...] = (OSError,)
     transport: Transport = field(default_factory=Transport)
+    may_leave: Callable[[str], Leave] = anything
 
 
 class Delivery:
@@ -109,6 +132,11 @@ class Delivery:
     ) -> None:
         self._ledger, self._rules, self._now = ledger, rules, now
         self._on_delivered, self._hear, self._wait_for_report = on_delivered, hear, wait_for_report
+        self._sending: set[str] = set()
+
+    def sending(self) -> frozenset[str]:
+        """The batches whose files are on the wire now."""
+        return frozenset(self._sending)
 
     def advance(self, batch: Batch) -> None:
         """One step of one batch that is due."""
@@ -165,17 +193,24 @@ class Delivery:
 
     def _attempt(self, batch: Batch, peer: Peer) -> None:
         missing = [output for output in batch.outputs if not output.stored]
+        if self._kept_back(batch):
+            return
         if self._too_old(batch):
             self._die(batch, "TOO_OLD")
             return
         if any(not output.sop_class or digest_of(output.path) != output.digest for output in missing):
             self._die(batch, "FILE_CHANGED")
             return
+        # Noted before it is asked again: whoever sees neither this nor a yes knows that nothing leaves.
+        self._sending.add(batch.id)
         try:
-            result = self._rules.transport.store([o.path for o in missing], peer, self._rules.calling_ae)
+            go_on = partial(self._may_go, batch)
+            result = self._rules.transport.store([o.path for o in missing], peer, self._rules.calling_ae, go_on=go_on)
         except SendRefused as refused:
             self._die(batch, refused.code)
             return
+        finally:
+            self._sending.discard(batch.id)
         # A crash before the next line sends the same bytes once more.
         answers = [
             (output.uid, status, fate(status) is Fate.STORED)
@@ -185,13 +220,34 @@ class Delivery:
         self._ledger.answered(batch, answers)
         self._judge(batch, peer, result)
 
+    def _leave(self, batch: Batch) -> Leave:
+        leave = self._rules.may_leave(batch.id)
+        return Leave.GO if leave is Leave.WITHHOLD and batch.let_go else leave
+
+    def _may_go(self, batch: Batch) -> bool:
+        return self._leave(batch) is Leave.GO
+
+    def _kept_back(self, batch: Batch) -> bool:
+        """Whether it may not leave; it waits then, or is a person's. Asked first: what is held grows no older."""
+        leave = self._leave(batch)
+        if leave is Leave.HOLD:
+            self._hold(batch)
+        elif leave is Leave.WITHHOLD:
+            self._die(batch, WITHHELD)
+        return leave is not Leave.GO
+
+    def _hold(self, batch: Batch) -> None:
+        self._ledger.hold(batch, self._now() + HOLD_PAUSE, self._now())
+
     def _judge(self, batch: Batch, peer: Peer, result: SendResult) -> None:
         """PS3.4 Table B.2-1, as a sender: what is stored, what may work later, what never will."""
         answered = [status for status in result.statuses if status is not None]
         refused = [status for status in answered if fate(status) is Fate.DEAD]
         if answered:
             self._ledger.peer_works(peer.name)
-        if refused:
+        if result.error == HELD:
+            self._hold(batch)
+        elif refused:
             self._die(batch, f"STATUS_{refused[0]:04X}")
         elif result.hopeless:
             self._die(batch, result.error or "PEER_NO_ANSWER")
@@ -299,7 +355,7 @@ class Delivery:
         self._ledger.pause_peer(peer.name, self._now() + pause(self._ledger.failures_of(peer.name)))
 
     def _too_old(self, batch: Batch) -> bool:
-        return self._now() - batch.created_at > self._rules.keep_trying
+        return self._now() - (batch.aged_from or batch.created_at) > self._rules.keep_trying
 
     def _over(self, batch: Batch, span: timedelta) -> bool:
         """Whether the state has lasted for `span`; so it has when it began in the future, by a clock since set back."""

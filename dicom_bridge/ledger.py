@@ -9,6 +9,7 @@ The life of a batch. Each line is one commit, so a crash between any two repeats
               every file stored; peer does neither                      SENT       ANSWERED
               some not stored, no answer, out of resources              PENDING    (later, pauses grow)
               refused for good, file changed, too old                   DEAD
+              may not leave: held, its age starts anew; or withheld     PENDING; DEAD, for a person
     STORED    N-ACTION accepted                                         ASKED
               N-ACTION not accepted, no answer                          STORED     (later, pauses grow)
               report of the commitment (below) came first               as ASKED
@@ -57,9 +58,12 @@ from dicom_bridge.ledger_schema import open_ledger
 
 LEDGER_FILE: Final = "outbox.sqlite3"
 """Its name in the outbox's folder."""
+HELD, WITHHELD = "HELD", "WITHHELD"
+"""Codes of batches that may not leave: until a stop is lifted; until a person says so."""
 
 _COLUMNS: Final = (
-    "id, peer, attempts, state, created_at, failures, code, losses, transaction_uid, since, committed, proof"
+    "id, peer, attempts, state, created_at, failures, code, losses, transaction_uid, since, committed, proof,"
+    "aged_from, let_go"
 )
 _Columns = dict[str, str | int | None]
 
@@ -126,7 +130,8 @@ class Batch:
 
     attempts: associations tried for its files. code: why it is not through. losses: how often the peer turned out not
     to have what it had answered for. transaction_uid: of this round's storage commitment. since: when the state, of
-    those from STORED to SEEKING, began. committed: this round's commitment came. proof: from SENT on.
+    those from STORED to SEEKING, began. committed: this round's commitment came. proof: from SENT on. aged_from: held
+    last; its age counts from there. let_go: a person sent it though it was withheld.
     """
 
     id: str
@@ -142,6 +147,8 @@ class Batch:
     since: datetime | None
     committed: bool
     proof: Proof | None
+    aged_from: datetime | None = None
+    let_go: bool = False
 
 
 class Ledger:
@@ -279,12 +286,16 @@ class Ledger:
         with self._transaction() as db:
             return self._change(db, batch, new)
 
+    def hold(self, batch: Batch, until: datetime, now: datetime) -> bool:
+        """Look at the batch again at `until`: no failure of anybody, and nothing that it grows old by."""
+        with self._transaction() as db:
+            return self._change(db, batch, {"next_at": _stamp(until), "code": HELD, "aged_from": _stamp(now)})
+
     def revive(self, batch_id: str, now: datetime) -> None:
         """Send a dead batch again, whole, as if it were new: the age limit and the count of losses start anew.
 
-        What was stored long ago may be gone from the peer; sending it twice does no harm.
-
-        Raises OutboxRefused BATCH_UNKNOWN or BATCH_NOT_DEAD.
+        What was stored long ago may be gone from the peer; sending it twice does no harm. One that was WITHHELD is let
+        go: a person has decided. Raises OutboxRefused BATCH_UNKNOWN or BATCH_NOT_DEAD.
         """
         with self._transaction() as db:
             batch = self._load(db, "id", batch_id)
@@ -294,8 +305,9 @@ class Ledger:
                 raise OutboxRefused("BATCH_NOT_DEAD", "only a dead letter can be sent again")
             db.execute(
                 "UPDATE batch SET state = ?, code = NULL, failures = 0, created_at = ?, next_at = ?, losses = 0,"
-                " transaction_uid = NULL, since = NULL, committed = 0 WHERE id = ?",
-                (State.PENDING, _stamp(now), _stamp(now), batch_id),
+                " since = NULL, transaction_uid = NULL, committed = 0, aged_from = NULL, let_go = let_go OR ?"
+                " WHERE id = ?",
+                (State.PENDING, _stamp(now), _stamp(now), batch.code == WITHHELD, batch_id),
             )
             db.execute("UPDATE file SET stored = 0, status = NULL WHERE batch = ?", (batch_id,))
             # Whoever sends again has seen to the peer: its pause is over, too.
@@ -378,6 +390,8 @@ class Ledger:
             since=None if row[9] is None else datetime.fromisoformat(row[9]),
             committed=bool(row[10]),
             proof=None if row[11] is None else Proof(row[11]),
+            aged_from=None if row[12] is None else datetime.fromisoformat(row[12]),
+            let_go=bool(row[13]),
         )
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 BUSY_TIMEOUT_S: Final = 30.0
 """Another process (the CLI) may hold the ledger for a moment."""
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the tables, in `PRAGMA user_version`. Those of version 1 had none: 0 is a new file, or one of version 1."""
 
 _TABLES: Final = (
@@ -20,7 +20,7 @@ _TABLES: Final = (
     created_at TEXT NOT NULL, next_at TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
     failures INTEGER NOT NULL DEFAULT 0, code TEXT,
     losses INTEGER NOT NULL DEFAULT 0, transaction_uid TEXT, since TEXT,
-    committed INTEGER NOT NULL DEFAULT 0, proof TEXT
+    committed INTEGER NOT NULL DEFAULT 0, proof TEXT, aged_from TEXT, let_go INTEGER NOT NULL DEFAULT 0
 ) STRICT""",
     """CREATE TABLE file (
     batch TEXT NOT NULL REFERENCES batch(id), place INTEGER NOT NULL, path TEXT NOT NULL, digest TEXT NOT NULL,
@@ -49,6 +49,12 @@ _FROM_1: Final = (
     "CREATE UNIQUE INDEX batch_transaction ON batch(transaction_uid) WHERE transaction_uid IS NOT NULL",
 )
 
+# Version 2 knew no stop: nothing was ever held back, nor let go by a person.
+_FROM_2: Final = (
+    "ALTER TABLE batch ADD COLUMN aged_from TEXT",
+    "ALTER TABLE batch ADD COLUMN let_go INTEGER NOT NULL DEFAULT 0",
+)
+
 
 def open_ledger(path: Path) -> sqlite3.Connection:
     """Open the file, made or brought to this version. Raises sqlite3.Error, also for a file of a later version."""
@@ -71,12 +77,13 @@ def _bring_up(db: sqlite3.Connection) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version == VERSION:
         return
-    if version != 0:
+    if version > VERSION:
         raise sqlite3.DatabaseError("the ledger is of a later version")
     old = db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'batch'").fetchone()
-    for statement in _FROM_1 if old else _TABLES:
+    first = version == 0 and old is not None
+    for statement in (*(_FROM_1 if first else ()), *_FROM_2) if old else _TABLES:
         db.execute(statement)
-    if old:
+    if first:
         _fill_heads(db)
     db.execute(f"PRAGMA user_version = {VERSION}")
 

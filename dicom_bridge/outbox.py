@@ -7,7 +7,12 @@ DELIVERED. A crash at any point repeats at most the step that was under way: the
 
 Waiting: a peer that takes nothing is left alone for 2 s, doubling to 15 min; a batch has pauses of its own, so that one
 object on which a peer breaks does not hold up the others. After 7 days a batch is a dead letter, never lost. A peer
-that loses what it answered for gets it again, a few times, ever more rarely. `ledger` has the whole table of states.
+that loses what it answered for gets it again, a few times, ever more rarely.
+
+Stopped: `may_leave` is asked before each association and each object in it. What may not leave now is held, which is
+nobody's failure: it goes out when the stop is lifted, and its seven days start anew then. What may not leave at all is
+a dead letter WITHHELD, which a person may `resend`. Only images' results count as leaving: what a peer has already is
+asked after, and told of, as ever. `ledger` has the whole table of states.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from typing import Final
 
 from audit import durable
 from dicom_bridge.commitment_messages import RESOURCES, SUCCESS, Report
-from dicom_bridge.delivery import PAUSE_MAX, Delivery, Rules, Transport
+from dicom_bridge.delivery import PAUSE_MAX, Delivery, Leave, Rules, Transport, anything
 from dicom_bridge.ledger import LEDGER_FILE, ON_THE_WAY, Batch, Ledger, OutboxRefused, OutboxUnavailable, Output, State
 from dicom_bridge.parcel import digest_of, head_of
 from dicom_bridge.peers import Peer
@@ -58,11 +63,13 @@ class Outbox:
         commitment_wait: timedelta = COMMITMENT_WAIT,
         callback_errors: tuple[type[Exception], ...] = (OSError,),
         transport: Transport | None = None,
+        may_leave: Callable[[str], Leave] = anything,
     ) -> None:
         durable.make_dirs(root)
         self._ledger = Ledger(root / LEDGER_FILE)
         self._now = now
-        self._rules = Rules(peers, calling_ae, keep_trying, commitment_wait, callback_errors, transport or Transport())
+        waits = (keep_trying, commitment_wait)
+        self._rules = Rules(peers, calling_ae, *waits, callback_errors, transport or Transport(), may_leave)
         self._delivery = Delivery(self._ledger, self._rules, now, on_delivered, self.report, self._await_report)
         self._wakeup = threading.Condition()
         self._stopping = False
@@ -107,6 +114,10 @@ class Outbox:
         """Try a dead letter again, with a new age. Raises OutboxRefused (BATCH_UNKNOWN, BATCH_NOT_DEAD)."""
         self._ledger.revive(batch_id, self._now())
         self._notify()
+
+    def sending(self) -> frozenset[str]:
+        """The batches whose files are on the wire now."""
+        return self._delivery.sending()
 
     def wake(self) -> None:
         """Try everything that waits, now."""

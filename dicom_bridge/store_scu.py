@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -13,6 +13,7 @@ from pynetdicom import _config
 
 from dicom_bridge.calling import CONTEXTS_MAX, CallLimits, called, hold, keep_answers
 from dicom_bridge.errors import BridgeError, Fault, PeerFailed
+from dicom_bridge.ledger import HELD
 from dicom_bridge.peers import Peer
 from dicom_bridge.tls import TlsUnusable
 
@@ -47,7 +48,8 @@ class SendResult:
 
     `error` is None when every file was answered, else why not: PEER_UNREACHABLE (no connection), PEER_REJECTED (the
     association was rejected), PEER_NO_CONTEXT (a file's class or syntax was not accepted; the others were sent),
-    PEER_NO_ANSWER (the association broke or timed out), a code of TlsUnusable, or HTTP_nnn (STOW-RS).
+    PEER_NO_ANSWER (the association broke or timed out), HELD (`go_on` said no), a code of TlsUnusable, or HTTP_nnn
+    (STOW-RS).
     `hopeless`: the same files will not be taken by waiting.
     """
 
@@ -56,8 +58,22 @@ class SendResult:
     hopeless: bool = False
 
 
-def send(files: Sequence[Path], peer: Peer, calling_ae: str, limits: CallLimits = LIMITS) -> SendResult:
+def always() -> bool:
+    """Nothing is in the way of the next object."""
+    return True
+
+
+def send(
+    files: Sequence[Path],
+    peer: Peer,
+    calling_ae: str,
+    limits: CallLimits = LIMITS,
+    *,
+    go_on: Callable[[], bool] = always,
+) -> SendResult:
     """Send `files` in order over one association that proposes only what they need.
+
+    `go_on` is asked before each of them; where it says no, that one and the rest are not sent.
 
     Raises SendRefused for files that are not DICOM, or of more kinds than one association can carry.
     """
@@ -70,7 +86,7 @@ def send(files: Sequence[Path], peer: Peer, calling_ae: str, limits: CallLimits 
         raise SendRefused("TOO_MANY_CONTEXTS", f"more than {CONTEXTS_MAX} kinds of object")
     try:
         with called(peer, calling_ae, list(wanted), limits) as association:
-            return _send_all(association, files, kinds)
+            return _send_all(association, files, kinds, go_on)
     except (PeerFailed, TlsUnusable) as failed:
         return SendResult((None,) * len(files), failed.code, hopeless=failed.code == "PEER_NO_CONTEXT")
 
@@ -84,7 +100,7 @@ def kind_of(path: Path) -> Kind:
         raise SendRefused("FILE_UNREADABLE", "not a Part 10 file, or it cannot be read") from None
 
 
-def _send_all(association: Any, files: Sequence[Path], kinds: Sequence[Kind]) -> SendResult:
+def _send_all(association: Any, files: Sequence[Path], kinds: Sequence[Kind], go_on: Callable[[], bool]) -> SendResult:
     keep_answers(association)
     accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
     statuses: list[int | None] = []
@@ -94,6 +110,9 @@ def _send_all(association: Any, files: Sequence[Path], kinds: Sequence[Kind]) ->
             statuses.append(None)
             unwanted = True
             continue
+        if not go_on():
+            statuses += [None] * (len(files) - len(statuses))
+            return SendResult(tuple(statuses), HELD)
         status = _send_one(association, path)
         statuses.append(status)
         if status is None:

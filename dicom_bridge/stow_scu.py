@@ -11,16 +11,17 @@ import json
 import secrets
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
 from dicom_bridge import tls
+from dicom_bridge.ledger import HELD
 from dicom_bridge.peers import Peer
 from dicom_bridge.status import Fate, fate
-from dicom_bridge.store_scu import SendResult, kind_of
+from dicom_bridge.store_scu import SendResult, always, kind_of
 from dicom_bridge.tls import TlsUnusable
 from dicom_bridge.uids import IMPLEMENTATION_VERSION_NAME
 
@@ -43,10 +44,22 @@ _REFERENCED_SOP, _FAILED_SOP = "00081199", "00081198"
 _INSTANCE_UID, _FAILURE_REASON, _WARNING_REASON = "00081155", "00081197", "00081196"
 
 
-def send(files: Sequence[Path], peer: Peer, calling_ae: str, timeout: httpx.Timeout = TIMEOUT) -> SendResult:  # noqa: ARG001 - a Store
+class _Held(Exception):
+    """The request is broken off, as nothing may leave any more."""
+
+
+def send(
+    files: Sequence[Path],
+    peer: Peer,
+    calling_ae: str,  # noqa: ARG001 - a Store
+    timeout: httpx.Timeout = TIMEOUT,
+    *,
+    go_on: Callable[[], bool] = always,
+) -> SendResult:
     """Send `files` in one request to the peer's web root. Raises SendRefused for files that are not DICOM.
 
-    `error` of the result: PEER_UNREACHABLE, PEER_NO_ANSWER (also when an instance is not in the answer), HTTP_nnn.
+    `go_on` is asked before each file; where it says no, the request is broken off, and its peer can store none of it.
+    `error` of the result: PEER_UNREACHABLE, PEER_NO_ANSWER (also when an instance is not in it), HELD or HTTP_nnn.
     """
     if not files:
         return SendResult((), None)
@@ -54,9 +67,11 @@ def send(files: Sequence[Path], peer: Peer, calling_ae: str, timeout: httpx.Time
     try:
         trusted: ssl.SSLContext | bool = True if peer.tls is None else tls.client_context(peer.tls, peer.certificate)
         with httpx.Client(verify=trusted, timeout=timeout, follow_redirects=False, trust_env=False) as client:
-            status, body = _post(client, f"{(peer.web or '').rstrip('/')}/studies", files)
+            status, body = _post(client, f"{(peer.web or '').rstrip('/')}/studies", files, go_on)
     except TlsUnusable as unusable:
         return _none(files, unusable.code)
+    except _Held:
+        return _none(files, HELD)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL):
         return _none(files, "PEER_UNREACHABLE")
     except (httpx.HTTPError, OSError):
@@ -69,7 +84,7 @@ def _none(files: Sequence[Path], error: str) -> SendResult:
     return SendResult((None,) * len(files), error)
 
 
-def _post(client: httpx.Client, url: str, files: Sequence[Path]) -> tuple[int, bytes]:
+def _post(client: httpx.Client, url: str, files: Sequence[Path], go_on: Callable[[], bool]) -> tuple[int, bytes]:
     boundary = secrets.token_hex(16)
     sizes = [path.stat().st_size for path in files]
     heads = [_head(boundary)] * len(files)
@@ -81,7 +96,7 @@ def _post(client: httpx.Client, url: str, files: Sequence[Path]) -> tuple[int, b
         "Accept": _JSON,
         "User-Agent": IMPLEMENTATION_VERSION_NAME,
     }
-    content = _content(files, heads, tail)
+    content = _content(files, heads, tail, go_on)
     with client.stream("POST", url, headers=headers, content=content) as response:
         return response.status_code, _bounded(response)
 
@@ -90,9 +105,11 @@ def _head(boundary: str) -> bytes:
     return f"\r\n--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
 
 
-def _content(files: Sequence[Path], heads: Sequence[bytes], tail: bytes) -> Iterator[bytes]:
+def _content(files: Sequence[Path], heads: Sequence[bytes], tail: bytes, go_on: Callable[[], bool]) -> Iterator[bytes]:
     """The files as they are, byte for byte, a piece at a time."""
     for path, head in zip(files, heads, strict=True):
+        if not go_on():
+            raise _Held
         yield head
         with path.open("rb") as file:
             while piece := file.read(_PIECE):

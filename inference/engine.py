@@ -1,7 +1,8 @@
 """One device, held by a child process: warm models, a deadline, and nothing lost when the child dies.
 
 This process never imports torch. A call that exceeds its deadline is ended by killing the child; the next call starts
-a new one. The child ends with this process, however that ends (see worker.py).
+a new one; so is a call that `cancel` ends, because its model was stopped. The child ends with this process, however
+that ends (see worker.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,7 @@ import numpy as np
 from inference.channel import Channel, ChannelClosed
 from inference.errors import (
     Code,
+    EngineCancelled,
     EngineClosed,
     EngineDied,
     EngineError,
@@ -95,6 +98,11 @@ class Engine:
         self._turn = threading.Lock()
         self._closed = threading.Event()
         self._child: _Child | None = None
+        # Whose turn it is, and how often each model was cancelled. Held for moments only, never during a call.
+        self._naming = threading.Lock()
+        self._current: str | None = None
+        self._cancels: dict[str | None, int] = {}
+        self._since = 0  # cancels of the current model when its call began
         self._starts = 0
         self._asked = 0
 
@@ -121,16 +129,17 @@ class Engine:
 
     def warm(self, model: VerifiedModel) -> None:
         """Load the model and run it once, unless it is warm. Raises EngineError."""
-        with self._turn:
+        with self._turn_of(model.ref.digest):
             self._load(self._alive(), model)
 
     def infer(self, model: VerifiedModel, volume: Volume, deadline_s: float) -> Prediction:
         """Label map on the volume's own grid. Loads the model first if it is not warm, under a limit of its own.
 
         Raises EngineTimeout (DEADLINE_EXCEEDED, LOAD_DEADLINE_EXCEEDED), EngineDied (ENGINE_DIED), ModelRefused,
-        ModelFailed, EngineError (ENGINE_OUT_OF_MEMORY), EngineClosed. After each of them the next call works anew.
+        ModelFailed, EngineError (ENGINE_OUT_OF_MEMORY), EngineCancelled, EngineClosed. After each of them the next call
+        works anew.
         """
-        with self._turn:
+        with self._turn_of(model.ref.digest):
             started = time.monotonic()
             child = self._alive()
             load_ms = self._load(child, model)
@@ -138,6 +147,30 @@ class Engine:
             timing_ms = {stage: int(answer[stage]) for stage in ("preprocess", "forward", "postprocess")}
             timing_ms |= {"load": load_ms, "total": _ms_since(started)}
             return Prediction(labels, timing_ms, child.device, child.runtime)
+
+    def cancel(self, digest: str | None) -> bool:
+        """End what runs of the model of this digest (None: of any), and what waits for its turn; whether anything ran.
+
+        The child is gone when this returns (or the kernel holds it, see STOP_S). Those calls raise EngineCancelled; one
+        that begins after this works anew, so whoever stops a model for good keeps others from calling, or calls again.
+        """
+        with self._naming:
+            self._cancels[digest] = self._cancels.get(digest, 0) + 1
+            named = self._current is not None and digest in (None, self._current)
+            child = self._child if named else None
+            if child is None:
+                return False
+            child.process.kill()  # under the lock: the child cannot have become another model's meanwhile
+        self._log("engine_killed", code="ENGINE_CANCELLED")
+        try:
+            child.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._log("engine_child_unkillable", pid=child.process.pid)
+        return True
+
+    def running(self) -> str | None:
+        """The digest of the model whose call is under way; without waiting."""
+        return self._current
 
     def close(self) -> None:
         """End the child, now; a call under way raises EngineClosed, as does every later one. May be repeated."""
@@ -147,6 +180,28 @@ class Engine:
             child.process.kill()  # not waiting for our turn: a call under way gets the end of the stream
         with self._turn:
             self._drop()
+
+    @contextmanager
+    def _turn_of(self, digest: str) -> Iterator[None]:
+        """Wait for the turn, as a call of this model. A cancel meanwhile ends the call before it has begun."""
+        since = self._cancels_of(digest)
+        with self._turn:
+            with self._naming:
+                self._current, self._since = digest, since
+            try:
+                if self._cancelled():
+                    raise EngineCancelled("ENGINE_CANCELLED", "the model was stopped while the call waited")
+                yield
+            finally:
+                with self._naming:
+                    self._current = None
+
+    def _cancels_of(self, digest: str) -> int:
+        with self._naming:
+            return self._cancels.get(digest, 0) + self._cancels.get(None, 0)
+
+    def _cancelled(self) -> bool:
+        return self._current is not None and self._cancels_of(self._current) != self._since
 
     def _compute(
         self, child: _Child, model: VerifiedModel, volume: Volume, deadline_s: float
@@ -195,6 +250,8 @@ class Engine:
         self, child: _Child, request: dict[str, Any], deadline_s: float, late: Code, descriptor: int | None = None
     ) -> dict[str, Any]:
         """One request and its answer; on any silence the child is dropped, on an error answer it lives on."""
+        if self._cancelled():
+            raise self._died()
         self._asked += 1
         try:
             child.channel.send(request | {"id": self._asked}, descriptor)
@@ -269,6 +326,8 @@ class Engine:
         status = self._drop()
         if self._closed.is_set():
             return EngineClosed("ENGINE_CLOSED", "the engine was closed during the call")
+        if self._cancelled():
+            return EngineCancelled("ENGINE_CANCELLED", "the model was stopped during the call")
         self._log("engine_died", status=status)
         return EngineDied("ENGINE_DIED", f"the child ended with status {status}")
 

@@ -11,6 +11,7 @@ InferenceError                .code, .fault (INPUT | SITE | MODEL | US), .retry 
     ├── ModelFailed   MODEL   the model raised while it was loaded or run
     ├── EngineTimeout MODEL   the deadline passed; the child was killed
     ├── EngineDied    SITE    the child is gone (killed, crashed, out of memory)
+    ├── EngineCancelled SITE  the model was stopped while it ran or waited; the child was killed
     └── EngineClosed  US      called after close()
 
 Messages carry codes, shapes and numbers, never identifiers, digests of patient data or file paths.
@@ -47,6 +48,7 @@ Code = Literal[
     "DEADLINE_EXCEEDED",
     "LOAD_DEADLINE_EXCEEDED",
     "ENGINE_DIED",
+    "ENGINE_CANCELLED",
     "ENGINE_OUT_OF_MEMORY",
     "ENGINE_CLOSED",
 ]
@@ -126,6 +128,10 @@ class EngineDied(EngineError):
     """The child is gone; the next call gets a new one."""
 
     retry = True
+
+
+class EngineCancelled(EngineError):
+    """The model was stopped, or suspended, while the call ran or waited for its turn."""
 
 
 class EngineClosed(EngineError):

@@ -10,7 +10,19 @@ import typer
 
 from dicom_bridge.peers import parse_peer
 from service import wire
-from service.commands import audit, evaluate, models, outbox, pull, review_papers, route, spool, studies, witness
+from service.commands import (
+    audit,
+    evaluate,
+    models,
+    outbox,
+    pull,
+    review_incident,
+    review_papers,
+    route,
+    spool,
+    studies,
+    witness,
+)
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
 
@@ -27,6 +39,8 @@ app.add_typer(spool.app, name="spool")
 app.add_typer(witness.app, name="witness")
 app.command("pull")(pull.pull)
 app.command("evaluate")(evaluate.evaluate)
+review_papers.app.add_typer(review_incident.app, name="incident")
+review_papers.app.command("lookback")(review_incident.lookback)
 
 
 @app.command()

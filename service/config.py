@@ -24,6 +24,7 @@ from service.errors import ConfigInvalid
 AE_TITLE = r"^[A-Za-z0-9 _.-]{1,16}$"  # PS3.5 6.2, AE: 16 characters; backslash and control characters excluded
 NAME = r"^[a-z0-9][a-z0-9-]{0,31}$"
 POSTGRESQL = "postgresql+psycopg"  # as SQLAlchemy and DBOS name the dialect and the driver
+CLOCK_H_MAX = 366 * 24  # a duty to tell that lasts longer than a year is none
 LOOPBACK = "127.0.0.1"  # nothing is reachable from outside before somebody decides so
 
 
@@ -184,10 +185,23 @@ class Review(Section):
     """Whose approval counts, and how this site uses what was approved. What is not said here is unknown to the gate."""
 
     trust: Path | None = None  # the trust policy, exchanged out of band (ethics_review/README.md); none: nobody counts
+    clocks_h: dict[str, float] = {}  # hours until an incident must be told, by the clock's code; see docs/incidents.md
     autonomy: Literal["A0", "A1", "A2", "A3", "A4"] = "A1"  # what this site asks for: A1, a physician decides each case
     care_setting: Literal["IP", "OP", "ED", "PE"] | None = None  # whom it serves; see ethics_review.vocabulary
     reading_mode: Literal["concurrent", "first_reader", "second_reader", "triage"] | None = None
     evidence: tuple[EvidenceSection, ...] = ()
+
+    @field_validator("clocks_h")
+    @classmethod
+    def _clocks_are_known(cls, hours: dict[str, float]) -> dict[str, float]:
+        from ethics_review.incident import CODES  # deferred: most commands need no incidents
+
+        for code, given in hours.items():
+            if code not in CODES:
+                raise ValueError(f"there is no clock {code}; there are {', '.join(sorted(CODES))}")
+            if not 0 < given <= CLOCK_H_MAX:
+                raise ValueError(f"{code}: hours from 0 to {CLOCK_H_MAX} wanted")
+        return hours
 
 
 class Syslog(Section):

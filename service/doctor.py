@@ -18,6 +18,7 @@ from models.library import Broken, Library
 from service import stamping, timestamping, wire, witness_client, witnessing
 from service.config import Config
 from service.errors import ServiceError
+from service.incidents import Incidents
 from service.tsa_client import post
 from service.witnessing import Get
 
@@ -38,7 +39,7 @@ class Finding:
 def examine(settings: Config) -> list[Finding]:
     """All checks, in the order in which one would repair them. Does not change anything but its own folder."""
     checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (
-        *(_disk, _log, witnesses, _time_stamps, _models, _trust, _approvals, _tls, _ports, _peers),
+        *(_disk, _log, witnesses, _time_stamps, _models, _trust, _approvals, _incidents, _tls, _ports, _peers),
     )
     return [finding for check in checks for finding in check(settings)]
 
@@ -156,6 +157,22 @@ def _approvals(settings: Config) -> Iterator[Finding]:
         why = "" if one.cause is None else f", {one.cause}"
         what = f"{one.state}{why}; {one.model.digest[:19]}"
         yield Finding(f"dossier {one.model.name} {one.model.version}", OK if one.state in RUNNING else WARN, what)
+
+
+def _incidents(settings: Config) -> Iterator[Finding]:
+    if not wire.audit_root(settings).exists():
+        return
+    try:
+        with wire.offline_of(settings) as site:
+            open_now = [one for one in Incidents(site.log).all() if one.closed is None]
+            late = [(one, duty) for one in open_now for duty in one.overdue(site.now())]
+    except AuditError as error:
+        yield Finding("incidents", FAIL, str(error))
+        return
+    yield Finding("incidents", OK, f"{len(open_now)} open")
+    for incident, duty in late:
+        what = f"{duty.clock} was due at {duty.due}; see `zhiying review incident list`"
+        yield Finding(f"incident {incident.id[:8]}", FAIL, what)
 
 
 def _tls(settings: Config) -> Iterator[Finding]:

@@ -9,6 +9,8 @@ ServiceError
     PeriodErased       PERIOD_ERASED       the month's identities were erased, and their key with them
     ImagesGone         IMAGES_GONE         some of the study's images have left the spool already
     InputSuperseded    INPUT_SUPERSEDED    more images arrived; another run reads them
+    Halted             STOPPED             everything is stopped, here or everywhere
+                       SUSPENDED           the model is suspended; RETIRED: for good; NOT_DEPLOYED: it is not in use
     NothingFits        NO_MODEL_FITS       no series of the study is for any installed model
                        NO_RULE_MATCHES     none meets a rule of the site and its model's manifest
     DatasetInvalid     DATASET_INVALID     a labelled set that is not what `zhiying evaluate` reads
@@ -80,6 +82,14 @@ class NothingFits(ServiceError):
     def __init__(self, condition: str) -> None:
         super().__init__(f"no series fits any model; decided by {condition}")
         self.condition = condition
+
+
+class Halted(ServiceError):
+    """A run of a model that may not be used any more; `code` says what halted it."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__("it was halted while this run was under way; its result is not released")
+        self.code = code
 
 
 class ImagesGone(ServiceError):

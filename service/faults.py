@@ -12,7 +12,7 @@ from dicom_bridge.errors import BridgeError
 from ethics_review.errors import ReviewError
 from inference.errors import InferenceError
 from models.errors import ModelChanged, ModelError
-from service.errors import ImagesGone, InputSuperseded, NothingFits
+from service.errors import Halted, ImagesGone, InputSuperseded, NothingFits
 
 TOKEN_MAX = 64
 _NOT_TOKEN = re.compile(r"[^A-Za-z0-9 ._:/+-]")
@@ -47,7 +47,7 @@ def explain(error: Exception) -> Fault:
         return Fault(
             error.code, str(error.fault), condition=condition, observed=None if observed is None else token(observed)
         )
-    if isinstance(error, ModelError):
+    if isinstance(error, ModelError | Halted):
         return Fault(error.code, "SITE")
     if isinstance(error, AuditCorrupt):
         return Fault(error.code, "SITE", internal=True)

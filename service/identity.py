@@ -91,10 +91,14 @@ class IdentityMap:
 
     def find(self, pseudonym: str) -> tuple[Row, ...]:
         """The rows of a study's or a patient's name; none where it is unknown, or its month was erased."""
+        return self.find_all(frozenset({pseudonym}))
+
+    def find_all(self, pseudonyms: frozenset[str]) -> tuple[Row, ...]:
+        """The rows of all these names, in one reading of the map."""
         found: dict[Row, None] = {}
         for period in self.keys.living():
             for row in self._rows(period):
-                if pseudonym in (row.study, row.patient):
+                if row.study in pseudonyms or row.patient in pseudonyms:
                     found[row] = None
         return tuple(found)
 

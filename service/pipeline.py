@@ -69,6 +69,11 @@ class Observer(Protocol):
         """`step` before and after (subject: the run); a kind of entry 'logged'; 'RELEASED' 'delivered' (the call)."""
 
 
+Act = Callable[[Run, Facts], Facts]
+Guard = Callable[[str, Act], Act]
+"""Gives the act of a step, refused where the run's model is halted; see service.stopping."""
+
+
 class Device(inference_run.EnginePort, Warmed, Protocol):
     """What runs models; `inference.engine.Engine`."""
 
@@ -92,6 +97,7 @@ class Parts:
     titles: frozenset[str]  # AE titles of our configuration: others are whatever somebody typed
     now: Callable[[], datetime]
     observe: Observer
+    guard: Guard
 
 
 class Pipeline:
@@ -128,7 +134,7 @@ class Pipeline:
 
         Nothing is raised: whatever goes wrong becomes an entry, a state and a code that a person can see.
         """
-        act = dict(self.story)[step]
+        act = self._p.guard(step, dict(self.story)[step])
         run = self._patiently(step, partial(self._p.store.get, run_id))
         self._p.observe(step, "before", run.run_id)
         began_s = time.monotonic()
@@ -333,15 +339,8 @@ class Pipeline:
             draft = records.failed(run.run_id, study=study, stage=step, code=fault.code, fault=fault.side, call=call)
         self._record(draft)
         state = State.REFUSED if refused else State.FAILED
-        self._show(
-            run,
-            state,
-            stage=step,
-            code=fault.code,
-            fault=fault.side,
-            condition=fault.condition,
-            observed=fault.observed,
-        )
+        seen = {"condition": fault.condition, "observed": fault.observed}
+        self._show(run, state, stage=step, code=fault.code, fault=fault.side, **seen)
         _log.warning("run_ended", run=run.run_id, state=state, stage=step, code=fault.code, fault=fault.side)
         return {"ended": state}
 

@@ -27,7 +27,7 @@ from inference.errors import InferenceError
 from models.errors import ModelError
 from models.library import Installed, Library
 from models.ref import ModelRef
-from service import bridging, pull_api, stamping, wire, witness_client, witnessing
+from service import bridging, pull_api, stamping, stop_api, stopping, wire, witness_client, witnessing
 from service.app import build_app
 from service.assembler import Assembler
 from service.audit_messages import AuditMessages
@@ -35,6 +35,7 @@ from service.caretaker import Caretaker
 from service.config import Config
 from service.heartbeat import CallLog, Heartbeat
 from service.http_server import HttpServer
+from service.incidents import Incidents, OverdueClocks
 from service.permitting import Practice
 from service.pipeline import Device, Observer, Parts, Pipeline
 from service.queue import RunQueue
@@ -52,8 +53,8 @@ from service.workflow import AT_ONCE, Workflows
 _log = structlog.get_logger()
 
 
-class ClosingDevice(Device, Protocol):
-    """What runs models, and ends with the service."""
+class ClosingDevice(Device, stopping.Device, Protocol):
+    """What runs models, stops where it is told to, and ends with the service."""
 
     def close(self) -> None:
         """Now; may be repeated."""
@@ -82,6 +83,8 @@ class Service:
         self.engine = engine or Engine(device=config.engine.device, log=_engine_event)
         peers = wire.peers(config)
         self._titles = frozenset(peer.ae_title for peer in peers.values())
+        self._halts = stopping.RegisterHalts(self.register, config.site.id, wire.now)
+        self._door = stopping.Door(self._halts, self.store.model_of_call)
         self.outbox, self.desk = self._sending(peers)
         self.pipeline = self._pipeline(observer)
         self.workflows = Workflows(self.pipeline, wire.database_url(config, "workflows"), on_end=self._run_ended)
@@ -111,8 +114,11 @@ class Service:
         self.stamping = self._stamping()
         self.asking = None if self.watch is None else Caretaker(self.watch)
         self.reviewing = Reviewing(config, self.register)
-        cleaning = Retention(self.inbox, self.store, keep, wire.now)
-        self.caretaker = Caretaker(self.reviewing, self._warm, self._undelivered, cleaning)
+        retention = Retention(self.inbox, self.store, keep, wire.now)
+        overdue = OverdueClocks(Incidents(self.log), wire.now, self._metrics.registry)
+        self.caretaker = Caretaker(self.reviewing, self._warm, self._undelivered, retention, overdue)
+        self.halting = self._watcher()
+        self.halter = Caretaker(self.halting, pause_s=stopping.ROUND_S)
         self._stopping = False
         self._http = HttpServer(self._app(), config.http)
 
@@ -146,6 +152,7 @@ class Service:
             self.stamping.start()
         if self.messages is not None:
             self.messages.start()
+        self.halter.start()
         if self.frozen is None:
             self.outbox.start()
         self.workflows.start()
@@ -174,6 +181,7 @@ class Service:
         self.queue.stop()
         self.workflows.stop()
         self.outbox.stop()
+        self.halter.stop()
         self.engine.close()
         self.inbox.close()
         self.store.close()
@@ -202,6 +210,7 @@ class Service:
             "heartbeat": "ok" if self.pulse.running else "stopped",
             "time_stamps": "ok" if self.stamping is None or self.stamping.running else "stopped",
             "caretaker": "ok" if self.caretaker.running else "stopped",
+            "halting": "ok" if self.halter.running else "stopped",
             "database": _answers(self.store),
             "outbox": "ok" if self.outbox.healthy() else "stopped",
             "commitment": "ok" if self.desk.healthy() else "stopped",
@@ -211,7 +220,7 @@ class Service:
     def routers(self) -> tuple[APIRouter, ...]:
         """What the HTTP port serves besides looking."""
         door = stow_router(self.inbox, sender=known_senders(self._access), stopping=lambda: self._stopping)
-        return (door, pull_api.build_router(self.puller))
+        return (door, pull_api.build_router(self.puller), stop_api.build_router(self.halting))
 
     def _app(self) -> FastAPI:
         return build_app(
@@ -233,6 +242,13 @@ class Service:
         metrics = stamping.StampMetrics(self._metrics.registry)
         return Caretaker(stamping.Stamper(site, stamping.opened(self._config), newest, metrics))
 
+    def _watcher(self) -> stopping.Watcher:
+        metrics = stopping.StopMetrics(self._metrics.registry)
+        return stopping.Watcher(
+            *(self.log, self._halts, self._door, self.engine, self.outbox, wire.now, metrics),
+            start=self.log.head().size,
+        )
+
     def _watched_by(self, policy: TrustPolicy) -> Watch:
         return Watch(self._config, self.log, policy, self._metrics.registry, witness_client.post, witness_client.get)
 
@@ -249,6 +265,7 @@ class Service:
             keep_trying=keep_trying,
             commitment_wait=timedelta(hours=config.results.commitment_wait_h),
             callback_errors=(OSError, AuditError, SQLAlchemyError),
+            may_leave=self._door.may_leave,
         )
         desk = CommitmentDesk(
             data / "commitment",
@@ -317,6 +334,7 @@ class Service:
                 titles=self._titles,
                 now=wire.now,
                 observe=observe,
+                guard=self._door.guard,
             )
         )
 

@@ -180,6 +180,11 @@ class Store:
         """All attempts of a call, oldest first."""
         return self._select(_TABLE.c.call == call)
 
+    def model_of_call(self, call: str) -> str | None:
+        """The digest of the model of a call; None for a call that no run has."""
+        models = [run.model for run in self.of_call(call) if run.model is not None]
+        return models[-1]["digest"] if models else None
+
     def waiting(self) -> tuple[Run, ...]:
         """All runs that no step has changed yet, oldest first."""
         return self._select(_TABLE.c.state == State.ASSEMBLED)

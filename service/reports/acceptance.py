@@ -34,7 +34,8 @@ _NO_CLAIM: Final[Words] = (
 )
 _HOW: Final[tuple[Words, ...]] = (
     (
-        f"区间为 95 %：比例用 Wilson 区间，其余用 BCa 自助法（{metrics.DRAWS} 次）。病例少于 {N_MIN} 例（审评方签署更小下限者除外）不给出数值。",
+        f"区间为 95 %：比例用 Wilson 区间，其余用 BCa 自助法（{metrics.DRAWS} 次）。少于 {N_MIN} 例者不给出数值"  # noqa: ISC004
+        "（审评方签署更小下限者除外）。",
         f"Intervals are 95 %: Wilson's for shares, a BCa bootstrap ({metrics.DRAWS} draws) for the rest. "  # noqa: ISC004
         f"Below {N_MIN} cases nothing is said, but where the reviewer signed a bound of fewer.",
     ),

@@ -33,6 +33,8 @@ PURE = frozenset(
         "ethics_review/facts.py",
         "ethics_review/gaps.py",
         "ethics_review/gate.py",
+        "ethics_review/incident.py",
+        "ethics_review/lookback.py",
         "ethics_review/metrics.py",
         "ethics_review/model_card.py",
         "ethics_review/monitor.py",

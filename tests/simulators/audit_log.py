@@ -142,8 +142,11 @@ def _of_the_site() -> dict[Kind, dict[str, JsonValue]]:
             "clocks": [{"clock": "DEVICE_EVENT_SERIOUS", "due": "2026-12-13T16:07:12.123456Z"}],
         },
         Kind.LOOKBACK: {
+            "person": "TEST Officer",
+            "purpose": "RECALL",
             "incident": "9" * 32,
             "model": MODEL,
+            "approval": "TEST-0001",
             "condition": "AGE_YEARS",
             "observed": "70-74",
             "from": "2026-11-01T00:00:00.000000Z",

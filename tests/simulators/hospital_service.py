@@ -46,6 +46,14 @@ class StandIn:
         """A device that is no device."""
         return {"device": "cpu", "runtime": {"stand-in": "1"}}
 
+    def cancel(self, _digest: str | None) -> bool:
+        """What it pretends to compute ends by itself."""
+        return False
+
+    def running(self) -> str | None:
+        """Nothing that could be ended."""
+        return None
+
     def close(self) -> None:
         """Nothing to end."""
 

@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def until(condition: Callable[[], Any], limit_s: float, what: str) -> Any:
         time.sleep(0.05)
 
 
-def stage_model(folder: Path) -> Path:
+def stage_model(folder: Path, network: type[torch.nn.Module] = tiny_model.Threshold) -> Path:
     """A complete model, ready to install: the threshold network with a manifest that takes the site's series."""
     fields = small_model.manifest_fields(deadline_s=60)
     fields["input"] |= {"slices": [8, 40], "fov_mm": [10.0, 100.0], "slice_spacing_mm": [0.5, 2.0]}
@@ -73,21 +74,25 @@ def stage_model(folder: Path) -> Path:
     (folder / "configs" / "metadata.json").write_text('{"version": "1.0"}', encoding="utf-8")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=Warning)
-        torch.jit.save(torch.jit.script(tiny_model.Threshold()), str(folder / "models" / "model.pt"))
+        torch.jit.save(torch.jit.script(network()), str(folder / "models" / "model.pt"))
     return folder
 
 
-def ball(index: int, ds: Any) -> None:
-    """Draw slice `index` of a bright ball in the dark."""
+def ball(index: int, ds: Any, *, value: int = 1) -> None:
+    """Draw slice `index` of a ball of this value in the dark."""
     r, c = np.mgrid[:ROWS, :COLUMNS]
     inside = (r - ROWS / 2) ** 2 + (c - COLUMNS / 2) ** 2 + (index - SLICES / 2) ** 2 <= BALL_RADIUS**2
-    series.set_pixels(ds, inside.astype(np.int16))
+    series.set_pixels(ds, inside.astype(np.int16) * value)
 
 
-def write_series(folder: Path, *, seed: str = "one", skip: tuple[int, ...] = (), **options: Any) -> list[Path]:
+def write_series(
+    folder: Path, *, seed: str = "one", skip: tuple[int, ...] = (), value: int = 1, **options: Any
+) -> list[Path]:
     """The site's series of a ball: 24 slices of 40 x 40 at 1 mm; `seed` names the study."""
     options.setdefault("count", SLICES)
-    return series.write_series(folder, spoil=ball, skip=skip, seed=seed, shape=(ROWS, COLUMNS), **options)
+    return series.write_series(
+        folder, spoil=partial(ball, value=value), skip=skip, seed=seed, shape=(ROWS, COLUMNS), **options
+    )
 
 
 class Site:
@@ -163,9 +168,9 @@ reading_mode = "second_reader"
             encoding="utf-8",
         )
 
-    def install_model(self) -> ModelRef:
+    def install_model(self, network: type[torch.nn.Module] = tiny_model.Threshold) -> ModelRef:
         """Take the tiny model in."""
-        return Library(self.data / "models").install(stage_model(self.root / "staged"))
+        return Library(self.data / "models").install(stage_model(self.root / "staged", network))
 
     def approve(self, ref: ModelRef, *, number: int = 1, **conditions: Any) -> str:
         """The whole life of its dossier, so that it may run LIVE from here on; gives the approval's note."""

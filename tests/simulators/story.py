@@ -35,6 +35,7 @@ from service.permitting import Evidence, Facts, Practice
 from service.pipeline import Parts, Pipeline, Step
 from service.reading import Chosen
 from service.results import Written
+from service.stopping import Door, Halt
 from service.store import Run, State, Store
 from tests.simulators import small_model
 from tests.simulators.audit_log import QUICK
@@ -297,6 +298,21 @@ class FakeOutbox:
         self.quick(batch_id)
 
 
+class FakeHalts:
+    """What is halted: everything (`all`), or models by digest."""
+
+    def __init__(self) -> None:
+        self.all: Halt | None = None
+        self.models: dict[str, Halt] = {}
+        self.broken: Exception | None = None
+
+    def halted(self, digest: str | None) -> Halt | None:
+        """See stopping.Halts."""
+        if self.broken is not None:
+            raise self.broken
+        return self.all or (None if digest is None else self.models.get(digest))
+
+
 class World:
     """Everything but the pipeline; `pipeline()` makes one, and a second one is the process after a crash."""
 
@@ -321,6 +337,8 @@ class World:
         self.engine = FakeEngine(self.log)
         self.results = FakeResults(self.log)
         self.outbox = FakeOutbox(self.log)
+        self.halts = FakeHalts()
+        self.door = Door(self.halts, self.store.model_of_call)
         self.pseudonyms = Pseudonyms(b"k" * 32)
         self.identities = IdentityMap(folder / "identity", PeriodKeys(folder / "keys"))
         self.seen: list[tuple[str, str]] = []
@@ -363,6 +381,7 @@ class World:
             "titles": frozenset({"MODALITY"}),
             "now": self.clock,
             "observe": lambda step, moment, _subject: self.seen.append((step, moment)),
+            "guard": self.door.guard,
         }
         made = Pipeline(Parts(**parts))
         made._pause.set()  # a test does not sleep while the log is away

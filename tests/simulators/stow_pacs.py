@@ -50,6 +50,7 @@ class StowPacs:
         self.stored: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.complaints: list[str] = []
+        self.broken_off = 0
         self.answer: Callable[[list[str]], Answer | None] | None = None
         outer = self
 
@@ -96,7 +97,12 @@ class StowPacs:
 
     def _post(self, handler: BaseHTTPRequestHandler) -> None:
         self.requests.append(handler.path)
-        body = handler.rfile.read(int(handler.headers["Content-Length"]))
+        length = int(handler.headers["Content-Length"])
+        body = handler.rfile.read(length)
+        if len(body) < length:  # broken off: no request, so nothing of it is stored
+            self.broken_off += 1
+            handler.close_connection = True
+            return
         uids = self._take(handler, body)
         reply = self._all_stored(uids) if self.answer is None else self.answer(uids)
         if reply is None:

@@ -72,6 +72,19 @@ class Threshold(torch.nn.Module):  # type: ignore[misc]
         return x.gt(0.5).float()
 
 
+class Slow(torch.nn.Module):  # type: ignore[misc]
+    """As Threshold, but for an image that is brighter than 1.5 anywhere it computes for minutes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(1, 1, X, Y, Z) float32 -> the same shape, 0 or 1."""
+        if float(x.max()) > 1.5:
+            y = torch.zeros([64, 64])
+            for _ in range(1_000_000_000):
+                y = torch.tanh(y + 1)
+            return y
+        return x.gt(0.5).float()
+
+
 def manifest() -> Manifest:
     """One segment of one measured volume; every limit of the input contract is easy to step over."""
     thing = Code("91723000", "SCT", "Anatomical Structure")

@@ -14,7 +14,7 @@ from dicom_bridge.commitment_messages import Report, Request
 from dicom_bridge.commitment_scu import Heard
 from dicom_bridge.delivery import FIND_PATIENCE, LOSS_PAUSE_FIRST, LOSSES_MAX, PAUSE_MAX, Transport
 from dicom_bridge.errors import PeerFailed
-from dicom_bridge.ledger import Batch, Proof, State
+from dicom_bridge.ledger import HELD, Batch, Proof, State
 from dicom_bridge.outbox import COMMITMENT_WAIT, KEEP_TRYING, Outbox
 from dicom_bridge.parcel import head_of
 from dicom_bridge.peers import Peer
@@ -48,13 +48,15 @@ class PaperPacs:
         self.questions = 0
         self.reasons: dict[str, int] = {}
 
-    def store(self, files: Sequence[Path], peer: Peer, calling_ae: str) -> SendResult:
+    def store(self, files: Sequence[Path], peer: Peer, calling_ae: str, *, go_on: Callable[[], bool]) -> SendResult:
         """As store_scu.send."""
         assert files, "an association for nothing"
         if self.down:
             return SendResult((None,) * len(files), "PEER_UNREACHABLE")
         statuses: list[int] = []
         for path in files:
+            if not go_on():
+                return SendResult((*statuses, *[None] * (len(files) - len(statuses))), HELD)
             answer = self.answers.pop(0) if self.answers else 0
             if isinstance(answer, str):
                 return SendResult((*statuses, *[None] * (len(files) - len(statuses))), answer)

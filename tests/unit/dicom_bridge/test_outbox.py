@@ -68,9 +68,10 @@ class Wire:
         self.sent: list[tuple[str, ...]] = []
         self.peers: list[Peer] = []
 
-    def __call__(self, files: Sequence[Path], peer: Peer, calling_ae: str) -> SendResult:
+    def __call__(self, files: Sequence[Path], peer: Peer, calling_ae: str, *, go_on: Callable[[], bool]) -> SendResult:
         """As `store_scu.send`."""
         assert files, "an association for nothing"
+        assert go_on()
         self.sent.append(tuple(path.name for path in files))
         self.peers.append(peer)
         result = self.results.pop(0) if self.results else [0] * len(files)
@@ -154,7 +155,7 @@ def test_a_weekend_without_a_pacs_ends_in_one_delivery(outbox_of, pacs, files, c
     """From Friday evening to Monday morning nobody listens; then one delivery, within the longest pause."""
     down, tries = True, 0
 
-    def transport(paths: Sequence[Path], peer: Peer, calling_ae: str) -> SendResult:
+    def transport(paths: Sequence[Path], peer: Peer, calling_ae: str, **_: object) -> SendResult:
         nonlocal tries
         tries += 1
         # Only the first try and those after the weekend go over the wire: a refused connection takes 0.1 s.
@@ -412,7 +413,7 @@ def test_one_poisonous_object_does_not_hold_up_the_others(outbox_of, files, cloc
     """A batch on which the peer always breaks is tried ever more rarely; a later batch passes it."""
     poison, good = files
 
-    def transport(paths: Sequence[Path], peer: Peer, calling_ae: str) -> SendResult:
+    def transport(paths: Sequence[Path], peer: Peer, calling_ae: str, **_: object) -> SendResult:
         if poison in paths:
             return SendResult((None,), "PEER_NO_ANSWER")
         return SendResult((0,), None)
@@ -546,9 +547,9 @@ _CHILD = textwrap.dedent(
             file.write(batch.id + " " + batch.proof + "\\n")
         die("after the callback")
 
-    def store(paths, peer, calling_ae):
+    def store(paths, peer, calling_ae, *, go_on):
         die("before sending")
-        result = send(paths, peer, calling_ae)
+        result = send(paths, peer, calling_ae, go_on=go_on)
         die("after sending")
         return result
 
@@ -681,6 +682,22 @@ def test_a_file_of_an_old_ledger_that_is_gone_is_a_dead_letter(outbox_of, files,
     outbox = outbox_of(transport=store(Wire()))
     outbox.run_due("pacs")
     assert outbox.batch("PENDING").code == "FILE_CHANGED"
+
+
+def test_a_ledger_without_stops_goes_on_where_it_was(outbox_of, files, tmp_path) -> None:
+    """What version 2 had waiting is neither held nor let go, and is delivered."""
+    outbox = outbox_of(transport=store(Wire()))
+    outbox.enqueue("call-1", "pacs", files)
+    outbox.stop()
+    db = sqlite3.connect(tmp_path / "outbox" / "outbox.sqlite3")
+    db.executescript(
+        "ALTER TABLE batch DROP COLUMN aged_from; ALTER TABLE batch DROP COLUMN let_go; PRAGMA user_version = 2"
+    )
+    db.close()
+    again = outbox_of(transport=store(Wire()))
+    assert (again.batch("call-1").aged_from, again.batch("call-1").let_go) == (None, False)
+    again.run_due("pacs")
+    assert again.state("call-1") is State.DELIVERED
 
 
 def test_a_ledger_of_a_later_version_is_left_alone(outbox_of, tmp_path) -> None:

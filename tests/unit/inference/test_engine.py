@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+import linecache
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from inference.engine import Engine
-from inference.errors import EngineClosed, EngineDied, EngineTimeout, ModelFailed, ModelRefused
+from inference.errors import (
+    EngineCancelled,
+    EngineClosed,
+    EngineDied,
+    EngineTimeout,
+    InferenceError,
+    ModelFailed,
+    ModelRefused,
+)
 from inference.types import TIMING_KEYS
 from models.library import VerifiedModel
 from tests.simulators import tiny_model, volumes
@@ -309,3 +319,127 @@ def test_no_orphan_and_no_torch_in_the_parent(model: VerifiedModel, order: float
         parent.kill()
         parent.communicate()
     assert _gone(told["pid"])
+
+
+# ---- a model is stopped ----------------------------------------------------------------------------------------------
+
+
+def _hanging(engine: Engine, model: VerifiedModel, errors: list[BaseException]) -> threading.Thread:
+    """A call that would hang for minutes, in a thread; what it raises goes into `errors`."""
+    volume = volumes.block(first_canonical=tiny_model.HANG)
+
+    def work() -> None:
+        try:
+            engine.infer(model, volume, 300.0)
+        except InferenceError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20.0
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_cancelled_call_ends_at_once_and_the_next_one_works(
+    engine: Engine, model: VerifiedModel, events: Events, *, everything: bool
+) -> None:
+    """ENGINE_CANCELLED within a second, the child gone when `cancel` returns; then a new child, the same answers."""
+    assert _answers(engine, model)
+    pid = engine.describe()["pid"]
+    errors: list[BaseException] = []
+    call = _hanging(engine, model, errors)
+    _wait_until(lambda: engine.running() == model.ref.digest)
+    began = time.monotonic()
+    assert engine.cancel(None if everything else model.ref.digest)
+    assert not Path(f"/proc/{pid}").exists(), "nothing runs any more"
+    call.join(10)
+    assert time.monotonic() - began < 1.0
+    assert [type(error) for error in errors] == [EngineCancelled]
+    assert [getattr(error, "code", "") for error in errors] == ["ENGINE_CANCELLED"]
+    assert ("engine_killed", {"code": "ENGINE_CANCELLED"}) in events.seen
+    assert engine.running() is None
+    assert _answers(engine, model)
+
+
+def test_what_waits_for_its_turn_is_cancelled_too(engine: Engine, model: VerifiedModel) -> None:
+    """Else the call behind would begin the very model that was stopped."""
+    errors: list[BaseException] = []
+    first = _hanging(engine, model, errors)
+    _wait_until(lambda: engine.running() is not None)
+    # Whether a thread waits for a lock cannot be seen: it has passed everything before it when its stack stands there.
+    second = _hanging(engine, model, errors)
+    _wait_until(lambda: _stands_in(second, "_turn_of"))
+    engine.cancel(model.ref.digest)
+    for call in (first, second):
+        call.join(10)
+    assert [type(error) for error in errors] == [EngineCancelled] * 2
+    assert _answers(engine, model)
+
+
+def _stands_in(thread: threading.Thread, function: str) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None:
+        if frame.f_code.co_name == function and "self._turn:" in _line_of(frame):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _line_of(frame: FrameType) -> str:
+    return linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+
+
+def test_another_models_call_is_left_alone(engine: Engine, model: VerifiedModel, tmp_path: Path) -> None:
+    """Only what was stopped ends: another model's call under way goes on, and its child lives."""
+    other = tiny_model.build(tmp_path / "other", digest="e")
+    assert _answers(engine, model)
+    starts = engine.describe()["starts"]
+    errors: list[BaseException] = []
+    call = _hanging(engine, model, errors)
+    _wait_until(lambda: engine.running() == model.ref.digest)
+    assert not engine.cancel(other.ref.digest)
+    assert call.is_alive()
+    assert engine.describe()["starts"] == starts
+    assert engine.cancel(model.ref.digest)
+    call.join(10)
+    assert [type(error) for error in errors] == [EngineCancelled]
+
+
+def test_a_cancel_with_nothing_to_end_harms_nothing(engine: Engine, model: VerifiedModel) -> None:
+    """Idle, never started, and closed: False each time, and the child that is there stays."""
+    assert _answers(engine, model)
+    pid = engine.describe()["pid"]
+    assert not engine.cancel(model.ref.digest)
+    assert not engine.cancel(None)
+    assert _answers(engine, model)
+    assert engine.describe()["pid"] == pid
+    with Engine(device="cpu", log=Events()) as fresh:
+        assert not fresh.cancel(None)
+    assert not fresh.cancel(None)
+
+
+def test_a_model_that_is_being_loaded_can_be_cancelled(model: VerifiedModel) -> None:
+    """Also while the child still imports torch: the load ends with ENGINE_CANCELLED, and the next call works."""
+    errors: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            engine.warm(model)
+        except InferenceError as error:
+            errors.append(error)
+
+    with Engine(device="cpu", log=Events()) as engine:
+        call = threading.Thread(target=load)
+        call.start()
+        _wait_until(lambda: engine.describe()["pid"] is not None)
+        assert engine.cancel(model.ref.digest)
+        call.join(10)
+        assert [type(error) for error in errors] == [EngineCancelled]
+        assert _answers(engine, model)

@@ -51,7 +51,7 @@ class Desk:
             self.data / "outbox", lambda: datetime.now(UTC), self.told.append, peers=peers, transport=transport
         )
 
-    def _store(self, files: Any, _peer: Peer, _calling_ae: str) -> SendResult:
+    def _store(self, files: Any, _peer: Peer, _calling_ae: str, **_: Any) -> SendResult:
         return SendResult(tuple(self.statuses.pop(0) if self.statuses else 0 for _ in files), None)
 
     def run(self, *words: str) -> Result:
