@@ -43,6 +43,7 @@ from service.started import Started
 from service.store import Store, connect
 from service.stow_api import known_senders, stow_router
 from service.telemetry import Metrics, set_up_logging
+from service.watching import Watching
 from service.witnessing import Guarded, Watch
 from service.workflow import AT_ONCE, Workflows
 
@@ -108,6 +109,16 @@ class Service:
         self.stamping = self._stamping()
         self.asking = None if self.watch is None else Caretaker(self.watch)
         self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))
+        self.watching = Watching(
+            config,
+            log=self.log,
+            writer=self._writes,
+            register=self.register,
+            library=self.library,
+            engine=self.engine,
+            store=self.store,
+            registry=self._metrics.registry,
+        )
         self._stopping = False
         self._http = HttpServer(self._app(), config.http)
 
@@ -151,6 +162,7 @@ class Service:
         self.assembler.start()
         self.puller.start()
         self.caretaker.start()
+        self.watching.start()
         self._http.start()
         # What lives as long as the process need not be looked through at each collection: 50 ms of a study's time.
         gc.collect()
@@ -170,6 +182,7 @@ class Service:
         self.workflows.stop()
         self.outbox.stop()
         self.engine.close()
+        self.watching.stop()
         self.inbox.close()
         self.store.close()
         self.pulse.stop()
@@ -199,12 +212,13 @@ class Service:
             "outbox": "ok" if self.outbox.healthy() else "stopped",
             "commitment": "ok" if self.desk.healthy() else "stopped",
             "puller": "ok" if self.puller.running else "stopped",
+            **self.watching.checks(),
         }
 
     def routers(self) -> tuple[APIRouter, ...]:
         """What the HTTP port serves besides looking."""
         door = stow_router(self.inbox, sender=known_senders(self._access), stopping=lambda: self._stopping)
-        return (door, pull_api.build_router(self.puller))
+        return (door, pull_api.build_router(self.puller), self.watching.router())
 
     def _app(self) -> FastAPI:
         return build_app(
