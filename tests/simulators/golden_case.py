@@ -53,7 +53,7 @@ def write_case(
     folder: Path,
     voxels: NDArray[Any],
     affine: NDArray[np.float64],
-    measurements: dict[str, str],
+    expected: dict[str, str],
     *,
     source: str = "Made for a test.",
     tolerance: str = "0.01",
@@ -69,7 +69,7 @@ def write_case(
         "modality": "MR",
         "volume": "sha256:" + hashlib.sha256(buffer.getvalue()).hexdigest(),
         "source": source,
-        "measurements": [{"id": name, "value": value} for name, value in measurements.items()],
+        "measurements": [{"id": name, "value": value} for name, value in expected.items()],
         "tolerance": tolerance,
     }
     text = json.dumps(said | changes, ensure_ascii=False, indent=2) + "\n"
