@@ -303,6 +303,13 @@ class Config(BaseSettings):
             raise ValueError("two readers have the same token: nobody could tell who decided")
         return readers
 
+    @field_validator("golden")
+    @classmethod
+    def _one_case_each(cls, golden: tuple[GoldenSection, ...]) -> tuple[GoldenSection, ...]:
+        if len({one.model for one in golden}) != len(golden):
+            raise ValueError("two golden cases for one model")
+        return golden
+
     @model_validator(mode="after")
     def _named_peers_exist(self) -> "Config":
         known = {p.name for p in self.peers}

@@ -109,16 +109,7 @@ class Service:
         self.stamping = self._stamping()
         self.asking = None if self.watch is None else Caretaker(self.watch)
         self.caretaker = Caretaker(self._warm, self._undelivered, Retention(self.inbox, self.store, keep, wire.now))
-        self.watching = Watching(
-            config,
-            log=self.log,
-            writer=self._writes,
-            register=self.register,
-            library=self.library,
-            engine=self.engine,
-            store=self.store,
-            registry=self._metrics.registry,
-        )
+        self.watching = self._watching()
         self._stopping = False
         self._http = HttpServer(self._app(), config.http)
 
@@ -229,6 +220,19 @@ class Service:
             log=self.log,
             metrics=self._metrics.registry,
             routers=self.routers(),
+        )
+
+    def _watching(self) -> Watching:
+        """What looks at models in use, and takes what physicians decide."""
+        return Watching(
+            self._config,
+            log=self.log,
+            writer=self._writes,
+            register=self.register,
+            library=self.library,
+            engine=self.engine,
+            store=self.store,
+            registry=self._metrics.registry,
         )
 
     def _stamping(self) -> Caretaker | None:

@@ -222,14 +222,11 @@ def engine_behind_two_doors(module: Module) -> Iterator[Broken]:
     if module.path in DOORS:
         return
     for call, name in _calls(module):
-        if name.split(".")[-1] == "infer":
-            yield Broken(module.path, call.lineno, "runs a model past inference.run")
         if name.split(".")[-1] == "GoldenCase":
             yield Broken(module.path, call.lineno, "makes a GoldenCase")
     for node in ast.walk(module.tree):
-        handed = isinstance(node, ast.Attribute) and node.attr == "infer"
-        if handed and not any(call.func is node for call, _ in _calls(module)):
-            yield Broken(module.path, node.lineno, "hands on what runs a model")
+        if isinstance(node, ast.Attribute) and node.attr == "infer":
+            yield Broken(module.path, node.lineno, "runs a model past inference.run, or hands on what does")
 
 
 def weights_only(module: Module) -> Iterator[Broken]:
