@@ -167,7 +167,7 @@ def test_a_file_that_is_no_volume(tmp_path: Path, data: bytes) -> None:
     """Whatever lies there under its own digest: refused with a code, and never unpickled."""
     folder = block_case(tmp_path / "case", volume="sha256:" + hashlib.sha256(data).hexdigest())
     (folder / VOLUME_NAME).write_bytes(data)
-    with pytest.raises(GoldenInvalid):
+    with pytest.raises(GoldenInvalid, match="unpacks" if data == VOLUMES["bomb"] else "."):
         load(folder)
 
 
