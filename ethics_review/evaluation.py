@@ -134,9 +134,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A reading of one model's monitor, as it goes into the log."""
+    """A reading of one model's monitor, as it goes into the log. `approval`: whose thresholds judged."""
 
     model: ModelRef
+    approval: str
     reading: Reading
 
     @property
@@ -151,6 +152,7 @@ class Evaluation:
             "metric": reading.metric,
             "tier": METRICS[reading.metric].tier.value,
             "model": {"name": self.model.name, "version": self.model.version, "digest": self.model.digest},
+            "approval": self.approval,
             "first": reading.first,
             "last": reading.last,
             "n": reading.n,
@@ -167,12 +169,14 @@ class Plan:
     """The thresholds for one model: all of them out of its signed approval, none out of the site's configuration.
 
     Attributes:
+        approval: its id.
         missed, false_positive: None where the approval gives no baseline; the metric is then TOO_FEW for ever.
         failure_rate, subgroup_gap: shares. p95_ms: from intent to result. decision_h: hours to a human decision.
         restrict_first: a subgroup is cut off before the model is suspended.
     """
 
     model: ModelRef
+    approval: str
     disagree: Design
     missed: Design | None
     false_positive: Design | None
@@ -183,8 +187,11 @@ class Plan:
     restrict_first: bool
 
     @classmethod
-    def of(cls, model: ModelRef, monitor: Mapping[str, JsonValue], on_breach: str) -> "Plan":
-        """From the approval's `monitor` and `on_breach`. Raises RequestInvalid."""
+    def of(cls, model: ModelRef, monitor: Mapping[str, JsonValue], on_breach: str, approval: str = "") -> "Plan":
+        """From the `monitor` and `on_breach` of the approval with that id. Raises RequestInvalid.
+
+        Without an id it tells whether the thresholds are sound; what it then says cannot be logged.
+        """
         try:
             h = str(monitor["cusum_h"])
             own = {
@@ -202,6 +209,7 @@ class Plan:
             raise RequestInvalid("on_breach: SUSPEND or RESTRICT wanted")
         return cls(
             model,
+            approval,
             own["disagree"],
             own.get("missed"),
             own.get("false_positive"),

@@ -12,6 +12,8 @@ from typing import Final, Protocol
 
 from audit.entry import JsonValue, parse_time
 
+GRAVE: Final = frozenset({"DEATH", "SERIOUS"})
+"""Severities of an incident that suspend whatever its category."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -149,13 +151,21 @@ def _decision(entry: Logged) -> Fact:
 
 def _state_change(entry: Logged) -> Fact | None:
     to = entry.body["to"]
-    began = to in {"SHADOW", "LIVE"} and to != entry.body["from"]
+    # A suspension that needed no entry of its own (an expiry, say) may be ended by a RESUME to the state before it.
+    began = to in {"SHADOW", "LIVE"} and (to != entry.body["from"] or entry.body["event"] == "RESUME")
     return _base(entry, What.EPOCH) if began else None
 
 
 def _golden(entry: Logged) -> Fact | None:
-    same = entry.body["outcome"] in {"OK", "MATCH"}
+    same = entry.body["outcome"] == "MATCH"
     return None if same else _base(entry, What.INVARIANT, "GOLDEN_MISMATCH")
+
+
+def _incident(entry: Logged) -> Fact | None:
+    # A case is opened once; what becomes of it later is not a second harm.
+    body = entry.body
+    harm = body["category"] == "HARM" or body["severity"] in GRAVE
+    return _base(entry, What.INVARIANT, "INCIDENT") if harm and body["event"] == "OPENED" else None
 
 
 def _heartbeat(entry: Logged) -> Fact:
@@ -173,6 +183,6 @@ _MAKERS: Final[Mapping[str, Callable[[Logged], Fact | None]]] = MappingProxyType
         "FAILED": lambda entry: _base(entry, What.FAILED, str(entry.body["code"])),
         "HUMAN_DECISION": _decision,
         "GOLDEN": _golden,
-        "INCIDENT": lambda entry: _base(entry, What.INVARIANT, "INCIDENT"),
+        "INCIDENT": _incident,
     }
 )

@@ -99,11 +99,23 @@ class Monitor:
             self._begin()
         else:
             said += [one for chart in touched if chart.loud for one in self._worse(chart.readings())]
-        return tuple(Evaluation(self.plan.model, reading) for reading in said)
+        return tuple(self._evaluation(reading) for reading in said)
 
     def standing(self) -> tuple[Evaluation, ...]:
         """Where every metric stands now, whether or not it was said."""
-        return tuple(Evaluation(self.plan.model, reading) for reading in self._readings())
+        return tuple(self._evaluation(reading) for reading in self._readings())
+
+    def under(self, plan: Plan) -> "Monitor":
+        """This monitor under another approval of its model: judged anew from here on; what is overdue stays so."""
+        if plan.model.digest != self.plan.model.digest:
+            raise RequestInvalid("the approval of another model")
+        other = Monitor(plan)
+        other.index, other.time_us, other.day, other.beat = self.index, self.time_us, self.day, list(self.beat)
+        other.due.restore(self.due.state())
+        return other
+
+    def _evaluation(self, reading: Reading) -> Evaluation:
+        return Evaluation(self.plan.model, self.plan.approval, reading)
 
     def _clock(self, fact: Fact) -> Iterator[Reading]:
         # A clock that goes back is itself an invariant broken; the monitor's own time then waits for it.

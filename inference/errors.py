@@ -6,6 +6,7 @@ InferenceError                .code, .fault (INPUT | SITE | MODEL | US), .retry 
 ├── OutputImplausible MODEL   an answer that no anatomy gives: withheld
 ├── PermitRefused     US      the permit is for something else, or is over
 ├── FindingsCorrupt   SITE    a findings file that is not what was saved
+├── GoldenInvalid     SITE    a golden case that is not one, or is another model's
 └── EngineError
     ├── ModelRefused  MODEL   the bundle's configuration asks for what we do not run
     ├── ModelFailed   MODEL   the model raised while it was loaded or run
@@ -41,6 +42,7 @@ Code = Literal[
     "PERMIT_INPUT_MISMATCH",
     "PERMIT_EXPIRED",
     "FINDINGS_CORRUPT",
+    "GOLDEN_INVALID",
     "MODEL_CONFIG_REFUSED",
     "MODEL_LOAD_FAILED",
     "MODEL_RUN_FAILED",
@@ -97,6 +99,12 @@ class FindingsCorrupt(InferenceError):
 
     fault = "SITE"
     retry = True  # the findings can be computed again
+
+
+class GoldenInvalid(InferenceError):
+    """A golden case that is malformed, or that expects other measurements than the model's."""
+
+    fault = "SITE"
 
 
 class EngineError(InferenceError):

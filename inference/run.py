@@ -35,7 +35,7 @@ def run(permit: Permit, model: VerifiedModel, volume: Volume, engine: EnginePort
     _check_permit(permit, model, volume, now)
     checks.fit(volume, model.manifest)
     prediction = engine.infer(model, volume, float(model.manifest.deadline_s))
-    findings = _findings(prediction, volume, model.manifest)
+    findings = findings_of(prediction, volume, model.manifest)
     checks.plausible(findings, volume, model.manifest)
     return findings
 
@@ -52,7 +52,8 @@ def _check_permit(permit: Permit, model: VerifiedModel, volume: Volume, now: dat
         raise PermitRefused("PERMIT_EXPIRED", "the permit is not valid at this time")
 
 
-def _findings(prediction: Prediction, volume: Volume, manifest: Manifest) -> Findings:
+def findings_of(prediction: Prediction, volume: Volume, manifest: Manifest) -> Findings:
+    """The manifest's segments and measurements in a label map, not yet judged. Raises InferenceError."""
     labels = prediction.labels
     if labels.shape != volume.shape:
         raise OutputImplausible("OUTPUT_SHAPE", "the label map is not on the image's grid")

@@ -204,6 +204,22 @@ class Review(Section):
         return hours
 
 
+class ReaderSection(Section):
+    """A physician who decides on results through the API. The token itself is nowhere: the reader has it."""
+
+    name: str = Field(pattern=NAME)
+    role: Literal["CLINICAL_OWNER", "RADIOLOGIST"]
+    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    training: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")  # digest of the record of their training on these models
+
+
+class GoldenSection(Section):
+    """A golden case for a model that brings none; see docs/monitoring.md."""
+
+    model: str  # a name, or name/version
+    folder: Path  # with case.json and volume.npz
+
+
 class Syslog(Section):
     """Where DICOM audit messages go (PS3.15 A.5, A.6; RFC 5425): mutual TLS, or not at all. Paths of PEM files."""
 
@@ -276,6 +292,8 @@ class Config(BaseSettings):
     assembly: AssemblySection = AssemblySection()
     engine: EngineSection = EngineSection()
     review: Review = Review()
+    readers: tuple[ReaderSection, ...] = ()
+    golden: tuple[GoldenSection, ...] = ()
     audit: Audit = Audit()
     database: Database = Database()
 
@@ -309,6 +327,22 @@ class Config(BaseSettings):
         if len({p.name for p in peers}) != len(peers):
             raise ValueError("two peers have the same name")
         return peers
+
+    @field_validator("readers")
+    @classmethod
+    def _readers_differ(cls, readers: tuple[ReaderSection, ...]) -> tuple[ReaderSection, ...]:
+        if len({one.name for one in readers}) != len(readers):
+            raise ValueError("two readers have the same name")
+        if len({one.token_sha256 for one in readers}) != len(readers):
+            raise ValueError("two readers have the same token: nobody could tell who decided")
+        return readers
+
+    @field_validator("golden")
+    @classmethod
+    def _one_case_each(cls, golden: tuple[GoldenSection, ...]) -> tuple[GoldenSection, ...]:
+        if len({one.model for one in golden}) != len(golden):
+            raise ValueError("two golden cases for one model")
+        return golden
 
     @model_validator(mode="after")
     def _named_peers_exist(self) -> "Config":

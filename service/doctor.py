@@ -13,9 +13,11 @@ from dicom_bridge.errors import BridgeError
 from dicom_bridge.tls import TlsFiles, check, expires_at
 from ethics_review.errors import ReviewError
 from ethics_review.states import RUNNING, Role
+from inference.engine import Engine
+from inference.errors import InferenceError
 from models.errors import ModelError
 from models.library import Broken, Library
-from service import stamping, timestamping, wire, witness_client, witnessing
+from service import golden, stamping, timestamping, wire, witness_client, witnessing
 from service.config import Config
 from service.errors import ServiceError
 from service.incidents import Incidents
@@ -39,7 +41,7 @@ class Finding:
 def examine(settings: Config) -> list[Finding]:
     """All checks, in the order in which one would repair them. Does not change anything but its own folder."""
     checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (
-        *(_disk, _log, witnesses, _time_stamps, _models, _trust, _approvals, _incidents, _tls, _ports, _peers),
+        *(_disk, _log, witnesses, _time_stamps, _models, _golden, _trust, _approvals, _incidents, _tls, _ports, _peers),
     )
     return [finding for check in checks for finding in check(settings)]
 
@@ -131,6 +133,29 @@ def _trust(settings: Config) -> Iterator[Finding]:
         yield Finding("trust policy", WARN, f"{what}; nobody is {', '.join(lacking)}")
     else:
         yield Finding("trust policy", OK, what)
+
+
+def _golden(settings: Config) -> Iterator[Finding]:
+    """Each model's golden case, run now, on the device that the service would take."""
+    library = Library(settings.data.folder / "models")
+    site = {one.model: one.folder for one in settings.golden}
+    with Engine(device=settings.engine.device, log=lambda _event, /, **_values: None) as engine:
+        for item in library.list():
+            if isinstance(item, Broken):
+                continue
+            check = f"golden case {item.ref.name} {item.ref.version}"
+            try:
+                model = library.open(item.ref)
+                case = golden.case_of(model, site)
+                if case is None:
+                    yield Finding(check, WARN, "none: nothing tells a changed driver from a sound one; see [[golden]]")
+                    continue
+                found = golden.attempt(case, model, engine)
+            except (ModelError, InferenceError, OSError) as error:
+                yield Finding(check, FAIL, str(error))
+                continue
+            what = f"differs by {found.difference:.6f}, {case.tolerance:.6f} allowed, on {found.device}"
+            yield Finding(check, OK if found.matches else FAIL, what)
 
 
 def _approvals(settings: Config) -> Iterator[Finding]:

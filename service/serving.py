@@ -47,6 +47,7 @@ from service.started import Started
 from service.store import Store, connect
 from service.stow_api import known_senders, stow_router
 from service.telemetry import Metrics, set_up_logging
+from service.watching import Watching
 from service.witnessing import Guarded, Watch
 from service.workflow import AT_ONCE, Workflows
 
@@ -119,6 +120,7 @@ class Service:
         self.caretaker = Caretaker(self.reviewing, self._warm, self._undelivered, retention, overdue)
         self.halting = self._watcher()
         self.halter = Caretaker(self.halting, pause_s=stopping.ROUND_S)
+        self.watching = self._watching()
         self._stopping = False
         self._http = HttpServer(self._app(), config.http)
 
@@ -163,6 +165,7 @@ class Service:
         self.assembler.start()
         self.puller.start()
         self.caretaker.start()
+        self.watching.start()
         self._http.start()
         # What lives as long as the process need not be looked through at each collection: 50 ms of a study's time.
         gc.collect()
@@ -183,6 +186,7 @@ class Service:
         self.outbox.stop()
         self.halter.stop()
         self.engine.close()
+        self.watching.stop()
         self.inbox.close()
         self.store.close()
         self.pulse.stop()
@@ -215,12 +219,13 @@ class Service:
             "outbox": "ok" if self.outbox.healthy() else "stopped",
             "commitment": "ok" if self.desk.healthy() else "stopped",
             "puller": "ok" if self.puller.running else "stopped",
+            **self.watching.checks(),
         }
 
     def routers(self) -> tuple[APIRouter, ...]:
         """What the HTTP port serves besides looking."""
         door = stow_router(self.inbox, sender=known_senders(self._access), stopping=lambda: self._stopping)
-        return (door, pull_api.build_router(self.puller), stop_api.build_router(self.halting))
+        return (door, pull_api.build_router(self.puller), stop_api.build_router(self.halting), self.watching.router())
 
     def _app(self) -> FastAPI:
         return build_app(
@@ -231,6 +236,19 @@ class Service:
             log=self.log,
             metrics=self._metrics.registry,
             routers=self.routers(),
+        )
+
+    def _watching(self) -> Watching:
+        """What looks at models in use, and takes what physicians decide."""
+        return Watching(
+            self._config,
+            log=self.log,
+            writer=self._writes,
+            register=self.register,
+            library=self.library,
+            engine=self.engine,
+            store=self.store,
+            registry=self._metrics.registry,
         )
 
     def _stamping(self) -> Caretaker | None:

@@ -58,6 +58,40 @@ def verify(
         show(rows, as_json=as_json, title="verified models", rows=rows)
 
 
+@app.command()
+def golden(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    version: Annotated[str | None, typer.Option(help="Which, where several are installed.")] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the model's golden case here and now. Exit status 0 only if it comes out. Nothing is logged."""
+    with told():
+        from inference.engine import Engine  # deferred: the other commands need none of it
+        from service.golden import attempt, case_of
+
+        settings = wire.settings(config)
+        library = Library(settings.data.folder / "models")
+        model = library.open(library.find(name, version))
+        case = case_of(model, {one.model: one.folder for one in settings.golden})
+        if case is None:
+            raise CommandRefused(f"{model.ref.name} {model.ref.version} has no golden case; see [[golden]]")
+        with Engine(device=settings.engine.device, log=lambda _event, /, **_values: None) as engine:
+            found = attempt(case, model, engine)
+        row = {
+            "model": f"{model.ref.name} {model.ref.version}",
+            "case": case.digest,
+            "outcome": "MATCH" if found.matches else "MISMATCH",
+            "measured": {key: f"{value:.6f}" for key, value in found.measured.items()},
+            "difference": f"{found.difference:.6f}",
+            "tolerance": f"{case.tolerance:.6f}",
+            "device": found.device,
+        }
+        show(row, as_json=as_json, title="golden case", rows=[row])
+        if not found.matches:
+            raise typer.Exit(1)
+
+
 def _row(item: Any) -> dict[str, Any]:
     if isinstance(item, Broken):
         return {"name": item.name, "version": item.version, "digest": None, "title": f"REFUSED: {item.why}"}

@@ -18,6 +18,7 @@ WALLS = {"dicom_bridge/listener.py": 1, "inference/worker.py": 1, "service/pipel
 DURABLE = "audit/durable.py"
 CLOCK = "service/wire.py"
 PERMITS = "ethics_review/gate.py"
+DOORS = frozenset({"inference/run.py", "inference/golden.py"})
 MUTABLE = frozenset({("audit/state.py", "State")})  # grows with the log; replaced whole, or not at all
 PURE = frozenset(
     {
@@ -220,6 +221,21 @@ def permits_from_the_gate(module: Module) -> Iterator[Broken]:
             yield Broken(module.path, line, f"import of {name}")
 
 
+def engine_behind_two_doors(module: Module) -> Iterator[Broken]:
+    """A model computes for inference/run.py, which asks for a Permit, and for the golden case; for nobody else (I3).
+
+    A golden case is read from its folder in inference/golden.py: no volume that came from elsewhere becomes one.
+    """
+    if module.path in DOORS:
+        return
+    for call, name in _calls(module):
+        if name.split(".")[-1] == "GoldenCase":
+            yield Broken(module.path, call.lineno, "makes a GoldenCase")
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and node.attr == "infer":
+            yield Broken(module.path, node.lineno, "runs a model past inference.run, or hands on what does")
+
+
 def weights_only(module: Module) -> Iterator[Broken]:
     """torch.load takes weights_only=True, written out."""
     for call, name in _calls(module):
@@ -345,6 +361,7 @@ PRODUCT_RULES: tuple[Rule, ...] = (
     disk_in_one_place,
     clock_in_one_place,
     permits_from_the_gate,
+    engine_behind_two_doors,
     weights_only,
     never_verified,
     all_typed,

@@ -9,6 +9,7 @@ from ethics_review.facts import Fact, What
 from models.ref import ModelRef
 
 MODEL = ModelRef("brain", "1.0.0", "sha256:" + "a" * 64)
+APPROVAL = "TEST-2026-0001"
 OTHER_MODEL = "sha256:" + "b" * 64
 MONITOR = {
     "disagree_p0": "0.06",
@@ -30,7 +31,7 @@ MINUTE_US = 60_000_000
 def plan(on_breach: str = "RESTRICT", **changed: object) -> Plan:
     """The plan of MONITOR, with some thresholds changed; None takes one out."""
     wanted = {key: value for key, value in {**MONITOR, **changed}.items() if value is not None}
-    return Plan.of(MODEL, wanted, on_breach)  # type: ignore[arg-type]
+    return Plan.of(MODEL, wanted, on_breach, APPROVAL)  # type: ignore[arg-type]
 
 
 @dataclass

@@ -122,37 +122,44 @@ def test_decision(significant: str, counts: bool) -> None:
 
 
 _CHANGES = [
-    ("APPROVED", "SHADOW", True),
-    ("SHADOW", "LIVE", True),
-    ("SUSPENDED", "LIVE", True),
-    ("SUSPENDED", "SHADOW", True),
-    ("LIVE", "LIVE", False),
-    ("LIVE", "SUSPENDED", False),
-    ("LIVE", "RETIRED", False),
+    ("DEPLOY", "APPROVED", "SHADOW", True),
+    ("GO_LIVE", "SHADOW", "LIVE", True),
+    ("RESUME", "SUSPENDED", "LIVE", True),
+    ("RESUME", "SUSPENDED", "SHADOW", True),
+    ("RESUME", "LIVE", "LIVE", True),
+    ("RESUME", "SHADOW", "SHADOW", True),
+    ("RESTRICT", "LIVE", "LIVE", False),
+    ("RENEW", "LIVE", "LIVE", False),
+    ("SUSPEND", "LIVE", "SUSPENDED", False),
+    ("RETIRE", "LIVE", "RETIRED", False),
 ]
 
 
-@pytest.mark.parametrize(("before", "after", "begins"), _CHANGES)
-def test_epochs(before: str, after: str, begins: bool) -> None:
+@pytest.mark.parametrize(("event", "before", "after", "begins"), _CHANGES)
+def test_epochs(event: str, before: str, after: str, begins: bool) -> None:
     """An epoch begins where a model comes into use, again or at last; a restriction does not forget anything."""
-    fact = fact_of(Line("STATE_CHANGE", {"model": MODEL_BODY, "from": before, "to": after}))
-    assert fact == (Fact(7, NOW_US, What.EPOCH, model=MODEL.digest) if begins else None)
+    line = Line("STATE_CHANGE", {"model": MODEL_BODY, "event": event, "from": before, "to": after})
+    assert fact_of(line) == (Fact(7, NOW_US, What.EPOCH, model=MODEL.digest) if begins else None)
 
 
 @pytest.mark.parametrize(
     ("kind", "body", "code"),
     [
         ("GOLDEN", {"outcome": "MATCH"}, None),
-        ("GOLDEN", {"outcome": "OK"}, None),
         ("GOLDEN", {"outcome": "MISMATCH"}, "GOLDEN_MISMATCH"),
         ("GOLDEN", {"outcome": "FAILED"}, "GOLDEN_MISMATCH"),
-        ("INCIDENT", {"kind": "HARM"}, "INCIDENT"),
+        ("INCIDENT", {"event": "OPENED", "category": "HARM", "severity": "MINOR"}, "INCIDENT"),
+        ("INCIDENT", {"event": "OPENED", "category": "PERFORMANCE", "severity": "DEATH"}, "INCIDENT"),
+        ("INCIDENT", {"event": "OPENED", "category": "PERFORMANCE", "severity": "SERIOUS"}, "INCIDENT"),
+        ("INCIDENT", {"event": "OPENED", "category": "PERFORMANCE", "severity": "MINOR"}, None),
+        ("INCIDENT", {"event": "CLOSED", "category": "HARM", "severity": "DEATH"}, None),
     ],
 )
 def test_invariants(kind: str, body: dict[str, Any], code: str | None) -> None:
-    """A golden case that does not come out, however, and an incident of any kind break an invariant."""
+    """A golden case that does not come out, however, and a case of harm, when it is opened, break an invariant."""
     fact = fact_of(Line(kind, body | {"model": MODEL_BODY}))
     assert fact == (None if code is None else Fact(7, NOW_US, What.INVARIANT, model=MODEL.digest, code=code))
-    everywhere = fact_of(Line("INCIDENT", {"model": None}))
+    opened: dict[str, JsonValue] = {"event": "OPENED", "category": "HARM", "severity": "MINOR"}
+    everywhere = fact_of(Line("INCIDENT", opened | {"model": None}))
     assert everywhere is not None
     assert everywhere.model is None

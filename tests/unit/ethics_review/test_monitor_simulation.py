@@ -149,6 +149,23 @@ def test_simulated_chart_is_the_monitors() -> None:
     assert found == expected > 0
 
 
+def test_the_monitor_sees_a_doubled_share() -> None:
+    """Fed whole calls, a monitor of 6 % to 12 % with h = 6 suspends after a median of about 190 of them."""
+    rng, seen = random.Random(12), []
+    for _ in range(101):
+        ward, monitor, calls = Ward(), Monitor(plan()), 0
+        suspended = False
+        while not suspended:
+            calls += 1
+            ward.judged("REJECT" if rng.random() < 0.12 else "ACCEPT")
+            said = [one.reading.metric for fact in ward.facts for one in monitor.feed(fact) if one.outcome == "SUSPEND"]
+            suspended = "DISAGREEMENT" in said
+            ward.facts.clear()
+        seen.append(calls)
+    # Delays are about exponential beyond 100 calls: the median of 101 has a standard error of 12 %.
+    assert sorted(seen)[50] == pytest.approx(187, rel=0.25)
+
+
 def _table(counts: NDArray[np.int64]) -> dict[str, int]:
     return {str(name): int(count) for name, count in enumerate(counts)}
 

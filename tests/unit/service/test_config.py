@@ -51,6 +51,8 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         (PEER + PEER, "same name"),
         ("[review]\nautonomy = 'A9'\n", "review.autonomy"),
         ("no toml at all", "not TOML"),
+        ("[[golden]]\nmodel = 'm'\nfolder = 'a'\n" * 2, "two golden cases"),
+        ("[[readers]]\nname = 'test-li'\nrole = 'OPS'\n", "readers.0.role"),
         ("[dicom]\nplain = false\n", "nothing would listen"),
         ("[dicom]\ninstance_bytes_max = 1000\n", "dicom.instance_bytes_max"),
         (PEER + "tls = true\n", "peer 'pacs' wants tls"),
