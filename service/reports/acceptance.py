@@ -130,8 +130,8 @@ def _bounds(
     for bound in about.bounds:
         subgroup = None if bound["subgroup"] is None else str(bound["subgroup"])
         row = by_name.get((str(bound["metric"]), subgroup))
-        wanted = [f"≥ {bound['at_least']}"] if bound.get("at_least") is not None else []
-        wanted += [f"≤ {bound['at_most']}"] if bound.get("at_most") is not None else []
+        wanted = [f">= {bound['at_least']}"] if bound.get("at_least") is not None else []
+        wanted += [f"<= {bound['at_most']}"] if bound.get("at_most") is not None else []
         cells = (
             pick(METRICS.get(str(bound["metric"]), (str(bound["metric"]),) * 2), language),
             subgroup or pick(_ALL, language),

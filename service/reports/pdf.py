@@ -5,6 +5,7 @@ machine's own Chinese font in its place); it is not inside the file. See docs/de
 """
 
 import io
+import re
 from typing import Any, Final, Literal
 from xml.sax.saxutils import escape
 
@@ -24,6 +25,10 @@ CHINESE: Final = "STSong-Light"
 MARGIN: Final = 16 * mm
 WIDTH: Final = A4[0] - 2 * MARGIN
 SIZE: Final = 9.5
+LABEL_SIZE: Final = 8
+LATIN_MAX: Final = 0xFF
+"""The last character that the Latin font has."""
+_RUN: Final = re.compile("[\\x00-\\xff]+|[^\\x00-\\xff]+")
 NUMBER_SHARE: Final = 0.6
 """How wide a column of numbers is beside one of words."""
 
@@ -64,12 +69,9 @@ def _flowables(block: Block) -> list[Any]:
     return [platypus.KeepTogether([_text(block.title, before=4, after=2, keep=True), _Drawn(block)])]
 
 
-def _font(text: str) -> str:
-    try:
-        text.encode("latin-1")
-    except UnicodeEncodeError:
-        return CHINESE
-    return LATIN
+def _runs(text: str) -> list[tuple[str, str]]:
+    """(font, words): numbers and Latin words are never set in a font that a reader may have to look for."""
+    return [(CHINESE if ord(run[0]) > LATIN_MAX else LATIN, run) for run in _RUN.findall(text)]
 
 
 def _text(
@@ -82,10 +84,11 @@ def _text(
     keep: bool = False,
     boxed: bool = False,
 ) -> Any:
-    font = _font(text)
+    runs = _runs(text)
+    chinese = any(font == CHINESE for font, _ in runs)
     style = ParagraphStyle(
         "text",
-        fontName=font,
+        fontName=LATIN,
         fontSize=size,
         leading=size * 1.4,
         spaceBefore=before,
@@ -93,11 +96,12 @@ def _text(
         alignment=2 if align == "right" else 0,
         keepWithNext=keep,
         # Chinese breaks anywhere, and so must a digest that stands beside it.
-        wordWrap="CJK" if font == CHINESE else None,
+        wordWrap="CJK" if chinese else None,
         splitLongWords=True,
         **({"borderWidth": 1, "borderColor": colors.black, "borderPadding": 4} if boxed else {}),
     )
-    return platypus.Paragraph(escape(text), style)
+    marked = "".join(f'<font name="{font}">{escape(run)}</font>' for font, run in runs)
+    return platypus.Paragraph(marked, style)
 
 
 def _table(block: Table) -> Any:
@@ -141,10 +145,14 @@ class _Drawn(platypus.Flowable):  # type: ignore[misc]
             canvas.setFillColor(colors.HexColor(dot.colour))
             canvas.circle(dot.x, height - dot.y, dot.radius, stroke=0, fill=1)
         canvas.setFillColor(colors.black)
-        put = {"start": canvas.drawString, "middle": canvas.drawCentredString, "end": canvas.drawRightString}
         for label in self._picture.labels:
-            canvas.setFont(_font(label.text), 8)
-            put[label.anchor](label.x, height - label.y, label.text)
+            runs = _runs(label.text)
+            wide = sum(pdfmetrics.stringWidth(run, font, LABEL_SIZE) for font, run in runs)
+            x = label.x - {"start": 0.0, "middle": 0.5, "end": 1.0}[label.anchor] * wide
+            for font, run in runs:
+                canvas.setFont(font, LABEL_SIZE)
+                canvas.drawString(x, height - label.y, run)
+                x += pdfmetrics.stringWidth(run, font, LABEL_SIZE)
 
 
 def _number(canvas: Canvas, _made: object) -> None:
