@@ -52,7 +52,13 @@ class Approved:
     def texts(self) -> tuple[str, ...]:
         """What a reviewer wrote and signed, and where there may be Chinese or a date that is no patient's."""
         paths = (("approval",), ("criteria_set",), ("reviewer_org",), ("valid", "from"), ("valid", "to"))
-        return tuple(self.text(*path) for path in (*paths, ("model", "name"), ("model", "version")))
+        said = tuple(self.text(*path) for path in (*paths, ("model", "name"), ("model", "version")))
+        return said + self._listed("manufacturer") + self._listed("require")
+
+    def _listed(self, condition: str) -> tuple[str, ...]:
+        conditions: Any = self.said.get("conditions")
+        listed = conditions.get(condition) if isinstance(conditions, dict) else None
+        return tuple(one for one in listed if isinstance(one, str)) if isinstance(listed, list) else ()
 
 
 def _is_map(value: object) -> bool:

@@ -50,6 +50,14 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("[results]\nto = 'nobody'\n", "nobody"),
         (PEER + PEER, "same name"),
         ("[review]\nautonomy = 'A9'\n", "review.autonomy"),
+        ("[review]\ncare_setting = 'ICU'\n", "review.care_setting"),
+        ("[review]\ncare_setting = '*'\n", "review.care_setting"),
+        ("[review]\nreading_mode = 'SECOND_READER'\n", "review.reading_mode"),
+        ("[[review.evidence]]\ntoken = 'pia:P-1'\n", "until"),
+        ("[[review.evidence]]\ntoken = 'registration:1'\n", "until"),
+        ("[[review.evidence]]\ntoken = 'opt_out_check'\nuntil = 2027-05-31\n", "review.evidence.0"),
+        ("[[review.evidence]]\ntoken = 'notice:1'\nuntil = 2027-05-31\n", "review.evidence.0"),
+        ("[[review.evidence]]\ntoken = 'pia:P-1'\nuntil = 'soon'\n", "review.evidence.0.until"),
         ("no toml at all", "not TOML"),
         ("[[golden]]\nmodel = 'm'\nfolder = 'a'\n" * 2, "two golden cases"),
         ("[[readers]]\nname = 'test-li'\nrole = 'OPS'\n", "readers.0.role"),
@@ -138,3 +146,20 @@ def test_a_peer_is_what_the_bridge_calls(tmp_path: Path) -> None:
     assert (plain.name, plain.tls, plain.commitment) == ("pacs", None, False)
     assert secured.tls == TlsFiles(Path("c.pem"), Path("k.pem"), Path("a.pem"))
     assert (secured.commitment, secured.addresses) == (True, ("192.0.2.0/24",))
+
+
+def test_evidence_is_read_from_the_file(tmp_path: Path) -> None:
+    """Tokens and their last days are what the file says; a rule for minors may do without a day."""
+    path = tmp_path / "z.toml"
+    path.write_text(
+        "[review]\ncare_setting = 'IP'\nreading_mode = 'triage'\n"
+        "[[review.evidence]]\ntoken = 'registration:国械注准20253210001'\nuntil = 2027-05-31\n"
+        "[[review.evidence]]\ntoken = 'minors:R-1'\n",
+        encoding="utf-8",
+    )
+    review = load(path).review
+    assert (review.care_setting, review.reading_mode) == ("IP", "triage")
+    assert [(one.token, str(one.until)) for one in review.evidence] == [
+        ("registration:国械注准20253210001", "2027-05-31"),
+        ("minors:R-1", "None"),
+    ]

@@ -22,16 +22,18 @@ from audit.note import parse_note
 from audit.package import CHUNK
 from dicom_bridge.audit_event import events_of
 from inference.errors import EngineDied
-from service.call_book import CallBook
+from service.call_book import STATES, Call, CallBook, Told
 from service.errors import PatientDataFound
 from service.fhir_audit import to_fhir
 from service.people import People, scan_of
+from service.phi_scan import Scan
 from service.summary import About, render
 from service.tables import safe
 from service.tally import Approved, Tally
 from tests.simulators.audit_events import CANARIES, REPORTER
 from tests.simulators.audit_log import MODEL, body
 from tests.simulators.audit_package import START, Hospital, call_id, check, members
+from tests.simulators.reviewer import Reviewer
 from tests.simulators.story import SERIES, STUDY, World, install, loaded
 
 PLANTED = tuple(word for word in CANARIES if word != "测试")  # that one is in the name of the tests' reviewer
@@ -162,6 +164,43 @@ def test_the_verifier_takes_it(tmp_path: Path) -> None:
             content = members(data)[name]
             spoiled = data.replace(content, content[:-2] + b"x" + content[-1:])
             assert check(spoiled, hospital.policy(tmp_path)).verdict == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("state", "kinds", "came_to"),
+    [
+        ("SHADOW", ("CALL_RESULT",), "SHADOW"),
+        ("SHADOW", (), "NO_END"),
+        ("SHADOW", ("FAILED",), "FAILED"),
+        ("LIVE", ("CALL_RESULT",), "NOT_RELEASED"),
+        ("LIVE", ("CALL_RESULT", "RELEASED"), "RELEASED"),
+        ("SHADOW", ("CALL_RESULT", "RELEASED"), "RELEASED"),
+    ],
+)
+def test_a_shadow_run_is_no_result_that_was_forgotten(state: str, kinds: tuple[str, ...], came_to: str) -> None:
+    """A result that was not to be released is told apart from one that was not; what was released is told as such."""
+    told = {kind: Told(1, kind, "", "c" * 32, {}) for kind in kinds}
+    call = Call("c" * 32, {"CALL_INTENT": Told(0, "CALL_INTENT", "", "c" * 32, {"state": state}), **told})
+    assert call.state == came_to
+    assert came_to in STATES
+
+
+def test_a_reviewers_requirements_are_no_patients_data() -> None:
+    """A registration number in Chinese, an id with a date, a maker's Chinese name: signed words, known to the scan."""
+    require = ["registration:国械注准20253210001", "pia:PIA-2026-03-01", "opt_out_check"]
+    note = Reviewer().note(conditions={"manufacturer": ["联影"], "require": require})
+    entry = Entry.of(
+        Draft(Kind.APPROVAL, "a", {"note": note, "note_digest": "sha256:" + "0" * 64}),
+        index=0, source="s", seq=0, now=datetime(2026, 1, 1, tzinfo=UTC), boot="b0" * 16, tick_us=0,
+    )  # fmt: skip
+    approved = Approved.of(entry)
+    assert {"联影", *require} <= set(approved.texts)
+    for known, hits in ((approved.texts, 0), ((), 1)):
+        scan = Scan()
+        for text in known:
+            scan.know(text)
+        scan.look("entries/0", 0, note.encode())
+        assert bool(scan.hits) is bool(hits)
 
 
 def test_every_number_of_the_page_is_of_the_packages_entries(parts: dict[str, bytes]) -> None:

@@ -176,7 +176,7 @@ def test_a_call_that_is_taken_up_after_a_crash_is_not_counted_against_itself(wor
 
 
 def test_of_two_at_once_one_is_the_last(world: World) -> None:
-    """While the model is loaded for one study another takes the day's last call: the first is refused after all."""
+    """While the model is loaded for one study another takes the day's last call: the first is refused then."""
     world.approve(conditions={"max_calls_day": 1})
     warm = world.engine.warm
     overtaken: list[tuple[Any, ...]] = []

@@ -114,7 +114,7 @@ def test_what_arrives_is_known_to_arrive(world: World) -> None:
     assert world.report(["1.1", "1.2"]) == Report({Fate.ARRIVING: 2, Fate.QUARANTINED: 0}, ())
 
 
-ENDS = {State.RELEASED, State.REFUSED, State.FAILED, State.UNDELIVERED}
+ENDS = {State.RELEASED, State.SHADOWED, State.REFUSED, State.FAILED, State.UNDELIVERED}
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - {State.WRITTEN}))

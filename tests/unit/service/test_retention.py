@@ -42,6 +42,7 @@ def test_each_end_has_its_time(state: State, hours: int) -> None:
     ended = NOW - timedelta(hours=hours)
     wanted = {
         State.RELEASED: 24,
+        State.SHADOWED: 24,
         State.REFUSED: 24,
         State.FAILED: 24 * 7,
         State.UNDELIVERED: 24 * 7,
