@@ -189,7 +189,7 @@ class GoldenRuns:
         try:
             return attempt(case, model, self._engine)
         except InferenceError as error:
-            if error.fault == "US":
+            if error.fault == "US" or isinstance(error, EngineCancelled):
                 raise
             return error
 

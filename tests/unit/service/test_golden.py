@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from audit.entry import BODIES, Draft, Entry, Kind
 from audit.errors import AuditUnavailable
 from ethics_review.states import Cause
-from inference.errors import EngineClosed, EngineDied, EngineError, EngineTimeout
+from inference.errors import EngineCancelled, EngineClosed, EngineDied, EngineError, EngineTimeout
 from inference.golden import FOLDER
 from inference.types import Prediction, Volume
 from models.errors import LibraryUnavailable
@@ -182,6 +182,7 @@ def test_what_did_not_come_out_is_run_again_soon(house: House) -> None:
         ([EngineDied("ENGINE_DIED", "killed")] * 2, [("START", "FAILED")]),
         ([EngineTimeout("DEADLINE_EXCEEDED", "late")], [("START", "FAILED")]),
         ([EngineClosed("ENGINE_CLOSED", "we stop")], []),
+        ([EngineCancelled("ENGINE_CANCELLED", "its model was stopped")], []),
     ],
     ids=["died once", "died twice", "late", "stopped"],
 )
