@@ -20,7 +20,7 @@ from audit.entry import Draft, Entry, Kind
 from audit.errors import AuditError
 from ethics_review.dossier import Approval
 from inference import golden
-from inference.errors import EngineDied, InferenceError
+from inference.errors import EngineCancelled, EngineDied, InferenceError
 from inference.golden import Checked, GoldenCase
 from inference.run import EnginePort
 from models.errors import ModelError
