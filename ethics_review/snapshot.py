@@ -34,6 +34,7 @@ SOURCES: Final = (
     "states.py",
     "terms.py",
     "trust.py",
+    "vocabulary.py",
 )
 """Everything that decides what a replay ends in."""
 

@@ -149,7 +149,7 @@ def test_what_is_no_signed_note_is_refused(note: str) -> None:
         draft_approval(fields()) + "{}\n",
         draft_approval(fields()).replace('","', '", "', 1),
         f"{HEADER}\n{json.dumps(fields(), ensure_ascii=False, indent=1)}\n",
-        f"{HEADER}\n{json.dumps(fields(), sort_keys=True, separators=(',', ':'))}\n",
+        f"{HEADER}\n{json.dumps(fields(criteria_set='测试/1'), sort_keys=True, separators=(',', ':'))}\n",
         draft_approval(fields()).replace('"A1"', '"A0","max_autonomy":"A1"'),
         f"{HEADER}\n" + "[" * 100_000 + "\n",
     ],
