@@ -14,7 +14,7 @@ from typing import Final
 
 from audit.canonical import INTEGER_MAX
 from audit.entry import JsonValue, canonical
-from audit.errors import BadSignature, NoteError, UnknownSigner
+from audit.errors import BadSignature, EntryInvalid, NoteError, UnknownSigner
 from audit.note import Signer, Verifier, open_note, parse_note
 from ethics_review.errors import ActRefused
 from ethics_review.parties import COUNT_MAX, Trust
@@ -99,7 +99,7 @@ def draft(act: Act | Switch) -> str:
     try:
         line = canonical(act.fields()).decode("utf-8")
         again = _parsed(parse_json(line.encode("utf-8")))
-    except Malformed as wrong:
+    except (Malformed, EntryInvalid) as wrong:
         raise ActRefused("ACT_INVALID", str(wrong)) from None
     if canonical(again.fields()) != line.encode("utf-8") or len(line) > TEXT_CHARS_MAX:
         raise ActRefused("ACT_INVALID", "not an act that would be read again as it is")

@@ -119,6 +119,7 @@ class Site:
         self._quiet_s = quiet_s
         self._database, self._pacs_more, self._more = database, pacs_more, more
         self._process: subprocess.Popen[bytes] | None = None
+        root.mkdir(parents=True, exist_ok=True)
         keys = root / "parties.json"  # a copy of a prepared site has the same people
         self.parties = Parties.of_keys(keys.read_text(encoding="utf-8")) if keys.exists() else Parties()
         keys.write_text(self.parties.keys(), encoding="utf-8")

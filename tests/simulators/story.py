@@ -417,7 +417,8 @@ class World:
 
     def entries(self, *kinds: Kind) -> list[Entry]:
         """The log's entries of these kinds; without any, all that tell of runs."""
-        others = (Kind.LOG_START, Kind.CONFIG, Kind.LOG_READ, Kind.ERASURE, Kind.HEARTBEAT, Kind.EXPORT, Kind.APPROVAL)
+        others = {Kind.LOG_START, Kind.CONFIG, Kind.LOG_READ, Kind.ERASURE, Kind.HEARTBEAT, Kind.EXPORT, Kind.APPROVAL}
+        others |= {Kind.STATE_CHANGE, Kind.STOP, Kind.RESUME, Kind.ACCEPTANCE, Kind.GOLDEN}  # a dossier's life
         wanted = kinds or tuple(kind for kind in Kind if kind not in others)
         return [entry for entry in self.log.entries() if entry.kind in wanted]
 

@@ -151,7 +151,8 @@ def test_a_changed_byte_in_an_approval_is_refused(still: tuple[Site, ModelRef]) 
 def test_a_changed_byte_in_the_log_is_named(still: tuple[Site, ModelRef]) -> None:
     """The service does not start on a log that was edited, and `audit verify` names the place."""
     site, _ = still
-    bundle = next(path for path in (wire.audit_root(site.config) / "tile" / "entries").rglob("*") if path.is_file())
+    entries = (wire.audit_root(site.config) / "tile" / "entries").rglob("*")
+    bundle = max((path for path in entries if path.is_file()), key=lambda path: path.stat().st_size)  # the one in use
     _flip(bundle, 60)
 
     command = [ZHIYING, "audit", "verify", "--config", site.config_file]
