@@ -11,27 +11,24 @@ AUTONOMOUS: Final = frozenset({"A3", "A4"})
 """From here on a result can leave without a physician's act: what experts must examine again."""
 
 
-def submission_of(approval: Approval) -> str | None:
-    """Digest of the submission that was reviewed; None where the approval does not say."""
-    del approval
-    return None
+def submission_of(approval: Approval) -> str:
+    """Digest of the submission that was reviewed."""
+    return approval.submission
 
 
 def listed(approval: Approval) -> bool:
     """Whether it is an activity of the list, with the shorter cycle and the panel."""
-    del approval
-    return False
+    return approval.listed
 
 
 def follow_up_days(approval: Approval, trust: Trust) -> int:
     """Days to the next follow-up: the approval's own number, and never more than the policy's."""
-    return trust.follow_up_days[1 if listed(approval) else 0]
+    return min(approval.follow_up_days, trust.follow_up_days[1 if approval.listed else 0])
 
 
 def follow_up_in_time(approval: Approval, trust: Trust) -> bool:
     """Whether the approval asks for a follow-up no later than the policy does."""
-    del approval, trust
-    return True
+    return approval.follow_up_days <= trust.follow_up_days[1 if approval.listed else 0]
 
 
 def panel_needed(approval: Approval) -> bool:

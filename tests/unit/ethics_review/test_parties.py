@@ -100,6 +100,7 @@ def test_names_that_nobody_has_are_left_out() -> None:
         "signers\x002",
         "organisation h\u200b hospital",
     ],
+    ids=lambda line: line.replace(KEY, "KEY"),
 )
 def test_a_line_that_is_none_is_named(line: str) -> None:
     """No line is passed over, and none is weaker than the default."""

@@ -21,6 +21,7 @@ from ethics_review.errors import (
     ApprovalInvalid,
     ApprovalReused,
     ApprovalUntrusted,
+    Refused,
     SelfApproval,
 )
 from ethics_review.gate import decide
@@ -108,14 +109,18 @@ def test_an_empty_log_approves_nothing(world: World) -> None:
 
 
 def test_a_recorded_approval_is_in_force_at_once(world: World) -> None:
-    """What record returned, approvals() and the standing show, and the gate permits by it."""
+    """What record returned, approvals() and the standing show, and once it is deployed the gate permits by it."""
     world.case.submitted()
     approval = world.register.record(world.case.approval(fields()))
     assert world.register.approvals() == (approval,)
     standing = world.register.standing(MODEL.digest)
     assert standing is not None
     assert (standing.approvals, standing.state) == ((approval,), State.APPROVED_WITH_CONDITIONS)
-    assert decide(request(), world.register.approvals(), DURING).approval == approval.id
+    with pytest.raises(Refused, match="NOT_DEPLOYED"):
+        decide(request(), world.register.standings(DURING), (), DURING)
+    world.case.deploy()
+    permit = decide(request(), world.register.standings(DURING), (), DURING)
+    assert (permit.approval, permit.state) == (approval.id, "SHADOW")
 
 
 def test_nothing_is_approved_that_is_not_under_review(world: World) -> None:

@@ -23,7 +23,7 @@ from service.demo.commands import Zhiying, own_environment, shown
 from service.demo.errors import NotHeld, NotInTime, StepFailed
 from service.demo.evidence import Results, Trail, promises, trail
 from service.demo.hospital import Hospital
-from service.demo.reviewer import SITE, terms_for
+from service.demo.parties import SITE, terms_for
 from service.demo.screen import Screen
 from service.demo.servers import free_port
 
@@ -147,7 +147,7 @@ def test_terms_are_an_approval() -> None:
     """The terms that the demo's reviewer signs are a whole approval: every condition, this exact model."""
     now = datetime(2026, 11, 23, 17, 0, tzinfo=UTC)  # already the 24th in China
     signer = Signer.generate("demo-reviewer.example")
-    approval = load_approval(signer.sign(draft_approval(terms_for(MODEL, now))), [signer.verifier])
+    approval = load_approval(signer.sign(draft_approval(terms_for(MODEL, DIGEST, now))), [signer.verifier])
     assert approval.model.digest == DIGEST
     assert approval.valid_from == date(2026, 11, 24)
     assert approval.starts_at <= now < approval.ends_at

@@ -184,7 +184,7 @@ def test_what_did_not_come_out_is_run_again_soon(house: House) -> None:
         ([EngineClosed("ENGINE_CLOSED", "we stop")], []),
         ([EngineCancelled("ENGINE_CANCELLED", "its model was stopped")], []),
     ],
-    ids=["died once", "died twice", "late", "stopped"],
+    ids=["died once", "died twice", "late", "closed", "stopped"],
 )
 def test_a_device_that_fails(house: House, raises: list[EngineError], said: list[tuple[str, str]]) -> None:
     """What dies is tried once more, as with a study; what gives nothing has FAILED; what we ended says nothing."""
