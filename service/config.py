@@ -166,7 +166,7 @@ class EngineSection(Section):
 class Review(Section):
     """Whose approval counts."""
 
-    trust: Path | None = None  # the trust policy, exchanged out of band (ethics_review/README.md); none: nobody counts
+    trust: Path | None = None  # the trust policy, exchanged out of band (docs/dossiers.md); none: nobody counts
     autonomy: Literal["A0", "A1", "A2", "A3", "A4"] = "A1"  # what this site asks for: A1, a physician decides each case
 
 

@@ -26,15 +26,22 @@ PURE = frozenset(
         "dicom_bridge/catalogue.py",
         "dicom_bridge/evidence.py",
         "dicom_bridge/selection.py",
+        "ethics_review/acts.py",
         "ethics_review/charts.py",
         "ethics_review/drift.py",
         "ethics_review/evaluation.py",
         "ethics_review/facts.py",
         "ethics_review/gaps.py",
         "ethics_review/gate.py",
+        "ethics_review/life.py",
         "ethics_review/metrics.py",
         "ethics_review/monitor.py",
+        "ethics_review/parties.py",
+        "ethics_review/replay.py",
         "ethics_review/sequential.py",
+        "ethics_review/snapshot.py",
+        "ethics_review/states.py",
+        "ethics_review/terms.py",
     }
 )
 
