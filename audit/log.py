@@ -124,7 +124,6 @@ class AuditLog:
         """
         refuse_bad_source(source)
         said: dict[str, JsonValue] = {"origin": origin, "software": software, "predecessor": predecessor}
-        start = Draft(Kind.LOG_START, LOG_START_KEY, said)
         log = cls(
             root,
             origin=origin,
@@ -138,7 +137,7 @@ class AuditLog:
         )
         try:
             with log._writer, log._refusals():
-                log._begin(start)
+                log._begin(Draft(Kind.LOG_START, LOG_START_KEY, said))
         except BaseException:
             log.close()
             raise
@@ -173,6 +172,10 @@ class AuditLog:
 
     def entries(self, start: int = 0) -> Iterator[Entry]:
         """All entries from index ``start`` to the head as it is at the first ``next``, each proven by that head."""
+        return (self._files.entry(index, leaf) for index, leaf in self.leaves(start))
+
+    def leaves(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """As ``entries``: index and bytes, proven and not parsed, for whoever wants a few entries out of very many."""
         with self._writer, self._refusals():
             self._refresh()
             size = self._ahead.tree.size
@@ -180,8 +183,7 @@ class AuditLog:
             with self._writer, self._refusals():
                 leaves = self._proven(name.index)
             first = name.index * TILE_WIDTH
-            for index in range(max(start, first), min(size, first + TILE_WIDTH)):
-                yield self._files.entry(index, leaves[index - first])
+            yield from list(enumerate(leaves[: size - first], first))[max(0, start - first) :]
 
     def head(self) -> Checkpoint:
         """The newest signed head."""
@@ -204,9 +206,8 @@ class AuditLog:
             return Checkpoint.sign(self._signer, self._origin, index + 1, root)
 
     def close(self) -> None:
-        """Publish what is not, and let go of the directory. Appends after this raise AuditUnavailable. Idempotent."""
+        """Publish what is not, or the next to open does; let go. Appends then raise AuditUnavailable. Idempotent."""
         with self._writer:
-            # What cannot be published now is by the next to open.
             with suppress(AuditError, OSError):
                 if self._leaves:
                     self._publish_now()
@@ -284,8 +285,7 @@ class AuditLog:
     def _place(self, draft: Draft, ahead: int) -> Entry:
         """The draft as the entry that is ``ahead`` places after the tree's end."""
         seq = self._ahead.next_seq(self._placer.source) + ahead
-        index = self._ahead.tree.size + ahead
-        return self._placer.place(draft, index, seq)
+        return self._placer.place(draft, self._ahead.tree.size + ahead, seq)
 
     def _commit(self, entries: Sequence[Entry]) -> None:
         """Stage, commit, publish. See the module's docstring for what a crash after each leaves."""

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 from audit.checkpoint import Checkpoint
-from audit.entry import Draft, Entry, JsonValue, Kind
+from audit.entry import Draft, Entry, JsonValue, Kind, parse
 from audit.errors import EntryInvalid, KeyConflict
 from audit.note import Verifier
 from ethics_review import acts, life, snapshot
@@ -36,8 +36,8 @@ class ReviewLog(Protocol):
     def find(self, key: str) -> Entry | None:
         """The entry of this idempotency key."""
 
-    def entries(self, start: int = 0) -> Iterator[Entry]:
-        """The entries from index `start` on."""
+    def leaves(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Index and bytes of the entries from index `start` on."""
 
     def receipt(self, index: int) -> Checkpoint:
         """The head as it was when entry `index` was the last; raises EntryInvalid where there is none."""
@@ -265,8 +265,8 @@ class Register:
             return None if text is None else (replay.next, text)
 
     def _caught_up(self) -> Replay:
-        for entry in self._log.entries(self._replay.next):
-            self._replay.feed(entry)
+        for index, leaf in self._log.leaves(self._replay.next):
+            self._replay.feed_leaf(index, leaf)
         return self._replay
 
     def _root_at(self, size: int) -> str | None:
@@ -276,7 +276,7 @@ class Register:
             return None
 
     def _recorded(self, index: int) -> Approval:
-        entry = next(self._log.entries(index))
+        entry = parse(*next(self._log.leaves(index)))
         return load_approval(str(entry.body["note"]), self._trust.keys)
 
 

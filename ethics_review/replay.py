@@ -5,11 +5,12 @@ meant to tighten still does. Time is the latest that the log has seen, so that a
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from audit.entry import Entry, JsonValue, Kind
+from audit.entry import Entry, JsonValue, Kind, parse
 from audit.errors import NoteError
 from audit.note import Verifier, parse_note
 from ethics_review import acts, life, questions
@@ -44,7 +45,7 @@ Weighed = tuple[Act, tuple[Person, ...], State]
 
 
 class Replay:
-    """What the log has said up to entry `next`; `feed` takes them in order.
+    """What the log has said up to entry `next`; `feed_leaf` takes them in order.
 
     Attributes:
         lives: by model digest. stops: (level, site) -> the stop in force and its reason.
@@ -67,29 +68,36 @@ class Replay:
         self.day_end: datetime | None = None
         self.calls: dict[str, set[str]] = {}
         self.due: datetime | None = None
-        self._takers: Mapping[Kind, Callable[[Entry, Moment], None]] = {
+        self._takers: Mapping[str, Callable[[Entry, Moment], None]] = {
             Kind.APPROVAL: self._approval,
             Kind.STATE_CHANGE: self._state_change,
             Kind.STOP: self._switch,
             Kind.RESUME: self._switch,
-            Kind.CALL_INTENT: self._intent,
             Kind.ACCEPTANCE: self._acceptance,
             Kind.GOLDEN: self._golden,
             Kind.SAFETY_REPORT: self._report,
             Kind.OPT_OUT: self._opt_out,
         }
 
-    def feed(self, entry: Entry) -> None:
-        """Take the next entry."""
-        self.next = entry.index + 1
-        time = datetime.fromisoformat(entry.time)
+    def feed_leaf(self, index: int, leaf: bytes) -> None:
+        """Take the next entry, as the log's bytes. Most are of calls, tell nothing of a dossier, and are not parsed."""
+        fields = json.loads(leaf)
+        taker = self._takers.get(fields["kind"])
+        at = self._pass(index, fields["time"])
+        if taker is not None:
+            taker(parse(index, leaf), at)
+        elif fields["kind"] == Kind.CALL_INTENT:
+            self._intent(fields["body"]["model"]["digest"], fields["call"], at.time)
+
+    def _pass(self, index: int, moment: str) -> Moment:
+        self.next = index + 1
+        time = datetime.fromisoformat(moment)
         if self.latest is None or time > self.latest:
             self.latest = time
+        at = Moment(index, self.latest)
         if self.due is not None and self.latest >= self.due:
-            self._lapse(Moment(entry.index, self.latest))
-        taker = self._takers.get(entry.kind)
-        if taker is not None:
-            taker(entry, Moment(entry.index, self.latest))
+            self._lapse(at)
+        return at
 
     @property
     def now(self) -> datetime:
@@ -283,12 +291,10 @@ class Replay:
                 if -1 < one.deployed_at < stop.index:
                     self.put(dataclasses.replace(one, drills=(*one.drills, index)))
 
-    def _intent(self, entry: Entry, at: Moment) -> None:
-        if self.day_end is None or at.time >= self.day_end:
-            self.day_end, self.calls = day_end(at.time), {}
-        model = entry.body["model"]
-        if isinstance(model, Mapping) and entry.call is not None:
-            self.calls.setdefault(str(model["digest"]), set()).add(entry.call)
+    def _intent(self, digest: str, call: str, time: datetime) -> None:
+        if self.day_end is None or time >= self.day_end:
+            self.day_end, self.calls = day_end(time), {}
+        self.calls.setdefault(digest, set()).add(call)
 
     def _known(self, entry: Entry) -> Life | None:
         one = self._life(entry.body["model"])

@@ -184,7 +184,7 @@ class EvidenceSection(Section):
 class Review(Section):
     """Whose approval counts, and how this site uses what was approved. What is not said here is unknown to the gate."""
 
-    trust: Path | None = None  # the trust policy, exchanged out of band (ethics_review/README.md); none: nobody counts
+    trust: Path | None = None  # the trust policy, exchanged out of band (docs/dossiers.md); none: nobody counts
     clocks_h: dict[str, float] = {}  # hours until an incident must be told, by the clock's code; see docs/incidents.md
     autonomy: Literal["A0", "A1", "A2", "A3", "A4"] = "A1"  # what this site asks for: A1, a physician decides each case
     care_setting: Literal["IP", "OP", "ED", "PE"] | None = None  # whom it serves; see ethics_review.vocabulary

@@ -24,7 +24,7 @@ from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
 
 Keys = Annotated[list[Path], typer.Option("--key", help="A secret key; once for each person who signs.")]
-Statement = Annotated[Path | None, typer.Option(help="JSON: what the event must state; see ethics_review/README.md.")]
+Statement = Annotated[Path | None, typer.Option(help="JSON: what the event must state; see docs/dossiers.md.")]
 Level = Annotated[str | None, typer.Option(help="'site' or 'service': everything there, instead of one model.")]
 Reason = Annotated[str, typer.Option(help="A code, such as DRILL.")]
 WARN_DAYS = (7, 30, 90)
@@ -39,9 +39,7 @@ review_report.register(app)
 
 @app.command("draft")
 def draft_act(
-    event: Annotated[
-        str, typer.Argument(help="OPEN, SELF_ASSESS, SUBMIT, BEGIN_REVIEW, ... (ethics_review/README.md)")
-    ],
+    event: Annotated[str, typer.Argument(help="OPEN, SELF_ASSESS, SUBMIT, BEGIN_REVIEW, ... (docs/dossiers.md)")],
     model: Annotated[str, typer.Argument(help="A model's name, name@version or digest.")],
     out: Annotated[Path, typer.Option(help="The text to sign.")],
     statement: Statement = None,

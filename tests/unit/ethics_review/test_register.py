@@ -446,9 +446,9 @@ class Blind:
         """As the log."""
         return self._log.find(key)
 
-    def entries(self, start: int = 0) -> Iterator[Any]:
+    def leaves(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """Up to what it has seen."""
-        return (entry for entry in self._log.entries(start) if entry.index < self.size)
+        return (leaf for leaf in self._log.leaves(start) if leaf[0] < self.size)
 
     def receipt(self, index: int) -> Any:
         """As the log."""

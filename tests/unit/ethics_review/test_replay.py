@@ -53,9 +53,9 @@ class ListLog:
         """By key."""
         return next((entry for entry in self.all if entry.key == key), None)
 
-    def entries(self, start: int = 0) -> Iterator[Entry]:
+    def leaves(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """In order."""
-        return iter(self.all[start:])
+        return ((entry.index, entry.to_bytes()) for entry in self.all[start:])
 
     def receipt(self, index: int) -> Any:
         """None: no snapshot is taken of it."""
@@ -282,11 +282,11 @@ class Counted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
-    def entries(self, start: int = 0) -> Iterator[Entry]:
+    def leaves(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """One by one."""
-        for entry in self._log.entries(start):
+        for leaf in self._log.leaves(start):
             self.read += 1
-            yield entry
+            yield leaf
 
 
 @pytest.fixture
