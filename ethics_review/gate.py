@@ -218,11 +218,12 @@ def _weigh(
         Check(STOP, HOLDS, NO_STOP),
     ]
     failed: list[Check] = []
-    for condition, evaluate in EVALUATORS.items():
+    cut = {name for name, _ in standing.cut_off}
+    for name, evaluate in _IN_ORDER:
         outcome, observed = evaluate(request, approval.conditions)
-        if outcome == HOLDS and _is_cut_off(condition.name, observed, standing):
+        if name in cut and outcome == HOLDS and _is_cut_off(name, observed, standing):
             outcome = CUT_OFF
-        check = Check(condition.name, outcome, observed)
+        check = Check(name, outcome, observed)
         (checks if outcome == HOLDS else failed).append(check)
     if not failed:
         return tuple(checks)
@@ -232,8 +233,8 @@ def _weigh(
 
 def _is_cut_off(condition: str, observed: str, standing: Standing) -> bool:
     """Whether the call's class, or the group that the monitor counts it in, was taken out of use."""
-    cut_off = standing.cut_off
-    return bool(cut_off) and not cut_off.isdisjoint({(condition, observed), parts_of(group_of(condition, observed))})
+    classes = {(condition, observed), parts_of(group_of(condition, observed))}
+    return not classes.isdisjoint(standing.cut_off)
 
 
 def _permit(
@@ -364,3 +365,5 @@ EVALUATORS: Final[Mapping[Condition, Callable[[Request, Conditions], tuple[str, 
     }
 )
 """The one check of each condition, in the order in which refusals are told; as many as the vocabulary has."""
+
+_IN_ORDER: Final = tuple((condition.name, evaluate) for condition, evaluate in EVALUATORS.items())
