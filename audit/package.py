@@ -79,12 +79,19 @@ Get the keys from the reviewer and the witnesses themselves, never from this pac
     quorum 1                                       how many of them must have cosigned
     reviewer reviewer.example/ai+xxxxxxxx+...      who may sign approvals
 
-Best take `verifier.py` from the reviewer too; the one in here is the same file, and can be read in an evening. Then:
+Best take `verifier.py` from the reviewer too; the one in here is the same file, and can be read in an evening. Put this
+zip file (PACKAGE) and your policy (FILE) into an empty folder, take the verifier out, and run it:
 
-    python3 -I verifier.py PACKAGE --policy FILE --period-end 2026-12-31T16:00:00Z
+    python3 -m zipfile -e PACKAGE opened
+    cp opened/verifier.py .
+    python3 -I verifier.py PACKAGE --policy FILE
 
-PACKAGE is this zip file as you got it: do not unpack it for that. The answer is PASS, FAIL with the place, or
-INCOMPLETE with what is missing; the exit status is 0 for PASS alone. Read what it does not prove, too.
+The answer is PASS, FAIL with the place, or INCOMPLETE with what is missing; the exit status is 0 for PASS alone. Read
+what it does not prove, too. If you were promised the log until a certain day, add the end of that day, such as
+`--period-end 2026-12-31T16:00:00Z`: it is INCOMPLETE if nothing was witnessed since. To see it fail, change any byte:
+
+    python3 -c "d = bytearray(open('PACKAGE', 'rb').read()); d[5000] ^= 1; open('changed.zip', 'wb').write(d)"
+    python3 -I verifier.py changed.zip --policy FILE
 
 | Member | Holds |
 |---|---|
@@ -105,10 +112,14 @@ The last three rows are conveniences that the exporter made from the entries. Th
 本文件保存一个 AI 服务的行为日志。您无需信任交付者，也无需安装任何软件即可验证。需要 Python 3.9 或更高版本，
 以及一个策略文件：您所信任的公钥。公钥应直接向审查方与见证方索取，绝不能取自本包或本包的交付者。
 
-    python3 -I verifier.py PACKAGE --policy FILE --period-end 2026-12-31T16:00:00Z
+    python3 -m zipfile -e PACKAGE opened
+    cp opened/verifier.py .
+    python3 -I verifier.py PACKAGE --policy FILE
 
-PACKAGE 是您收到的 zip 文件本身，无需解压。结果为 PASS（通过）、FAIL（不通过，并指出位置）或 INCOMPLETE
+PACKAGE 是您收到的 zip 文件本身，FILE 是您的策略文件。结果为 PASS（通过）、FAIL（不通过，并指出位置）或 INCOMPLETE
 （证据不全，并指出缺少什么）；仅 PASS 时退出状态为 0。输出末尾列明本验证不能证明的事项，请一并阅读。
+若约定日志须覆盖至某日，请加上该日结束时刻，如 `--period-end 2026-12-31T16:00:00Z`：其后若无见证，结果为 INCOMPLETE。
+改动本包任一字节（命令见上）后再次验证，结果为 FAIL。
 筛选范围之外的条目以哈希形式保留：筛选不能掩盖曾有条目存在。
 `summary.html`、`tables/`、`fhir/`、`dicom-audit/` 与 `phi_scan.json` 由导出方根据条目生成，仅为方便阅读，不构成证明。
 """

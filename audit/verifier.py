@@ -49,30 +49,22 @@ UTC = timezone.utc  # noqa: UP017 - datetime.UTC is of Python 3.11
 TIME_FORM = "%Y-%m-%dT%H:%M:%S.%fZ"
 DOES_NOT_PROVE = {
     "en": [
-        "that what was logged was true when it was logged: a log keeps what it is told",
+        "that what was logged was true, or a result medically correct: a log keeps what it is told",
         "that no AI call was made outside the log: compare the PACS's list of our output UIDs (reconciliation)",
-        "that the witnesses are independent: a quorum that acts together with the hospital can vouch for anything",
-        "anything about entries that no quorum of witnesses has cosigned, but that the hospital's key signed them",
+        "that witnesses are independent; of entries that no quorum cosigned, more than that the hospital's key signed",
         "what entries out of scope say: they are here as hashes, so only that they exist and cannot be exchanged",
         "that a denial was right, or that an approval had not been withdrawn by a way that this version cannot read",
-        "the period and the filter that MANIFEST.json states: they are the exporter's words",
-        "what summary.html, tables, fhir, dicom-audit, phi_scan.json and reconciliation say: the exporter's words too",
-        "that a result was medically correct",
+        "the exporter's words: period, filter, summary.html, tables, fhir, dicom-audit, phi_scan.json, reconciliation",
     ],
     "zh": [
-        "不能证明写入日志的内容在写入时是真实的：日志只保存所写入的内容",
+        "不能证明写入日志的内容真实，也不能证明结果在医学上正确：日志只保存所写入的内容",
         "不能证明没有绕过日志的 AI 调用：请与 PACS 中本系统输出 UID 清单核对（reconciliation）",
-        "不能证明见证方相互独立：与医院串通的法定数量见证方可以为任何内容作证",
-        "未经法定数量见证方会签的条目：只能证明由医院密钥签名",
+        "不能证明见证方相互独立；未经法定数量见证方会签的条目，只能证明由医院密钥签名",
         "不能证明范围之外条目的内容：它们仅以哈希出现，只能证明其存在且未被替换",
         "不能证明拒绝是正确的，也不能证明批准未以本版本无法识别的方式被撤回",
-        "不能证明 MANIFEST.json 所称的期间与筛选条件：那是导出者的陈述",
-        "summary.html、tables、fhir、dicom-audit、phi_scan.json 与 reconciliation 的内容同样只是导出者的陈述",
-        "不能证明结果在医学上正确",
+        "导出者的陈述：期间、筛选条件、summary.html、tables、fhir、dicom-audit、phi_scan.json 与 reconciliation",
     ],
 }
-
-
 Malformed = ValueError  # what is not as its standard says; Python's own parsers say it so, too
 
 
@@ -216,18 +208,13 @@ def parse_key(line: str, kind: int) -> Key:
 def parse_note(data: bytes) -> Note:
     """A signed note, to the byte. Raises Malformed."""
     note = data.decode()
-    plain = not re.search(r"[\x00-\x09\x0b-\x1f]", note)
-    _must(plain and len(data) <= NOTE_BYTES_MAX, "too long, or holds a control character")
+    _must(len(data) <= NOTE_BYTES_MAX and not re.search(r"[\x00-\x09\x0b-\x1f]", note), "too long, or not plain text")
     text, blank, tail = note.rpartition("\n\n")
-    lines = tail[:-1].split("\n")
-    _must(
-        blank and tail.endswith("\n") and len(lines) <= SIGNATURES_MAX, "no signatures after an empty line, or too many"
-    )
-    found = [_SIGNATURE.fullmatch(line) for line in lines]
-    _must(all(found), "a signature line is malformed")
+    found = [_SIGNATURE.fullmatch(line) for line in tail[:-1].split("\n")]
+    _must(blank and tail[-1:] == "\n" and len(found) <= SIGNATURES_MAX, "no signatures at the end, or too many")
     signatures = [(one[1], _base64(one[2])[:4], _base64(one[2])[4:]) for one in found if one]
-    _must(all(payload for _, _, payload in signatures), "a signature is too short")
-    return Note(text + "\n", tuple(signatures))
+    _must(len(signatures) == len(found) and all(one[2] for one in signatures), "a signature line is malformed")
+    return Note(text + "\n", signatures)
 
 
 def signed_at(note: Note, key: Key) -> int | None:
@@ -239,16 +226,14 @@ def signed_at(note: Note, key: Key) -> int | None:
             if key.kind == COSIGNATURE_KEY:
                 time, signature = int.from_bytes(payload[:8], "big"), payload[8:]
                 message = f"cosignature/v1\ntime {time}\n".encode() + message
-            good = time < 2**36 and ed25519_verify(key.key, message, signature)
-            _must(good, f"the signature of {key.name} does not verify")
+            _must(time < 2**36 and ed25519_verify(key.key, message, signature), f"a false signature of {key.name}")
             times.append(time)
     return min(times, default=None)
 
 
 # ---- JSON with one form for one value (RFC 8785, without floats).
 def _integer(text: str) -> int:
-    if len(text) > 17 or abs(int(text)) >= 2**53:  # ValueError for floats, NaN and Infinity, too
-        raise ValueError
+    _must(len(text) <= 17 and abs(int(text)) < 2**53, "too large")  # ValueError for floats, NaN and Infinity, too
     return int(text)
 
 
@@ -279,9 +264,8 @@ MEMBERS = {
     r"checkpoint|checkpoints/[0-9]{13}|sm3/checkpoint": NOTE_BYTES_MAX,
     r"entries/[0-9]{13}": CHUNK * (2 + 65535),
     r"tsa/[0-9]{13}\.[0-9]{2}\.tsr": 1 << 16,
-    # For people; these are only compared with MANIFEST.json:
-    r"README\.md|verifier\.py|summary\.html|phi_scan\.json": 1 << 26,
-    r"reconciliation/[a-z0-9][a-z0-9_-]{0,63}\.json": 1 << 26,
+    # These are only compared with MANIFEST.json:
+    r"README\.md|verifier\.py|summary\.html|phi_scan\.json|reconciliation/[a-z0-9][a-z0-9_-]{0,63}\.json": 1 << 26,
     r"tables/[a-z0-9_-]{1,64}\.csv": 1 << 30,
     r"fhir/[0-9]{13}\.ndjson|dicom-audit/[0-9]{13}\.xml": 1 << 28,
 }
@@ -315,9 +299,8 @@ class Package:
             self.members[name] = Member(size, crc, at + len(form) + len(raw))
             at += len(form) + len(raw) + size
         self.unread, count = set(self.members), len(self.members)
-        end = _END.pack(b"PK\5\6", 0, 0, count, count, len(directory), at, 0)
-        what = "cut short, or what follows the last member is not the directory of just these members"
-        _must(self._read(at, len(directory) + len(end) + 1) == directory + end, what)
+        directory += _END.pack(b"PK\5\6", 0, 0, count, count, len(directory), at, 0)
+        _must(self._read(at, len(directory) + 1) == directory, "cut short, or other than its members at the end")
 
     def _read(self, start: int, size: int) -> bytes:
         self._file.seek(start)
@@ -340,12 +323,13 @@ class Package:
 
 
 # ---- The policy: what the reader of the package trusts.
-KEYS = {"witness": COSIGNATURE_KEY, "reviewer": NOTE_KEY, "restorer": NOTE_KEY}  # as many lines as wanted
+KEYS = {"witness": COSIGNATURE_KEY, "reviewer": NOTE_KEY, "restorer": NOTE_KEY, "sm3": NOTE_KEY}
+MANY = ("witness", "reviewer", "restorer")  # as many lines as wanted, where others are there once
 NUMBERS = {"quorum": 0, "heartbeat": 0, "window": 900}
 FORMS = {  # of what follows a word
     "log": r"\S+(?: \S+)?",
     "follows": rf"\S+ (?:{_SIZE.pattern}) \S+",
-    **dict.fromkeys((*KEYS, "sm3", "tsa"), r"\S+"),
+    **dict.fromkeys((*KEYS, "tsa"), r"\S+"),
     **dict.fromkeys(NUMBERS, r"[1-9][0-9]{0,8}"),
 }
 
@@ -360,37 +344,30 @@ class Policy:
             raise Unusable(f"policy: {error}") from None
 
     def _take(self, lines: Sequence[str], beside: Path) -> None:
-        given: dict[str, list[list[str]]] = {}
+        given: dict[str, list[list[str]]] = {word: [] for word in FORMS}
         for line in lines:
             word, _, rest = " ".join(line.split()).partition(" ")
             if word and not word.startswith("#"):
-                known = word in FORMS and (word in KEYS or word not in given)
-                _must(known and re.fullmatch(FORMS[word], rest), f"a line is not understood, or twice: {word[:20]}")
-                given.setdefault(word, []).append(rest.split())
-        _must("log" in given, "a log line wanted")
-        [log] = given["log"]
-        self.log = parse_key(log[0], NOTE_KEY)
-        self.origin = log[1] if len(log) == 2 else self.log.name
+                known = re.fullmatch(FORMS.get(word, "(?!)"), rest) and (word in MANY or not given[word])
+                _must(known, f"a line is not understood, or twice: {word[:20]}")
+                given[word].append(rest.split())
+        _must(given["log"], "a log line wanted")
+        self.log = parse_key(given["log"][0][0], NOTE_KEY)
+        self.origin = [self.log.name, *given["log"][0][1:]][-1]
         self.witnesses, self.reviewers, self.restorers, sm3 = (
-            [parse_key(key, kind) for [key] in given.get(word, [])] for word, kind in (*KEYS.items(), ("sm3", NOTE_KEY))
+            [parse_key(key, kind) for [key] in given[word]] for word, kind in KEYS.items()
         )
         keys = [key.key for key in (self.log, *self.witnesses, *self.reviewers, *self.restorers)]
-        _must(
-            len(set(keys)) == len(keys), "one key in two places: who signs, witnesses, reviews, restores must be others"
-        )
-        self.numbers = {word: int(given.get(word, [[str(least)]])[0][0]) for word, least in NUMBERS.items()}
+        _must(len(set(keys)) == len(keys), "one key in two places: who signs, witnesses, reviews, restores are others")
+        self.numbers = {word: int([*given[word], [str(least)]][0][0]) for word, least in NUMBERS.items()}
         good = min(1, len(self.witnesses)) <= self.numbers["quorum"] <= len(self.witnesses)
         _must(good, "a quorum from 1 to the number of witnesses wanted, and none without witnesses")
-        self.sm3 = sm3[0] if sm3 else None
         good = all((key.name, key.key) == (f"{self.origin}/sm3", self.log.key) for key in sm3)
         _must(good, "sm3: the log's own key wanted, under the name <origin>/sm3")
-        self.follows: dict[str, Any] | None = None
-        for origin, size, root in given.get("follows", []):
-            self.follows = {"origin": origin, "size": int(size), "root": root}
-        self.tsa: Path | None = None
-        for [name] in given.get("tsa", []):
-            self.tsa = beside / name
-            self.tsa.read_bytes()  # or OSError
+        follows = [{"origin": origin, "size": int(size), "root": root} for origin, size, root in given["follows"]]
+        tsa = [beside / name for [name] in given["tsa"]]
+        _must(all(path.read_bytes() for path in tsa), "tsa: the file is empty")  # or OSError
+        self.sm3, self.follows, self.tsa = ([*each, None][0] for each in (sm3, follows, tsa))
 
 
 # ---- Checkpoints: signed by the log, cosigned by witnesses, stamped by an authority.
@@ -460,25 +437,20 @@ def check_stamps(package: Package, policy: Policy, checkpoints: Sequence[Checkpo
 
 def _stamp_time(token: bytes, text: bytes, authority: Path) -> int:
     """The time in a token over this text; its imprint is of the checkpoint's three lines. Raises Malformed, OSError."""
-    # A response begins with a SEQUENCE in its SEQUENCE, a bare token with an OBJECT IDENTIFIER (X.690).
-    inner = 2 + (token[1] & 0x7F if len(token) > 1 and token[1] & 0x80 else 0)
-    bare = token[inner : inner + 1] == b"\x06"
     with tempfile.TemporaryDirectory() as folder:
-        stamp, data = str(Path(folder, "stamp")), str(Path(folder, "data"))
+        stamp, bare, data = (str(Path(folder, name)) for name in ("stamp", "bare", "data"))
         Path(stamp).write_bytes(token)
         Path(data).write_bytes(text)
-        if not bare:
-            # What a response says beside its token is signed by nobody, and is not looked at.
-            stamp += ".token"
-            _must(_openssl("-reply", "-in", stamp[:-6], "-token_out", "-out", stamp) is not None, "not a time stamp")
+        # Of a response only the token in it: what it says beside is signed by nobody, and is not looked at.
+        stamp = stamp if _openssl("-reply", "-in", stamp, "-token_out", "-out", bare) is None else bare
         shown = _openssl("-reply", "-in", stamp, "-token_in", "-text")
         times = re.findall(rb"(?m)^Time stamp: (\w{3} [ \d]\d \d\d:\d\d:\d\d)(?:\.\d+)? (\d{4}) GMT", shown or b"")
         _must(times, "not a time stamp")
         moment = datetime.strptime(b" ".join(times[0]).decode(), "%b %d %H:%M:%S %Y").replace(tzinfo=UTC)
         # The authority's certificate had to be valid then; it may have run out since.
         then = ["-attime", str(int(moment.timestamp())), "-partial_chain", "-CAfile", str(authority)]
-        verified = _openssl("-verify", "-data", data, "-in", stamp, "-token_in", *then) is not None
-        _must(verified, "not a stamp of the pinned authority over this checkpoint")
+        verified = _openssl("-verify", "-data", data, "-in", stamp, "-token_in", *then)
+        _must(verified is not None, "not a stamp of the pinned authority over this checkpoint")
     return int(moment.timestamp())
 
 
@@ -493,17 +465,13 @@ def _openssl(*words: str) -> bytes | None:
 def windows(timed: Sequence[tuple[int, int]], slack_s: int) -> list[tuple[int, str, str]]:
     """(size, early, late), largest size first: when entries below that size, and not below the next, were written.
 
-    Not before the last timed checkpoint that lacks the entry, nor after the next that has it. A later checkpoint was
-    made later, so the strictest bound counts, from either side.
+    Not before any timed checkpoint that lacks the entry, nor after any that has it.
     """
     bounds = sorted(timed)
-    early = ["", *(_shown(time - slack_s) for time in accumulate((time for _, time in bounds), max))]
-    found, late, size = [], "~", SIZE_MAX + 1
-    while bounds:
-        found.append((size, early.pop(), late))
-        size, time = bounds.pop()
-        late = min(late, _shown(time + slack_s))
-    return [*found, (size, "", late)]
+    sizes, times = [*(size for size, _ in bounds), SIZE_MAX + 1], [time for _, time in bounds]
+    early = ["", *(_shown(time - slack_s) for time in accumulate(times, max))]
+    late = ["~", *(_shown(time + slack_s) for time in accumulate(reversed(times), min))]
+    return list(zip(reversed(sizes), reversed(early), late))  # noqa: B905 - strict is of Python 3.10
 
 
 def _shown(unix: float) -> str:
@@ -540,9 +508,9 @@ class Tree:
             if self._waiting.pop().root == root:
                 self.good = self._size
                 return
-            what = f"the entries do not make this checkpoint's root; the first bad one is among {self.good} to "
-            where = self._where or f"checkpoint of size {self._size}"
-            self._report.add(FAIL, where, f"{what}{max(self._size - 1, 0)}", self.good)
+            what = "the entries do not make this checkpoint's root; the first bad one is among"
+            where, last = self._where or f"checkpoint of size {self._size}", max(self._size - 1, 0)
+            self._report.add(FAIL, where, f"{what} {self.good} to {last}", self.good)
 
 
 def leaves_of(data: bytes, count: int) -> Iterator[tuple[bool, bytes]]:
@@ -559,21 +527,16 @@ def leaves_of(data: bytes, count: int) -> Iterator[tuple[bool, bytes]]:
 
 # ---- Entries: form, order, time, and what one kind demands of another.
 SCHEMA = "zhiying.audit/1"
-ENVELOPE = frozenset({"schema", "kind", "key", "call", "source", "seq", "time", "boot", "tick_us", "body"})
-CALL_NEEDED = frozenset({"CALL_INTENT", "CALL_RESULT", "RELEASED", "HUMAN_DECISION", "CASE"})
+ENVELOPE = {"schema", "kind", "key", "call", "source", "seq", "time", "boot", "tick_us", "body"}
+CALL_NEEDED = {"CALL_INTENT", "CALL_RESULT", "RELEASED", "HUMAN_DECISION", "CASE"}
 _WITHOUT = """LOG_START RESTORE SEAL HEARTBEAT CONFIG EXPORT LOG_READ ERASURE APPROVAL STATE_CHANGE STOP RESUME
     EVALUATION GOLDEN ACCEPTANCE SAFETY_REPORT INCIDENT LOOKBACK OPT_OUT"""
-CALL_ABSENT = frozenset(_WITHOUT.split())
+CALL_ABSENT = set(_WITHOUT.split())
 INTENT, RESULT = 1, 2
 _HEX32 = re.compile(r"[0-9a-f]{32}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
-_TEXTS = {
-    "kind": re.compile(r"[A-Z][A-Z0-9_]{0,63}"),
-    "key": re.compile(r"[a-z0-9:._-]{1,128}"),
-    "source": re.compile(r"[A-Za-z0-9._:/-]{1,64}"),
-    "time": _TIME,
-    "boot": _HEX32,
-}
+_TEXTS = {"kind": re.compile(r"[A-Z][A-Z0-9_]{0,63}"), "key": re.compile(r"[a-z0-9:._-]{1,128}")}
+_TEXTS |= {"source": re.compile(r"[A-Za-z0-9._:/-]{1,64}"), "time": _TIME, "boot": _HEX32}
 
 
 def _envelope(entry: Any) -> datetime:
@@ -583,9 +546,9 @@ def _envelope(entry: Any) -> datetime:
     for name, form in _TEXTS.items():
         if type(entry[name]) is not str or not form.fullmatch(entry[name]):
             raise Malformed(f"{name}: not of its form")
-    kind, call = entry["kind"], entry["call"]
+    call = entry["call"]
     _must(call is None or (type(call) is str and _HEX32.fullmatch(call)), "call: not 32 hexadecimal digits")
-    _must(kind not in (CALL_NEEDED if call is None else CALL_ABSENT), "call: against the rule of its kind")
+    _must(entry["kind"] not in (CALL_NEEDED if call is None else CALL_ABSENT), "call: against the rule of its kind")
     good = all(type(count) is int and count >= 0 for count in (entry["seq"], entry["tick_us"]))
     _must(good and type(entry["body"]) is dict, "seq or body or tick_us: of the wrong type")
     try:
@@ -621,11 +584,9 @@ class Entries:
             kind, body, call = entry["kind"], entry["body"], entry["call"]
             self.counts[kind] = self.counts.get(kind, 0) + 1
             self._order(index, entry["key"], entry["source"], entry["seq"], entry["time"])
-            self._moment(index, entry["time"], moment)
-            self._clock(index, (entry["source"], entry["boot"]), moment, entry["tick_us"])
+            self._clock(index, entry["time"], moment, (entry["source"], entry["boot"]), entry["tick_us"])
             _must((kind == "LOG_START") == (index == 0), "a log begins with LOG_START, once")
-            second = self._follows is None or index != 1 or kind == "RESTORE"
-            _must(second, "a log that follows another goes on with RESTORE")
+            _must(kind == "RESTORE" or index != 1 or self._follows is None, "a log after another goes on with RESTORE")
             if kind == "LOG_START":
                 self._start(body)
             elif kind == "APPROVAL":
@@ -653,24 +614,20 @@ class Entries:
             self._report.add(FAIL, index, f"seq {seq} of its source where {due} is due")
         self._report.check(time >= time_then, index, "earlier than its source's entry before it")
 
-    def _moment(self, index: int, time: str, moment: datetime) -> None:
+    def _clock(self, index: int, time: str, moment: datetime, run: tuple[str, str], tick: int) -> None:
         while index >= self._windows[-1][0]:
             self._windows.pop()
-        outside = not self._windows[-1][1] <= time <= self._windows[-1][2]
-        self._outside += outside
-        self._report.check(not outside, index, "its time is outside its checkpoint's window")
+        inside = self._windows[-1][1] <= time <= self._windows[-1][2]
+        self._outside += not inside
+        self._report.check(inside, index, "its time is outside its checkpoint's window")
         before, then = self._before or (index, moment)
         self._before = (index, moment)
         seconds, limit = (moment - then).total_seconds(), self._policy.numbers["heartbeat"]
-        if seconds > self._gap[0]:
-            self._gap = (seconds, before, index)
+        self._gap = max(self._gap, (seconds, before, index), key=lambda gap: gap[0])
         if limit and seconds > limit:
             self._heartbeats += int(seconds // limit)
-            what = f"silence of {seconds:.0f} s before it, heartbeats are due every {limit} s"
-            self._report.add(INCOMPLETE, index, what)
-
-    def _clock(self, index: int, run: tuple[str, str], moment: datetime, tick: int) -> None:
-        """Wall time against the ticks of one run of the writer, which no setting of its clock moves."""
+            self._report.add(INCOMPLETE, index, f"silence of {seconds:.0f} s before it, heartbeats due every {limit} s")
+        # Wall time against the ticks of one run of the writer, which no setting of its clock moves.
         first, began, last = self._runs.get(run, (moment, tick, tick))
         drift = (moment - first).total_seconds() - (tick - began) / 1e6
         if tick < last or abs(drift) > self._policy.numbers["window"]:
@@ -692,12 +649,11 @@ class Entries:
             _must(before == wanted, "it follows another log than the policy says, or none")
 
     def _restore(self, index: int, body: dict[str, Any]) -> None:
-        text = self.decisions.signed(index, "restorer", self._policy.restorers, body)
-        header, _, line = text.partition("\n")
-        said = parse_json(line[:-1].encode()) if header == RESTORE_HEADER else None
+        header, line = self.decisions.signed(index, "restorer", self._policy.restorers, body)
+        said = parse_json(line) if header == RESTORE_HEADER else None
         about = [said.get(name) for name in ("predecessor", "successor", "reason")] if type(said) is dict else None
-        mine = [self._follows, self._policy.origin, body.get("reason")]
-        _must(about == mine, "its statement is not about this log and the one before it")
+        good = about == [self._follows, self._policy.origin, body.get("reason")]
+        _must(good, "its statement is not about this log and the one before it")
 
     def _call(self, index: int, kind: str, call: bytes) -> None:
         state = self._calls.get(call, 0)
@@ -772,8 +728,8 @@ class Decisions:
         self._approvals: dict[str, Approval] = {}
         self.figures: dict[str, Any] = {"evaluated": 0, "agree": 0, "differ": 0, "unknown": 0, "differ_at": []}
 
-    def signed(self, index: int, role: str, keys: Sequence[Key], body: dict[str, Any]) -> str:
-        """The text of the note in an entry. Raises Malformed for one that is none, or that nobody signed who may."""
+    def signed(self, index: int, role: str, keys: Sequence[Key], body: dict[str, Any]) -> tuple[str, bytes]:
+        """Header and line of the note in an entry. Raises Malformed for none, or one that nobody signed who may."""
         data = str(body.get("note")).encode()
         _must(body.get("note_digest") == f"sha256:{hashlib.sha256(data).hexdigest()}", "the note's digest is another")
         note, own = parse_note(data), self._policy.log.key
@@ -783,16 +739,17 @@ class Decisions:
         _must(any(signed) or not keys, f"the note is signed by no {role} of the policy")
         if not keys:
             self._report.add(INCOMPLETE, index, f"the note is not checked: the policy names no {role}")
-        return str(note.text)
+        header, _, line = note.text.partition("\n")
+        return header, line[:-1].encode()
 
     def approval(self, index: int, body: dict[str, Any]) -> None:
         """An APPROVAL entry. Raises Malformed."""
-        header, _, line = self.signed(index, "reviewer", self._policy.reviewers, body).partition("\n")
+        header, line = self.signed(index, "reviewer", self._policy.reviewers, body)
         if header != APPROVAL_HEADER:
             self._report.add(INCOMPLETE, index, "approval: of a form that this version cannot read")
             return
         try:
-            said = parse_json(line[:-1].encode())
+            said = parse_json(line)
             valid, conditions = said["valid"], {name.upper(): each for name, each in said["conditions"].items()}
             policy = hashlib.sha256(canonical({"valid": valid, "conditions": said["conditions"]})).hexdigest()
             starts, ends = _day(valid["from"], 0), _day(valid["to"], 1)
@@ -845,28 +802,26 @@ MANIFEST_FIELDS = "counts does_not_prove filter first format last members origin
 
 
 def _read_manifest(package: Package) -> Any:
-    manifest, report = parse_json(package.read("MANIFEST.json")), package.report
-    good = type(manifest) is dict and " ".join(sorted(manifest)) == MANIFEST_FIELDS and manifest["format"] == FORMAT
+    said, report = parse_json(package.read("MANIFEST.json")), package.report
+    good = type(said) is dict and " ".join(sorted(said)) == MANIFEST_FIELDS and said["format"] == FORMAT
     _must(good, f"not the fields of {FORMAT}")
-    members, period, words, proven = (manifest[name] for name in ("members", "period", "filter", "does_not_prove"))
-    first, last, size = (manifest[name] for name in ("first", "last", "size"))
-    good = all(type(each) is dict for each in (members, period, words)) and period.keys() == {"from", "to"}
-    _must(good, "period, filter or members: of the wrong type")
+    members, period, words, proven = maps = [said[name] for name in ("members", "period", "filter", "does_not_prove")]
+    _must(all(type(each) is dict for each in maps), "members, period, filter or does_not_prove: of the wrong type")
     for name in sorted((members.keys() ^ package.members.keys()) - {"MANIFEST.json"}):
         report.add(FAIL, name, "in the package or in MANIFEST.json, and not in both")
     times = [_TIME.fullmatch(str(one)) for one in period.values() if one is not None]
+    first, last, size = (said[name] for name in ("first", "last", "size"))
     inside = all(type(one) is int for one in (first, last, size)) and 0 <= first <= last < size
-    good = {
-        "period: not times as entries write them": all(times),
+    for what, holds in {
+        "period: not from and to, or not times as entries write them": period.keys() == {"from", "to"} and all(times),
         "filter: not a map of plain texts": all(type(text) is str for text in words.values()),
-        "the verifier's digest is not that of verifier.py": manifest["verifier"] == members.get("verifier.py"),
-        "does_not_prove: not in en and zh": type(proven) is dict and proven.keys() == {"en", "zh"},
+        "the verifier's digest is not that of verifier.py": said["verifier"] == members.get("verifier.py"),
+        "does_not_prove: not in en and zh": proven.keys() == {"en", "zh"},
         "first and last: not indices of this log": inside or first is last is None,
-    }
-    for what, holds in good.items():
+    }.items():
         report.check(holds, "MANIFEST.json", what)
     package.digests = members
-    return manifest
+    return said
 
 
 def _check_entries(package: Package, size: int, entries: Entries, tree: Tree, sm3: Tree | None) -> None:
@@ -917,7 +872,7 @@ def verify(file: BinaryIO, policy: Policy, period_end: str | None = None, tail_m
         package = Package(file, report)
         manifest = _read_manifest(package)
         checkpoints = read_checkpoints(package, policy)
-        size, end = checkpoints[-1].size, period_end or manifest["period"]["to"]
+        size, end = checkpoints[-1].size, period_end or manifest["period"].get("to")
         report.figures.update(origin=policy.origin, size=size, period=manifest["period"], filter=manifest["filter"])
         same = (manifest["origin"], manifest["size"]) == (policy.origin, size)
         report.check(same, "MANIFEST.json", "origin or size: not those of the checkpoint")
@@ -957,8 +912,7 @@ def as_text(report: Report) -> str:
 
 def _period_end(text: str) -> str:
     moment = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
-    if moment.tzinfo is None:
-        raise ValueError
+    _must(moment.tzinfo, "a zone wanted")
     return _shown(moment.timestamp())
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from audit import durable
 from service.demo.errors import ServerNotStarted, ToolMissing
 
 STOP_GRACE_S = 15.0  # Orthanc flushes its index, the service ends its worker; more than this is a hang
@@ -186,4 +187,5 @@ class Servers:
         if not servers:
             self._ledger.unlink(missing_ok=True)
             return
-        self._ledger.write_text(json.dumps([asdict(one) for one in servers], indent=1) + "\n", encoding="utf-8")
+        # Whole for whoever reads it meanwhile, and there after a power cut: it is what finds servers that were left up.
+        durable.replace(self._ledger, (json.dumps([asdict(one) for one in servers], indent=1) + "\n").encode())

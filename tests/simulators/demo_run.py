@@ -29,5 +29,7 @@ def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def ledger(folder: Path) -> list[dict[str, Any]]:
     """The servers that the demo says are up."""
-    path = folder / "work" / "servers.json"
-    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+    try:
+        return list(json.loads((folder / "work" / "servers.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:  # asked for first, it could go before it is read
+        return []

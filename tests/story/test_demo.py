@@ -122,14 +122,20 @@ def test_interrupted_demo_leaves_nothing_running(told: Told) -> None:
     folder = told.folder
     command = [ZHIYING, "demo", "--workdir", str(folder / "work"), "--output", str(folder / "other")]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ))
-    servers: list[dict[str, Any]] = []
-    deadline = time.monotonic() + 120
-    while len(servers) < 3:
-        assert time.monotonic() < deadline
-        assert child.poll() is None
-        time.sleep(0.1)
-        servers = ledger(folder)
-    child.send_signal(signal.SIGTERM)
-    assert child.wait(timeout=60) == 130
-    assert all(start_ticks(server["pid"]) != server["ticks"] for server in servers)
-    assert ledger(folder) == []
+    try:
+        servers: list[dict[str, Any]] = []
+        deadline = time.monotonic() + 120
+        while len(servers) < 3:
+            assert time.monotonic() < deadline
+            assert child.poll() is None
+            time.sleep(0.1)
+            servers = ledger(folder)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=60) == 130
+        assert all(start_ticks(server["pid"]) != server["ticks"] for server in servers)
+        assert ledger(folder) == []
+    finally:
+        # Nothing is left for the next test, also where this one fails: neither the demo nor what it started.
+        child.kill()
+        child.wait()
+        assert stop.main([str(folder / "work")]) == 0

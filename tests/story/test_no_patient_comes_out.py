@@ -1,8 +1,11 @@
-"""Canaries in every tag and file name of studies that end in every way: none is in the log, a metric, a line, a key."""
+"""Canaries in every tag and file name of studies that end in every way: none is in the log, a metric, a line, a key,
+an export."""
 
 import base64
+import subprocess
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from tests.simulators import series
+from tests.simulators.demo_run import ZHIYING
 from tests.simulators.pacs import FakePacs
 from tests.simulators.site import Site, write_series
 
@@ -69,6 +73,21 @@ def spoilt(files: list[Path], **changes: object) -> list[Path]:
     return files
 
 
+def exported(site: Site, *words: str) -> dict[str, bytes]:
+    """What `zhiying audit export` says, and every member of the package; our own page of it, names of members too."""
+    package = site.root / f"{len(list(site.root.iterdir()))}.zip"
+    about = ("--recipient", "TEST Reviewer", "--purpose", "TEST", "--contract", "TEST")
+    command = [ZHIYING, "audit", "export", "--out", str(package), *about, *words, "--config", str(site.config_file)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    found = {f"export {' '.join(words[:1])} {package.name}": done.stdout + done.stderr}
+    if package.exists():
+        with zipfile.ZipFile(package) as members:
+            # A rule of the scan has the canaries' name.
+            parts = {name: members.read(name).replace(b'"CANARY"', b"") for name in members.namelist()}
+            found |= {f"{package.name} {name}": data for name, data in parts.items()}
+    return found
+
+
 @pytest.fixture(scope="module")
 def pacs() -> Iterator[FakePacs]:
     """A PACS."""
@@ -112,6 +131,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, pacs: FakePacs) -> dict[str, 
     finally:
         site.stop()
     found["serve.log"] = (site.root / "serve.log").read_bytes()
+    found |= exported(site, "--json") | exported(site, "--study", f"{ROOT}.2") | exported(site, "--study", f"{ROOT}.99")
     for entry in site.entries():
         found[f"entry {entry.index} {entry.kind}"] = entry.to_bytes()
     for part in ("audit", "identity", "keys"):
@@ -132,12 +152,14 @@ def test_the_studies_ended_in_different_ways(told: dict[str, bytes]) -> None:
         assert code in said
     assert sum(name.startswith("row") for name in told) >= 6
     assert b"zhiying_step_seconds" in told["metrics"]
+    members = {name.partition(" ")[2] for name in told}
+    assert {"summary.html", "phi_scan.json", "tables/calls.csv", "fhir/0000000000000.ndjson"} <= members
     assert len(told["serve.log"]) > 100
 
 
 @pytest.mark.parametrize("canary", CANARIES)
 def test_no_canary_comes_out(told: dict[str, bytes], canary: str) -> None:
-    """Not in an entry, metric, log line, answer, error, identity row or key, in no character set."""
+    """Not in an entry, metric, log line, answer, error, identity row, key or export, in no character set."""
     forms = {canary.encode(), canary.encode("gb18030"), canary.encode("unicode_escape")}
 
     assert [name for name, data in told.items() if any(form in data for form in forms)] == []

@@ -1,6 +1,9 @@
 """The package that a reviewer takes away: whole, deterministic, and never hiding that something was there."""
 
 import json
+import os
+import re
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from datetime import timedelta
@@ -193,3 +196,25 @@ def test_any_unzip_opens_it(tmp_path: Path, hospital: Hospital) -> None:
     with zipfile.ZipFile(tmp_path / "p.zip") as archive:
         assert archive.testzip() is None
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_a_reader_follows_the_readme_of_the_package(tmp_path: Path, hospital: Hospital) -> None:
+    """Its commands as they stand, in an empty folder with plain python: PASS, and with one byte changed FAIL."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    export(hospital.log, folder / "p.zip", evidence=Evidence(checkpoint=hospital.witnessed()))
+    hospital.policy(folder)
+    text = members((folder / "p.zip").read_bytes())["README.md"].decode()
+    for language in text.split("## 中文"):
+        commands = re.findall(r"(?m)^    ((?:python3|cp) .*)$", language.replace("PACKAGE", "p.zip"))
+        said = [_shell(command.replace("FILE", "policy"), folder) for command in commands]
+        assert [status for status, _ in said] == [0, 0, 0, 0, 1][: len(said)]
+        assert said[2][1].startswith("PASS\n")
+        assert all(re.match(r"FAIL\n.*\bentries/0000000000000\b", out, re.DOTALL) for _, out in said[4:])
+    assert len(commands) == 3
+
+
+def _shell(command: str, folder: Path) -> tuple[int, str]:
+    where = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(["sh", "-c", command], cwd=folder, env=where, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout

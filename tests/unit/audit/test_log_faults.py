@@ -184,6 +184,7 @@ from audit import durable
 from tests.simulators.audit_log import draft, open_log
 with open_log(Path(sys.argv[1]), disk=durable) as log:
     log.append(draft(1))
+    print("taken", flush=True)
 """
 CALLS = {"fsync": 6, "rename,renameat,renameat2": 2, "link,linkat": 3, "unlink,unlinkat": 4, "write": 5}
 """Which calls are made to fail, and how often one append makes each at the least: fewer, and nothing was tried."""
@@ -197,26 +198,55 @@ def test_each_system_call_fails_or_kills(tmp_path: Path, logs: dict[int, Path], 
     """By strace, in a process of its own: whatever the system does at whichever call, the directory is right."""
     when = 1
     while True:
-        root = twin(logs[255], tmp_path / f"{when}")
-        trace = tmp_path / f"{when}.trace"
-        subprocess.run(
-            [
-                *("strace", "-f", "-o", trace, "-e", f"trace={call}", "-e", f"inject={call}:{fate}:when={when}"),
-                *(sys.executable, "-B", "-c", APPEND, root),
-            ],
-            cwd=REPOSITORY,
-            stderr=subprocess.DEVNULL,
-            check=False,
-            timeout=60,
-        )
-        report = trace.read_text()
-        reached = "(INJECTED)" in report or "killed by SIGKILL" in report
-        assert healthy(root) in (256, 257)
-        with open_log(root, source="successor") as again:
-            assert again.append(draft(1)).index == 256
-        assert healthy(root) == 257
-        shutil.rmtree(root)
+        reached = _injected(logs[255], tmp_path / f"{when}", f"inject={call}:{fate}:when={when}")
         if not reached:
             break
         when += 1
     assert when > CALLS[call]
+
+
+OTHERS = {"openat": 8, "close": 8, "flock": 2, "read": 4}
+"""The other calls with which an append touches the directory, each made to fail there as often as it is made."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("call", OTHERS)
+def test_each_other_call_on_the_directory_fails(tmp_path: Path, logs: dict[int, Path], call: str) -> None:
+    """Opening, reading, locking, closing: none of it loses what was taken, or leaves what no judge understands."""
+    root = twin(logs[255], tmp_path / "all")
+    trace = _traced(root, f"trace={call}")[1].read_text().splitlines()
+    made = [line for line in trace if f" {call}(" in line]
+    touching = [when for when, line in enumerate(made, 1) if str(root) in line]
+    assert len(touching) >= OTHERS[call]
+    # The paths are of one length, so that the calls before them are the same ones.
+    reached = [_injected(logs[255], tmp_path / f"{n:03}", f"inject={call}:error=EIO:when={n}") for n in touching]
+    assert sum(reached) >= len(touching) - 1
+
+
+def _traced(root: Path, *rules: str) -> tuple[bool, Path]:
+    """One append in a process of its own, traced: whether the caller was told that it is taken; the trace."""
+    trace = root.with_suffix(".trace")
+    command = ["strace", "-f", "-y", "-o", trace, *(word for rule in rules for word in ("-e", rule))]
+    done = subprocess.run(
+        [*command, sys.executable, "-B", "-c", APPEND, root],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=False,
+        timeout=60,
+    )
+    return done.stdout == b"taken\n", trace
+
+
+def _injected(log: Path, root: Path, rule: str) -> bool:
+    """Whether the fault came; and assert that the directory is right after it, with every entry that was taken."""
+    twin(log, root)
+    taken, trace = _traced(root, f"trace={rule.split('=')[1].split(':')[0]}", rule)
+    report = trace.read_text()
+    assert healthy(root) in ((257,) if taken else (256, 257))
+    with open_log(root, source="successor") as again:
+        assert again.append(draft(1)).index == 256
+    assert healthy(root) == 257
+    shutil.rmtree(root)
+    return "(INJECTED)" in report or "killed by SIGKILL" in report

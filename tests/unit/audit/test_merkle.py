@@ -139,6 +139,23 @@ def test_every_consistency_proof() -> None:
                     verify_consistency(before, size, path, old_root, new_root)
 
 
+@pytest.mark.slow
+def test_both_proofs_for_all_sizes_to_257() -> None:
+    """For all 0 < m <= n <= 257, leaving nothing out: both proofs prove, and neither when it is cut or lengthened."""
+    for size in range(1, 258):
+        for old in range(1, size + 1):
+            leaf, inclusion = MANY[old - 1], inclusion_proof(old - 1, MANY[:size])
+            consistency = consistency_proof(old, MANY[:size])
+            verify_inclusion(leaf, old - 1, size, inclusion, MANY_ROOTS[size])
+            verify_consistency(old, size, consistency, MANY_ROOTS[old], MANY_ROOTS[size])
+            for path in ((*inclusion, MANY[0]), inclusion[:-1] if inclusion else (MANY[0], MANY[0])):
+                with pytest.raises(ProofInvalid):
+                    verify_inclusion(leaf, old - 1, size, path, MANY_ROOTS[size])
+            for path in ((*consistency, MANY[0]), consistency[:-1] if consistency else (MANY[0], MANY[0])):
+                with pytest.raises(ProofInvalid):
+                    verify_consistency(old, size, path, MANY_ROOTS[old], MANY_ROOTS[size])
+
+
 def test_an_empty_proof_is_not_a_tree_of_one_leaf() -> None:
     """The degenerate proof: a leaf as root of a larger tree."""
     with pytest.raises(ProofInvalid):

@@ -223,6 +223,7 @@ BAD_POLICIES = {
     "witness key as reviewer": "log {log}\nreviewer {witness}",
     "heartbeat in words": "log {log}\nheartbeat often",
     "no such certificate": "log {log}\ntsa absent.pem",
+    "empty certificate": "log {log}\ntsa /dev/null",
     "too many words": "log {log} origin and more",
 }
 

@@ -5,7 +5,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ import pytest
 from service.demo import stop
 from service.demo.errors import ServerNotStarted, ToolMissing
 from service.demo.servers import Servers, answers, find_tool, free_port, last_line, start_ticks
+from tests.simulators.demo_run import ledger
 
+REWRITES = 40
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 STUBBORN = [
     sys.executable,
@@ -38,6 +42,31 @@ def test_leaving_stops_all(tmp_path: Path) -> None:
         assert [one["pid"] for one in json.loads((tmp_path / "ledger.json").read_text())] == pids
     assert [start_ticks(pid) for pid in pids] == [None, None]
     assert not (tmp_path / "ledger.json").exists()
+
+
+def test_the_ledger_is_whole_whenever_it_is_read(tmp_path: Path) -> None:
+    """Who reads it while servers are started sees the ledger before or after each of them, and never half of one."""
+    path = tmp_path / "work" / "servers.json"
+    path.parent.mkdir()
+    seen, ended = set[int](), threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            seen.add(len(ledger(tmp_path)))
+
+    with ThreadPoolExecutor(1) as readers, Servers(path) as servers:
+        reading = readers.submit(read)
+        try:
+            for number in range(REWRITES):
+                servers.start(f"server {number}", ["true"], log=tmp_path / "log", environment=os.environ)
+                with path.open(encoding="utf-8") as before:
+                    servers.start("one more", ["true"], log=tmp_path / "log", environment=os.environ)
+                    assert len(json.load(before)) == 2 * number + 1
+        finally:
+            ended.set()
+        reading.result()
+    assert seen <= set(range(2 * REWRITES + 1))
+    assert len(seen) > 2, "it was read while it was rewritten"
 
 
 def test_interruption_stops_all(tmp_path: Path) -> None:
