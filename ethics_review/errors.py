@@ -7,6 +7,17 @@ ReviewError
 |   +-- ApprovalUntrusted   APPROVAL_UNTRUSTED   signed, but by no key that the site trusts (site)
 |   +-- SelfApproval        SELF_APPROVAL        signed with the key of the hospital's own log (site)
 |   +-- ApprovalReused      APPROVAL_REUSED      another note has been recorded under this approval id (reviewer)
++-- TrustInvalid            TRUST_INVALID        the trust policy is not one, at a line (site)
+|                           ROLES_EXCLUDED       one person has two roles that must stay apart
+|                           ORGANISATION_UNKNOWN KEY_TWICE
++-- ActRefused                               a signed act that does not count; `code` is one of
+|                           ACT_INVALID          not exactly the text that this version knows
+|                           ACT_SIGNATURE        a trusted key's signature does not match the text (alarming)
+|                           ACT_UNTRUSTED        signed by nobody whom the trust policy knows
+|                           ACT_ORDER            not made after the newest note on this dossier: make it anew
+|                           ACT_STATE            the event cannot happen in this state
+|                           ACT_SIGNERS ACT_ADMINISTRATOR ACT_SUBMITTER ACT_CONFLICT ACT_ORGANISATION ACT_PANEL
+|                           ACT_GUARD            something else that the log must show is not so
 +-- Refused                 see gate.py          the model may not be used for this, now
 +-- PermitForged            PERMIT_FORGED        a permit was made or copied outside the gate (us)
 """
@@ -57,6 +68,23 @@ class ApprovalReused(ApprovalError):
     """Another note has been recorded under this approval id: a changed approval needs a new id."""
 
     code = "APPROVAL_REUSED"
+
+
+class TrustInvalid(ReviewError):
+    """The trust policy cannot be used; `line` is the line at fault, from 1, or 0 for the whole."""
+
+    def __init__(self, code: str, line: int, what: str) -> None:
+        super().__init__(f"line {line}: {what}" if line else what)
+        self.code = code
+        self.line = line
+
+
+class ActRefused(ReviewError):
+    """A signed act that does not count; the code says why."""
+
+    def __init__(self, code: str, what: str) -> None:
+        super().__init__(what)
+        self.code = code
 
 
 class Refused(ReviewError):

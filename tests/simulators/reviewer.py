@@ -17,7 +17,7 @@ DURING: Final = datetime(2026, 12, 15, 4, 0, tzinfo=UTC)
 _FIELDS: Final[dict[str, Any]] = {
     "approval": "TEST-2026-0001",
     "criteria_set": "TEST-AI-MED/1.0",
-    "reviewer_org": "Test Review Centre 测试审查中心",
+    "reviewer_org": "test-review-centre",
     "valid": {"from": "2026-12-01", "to": "2027-05-31"},
     "conditions": {
         "modality": ["MR"],
