@@ -107,6 +107,7 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
                 "approval": TOKEN,
                 "policy": DIGEST,
                 "autonomy": CODE,
+                "state": CODE,
                 "checks": Listing(_CHECK),
                 "runtime": Table(TOKEN, TOKEN),
             }

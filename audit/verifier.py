@@ -688,10 +688,10 @@ class Entries:
 
 
 # ---- Decisions: was what ran approved, by a reviewer's key, for exactly this? Weighed again from logged conditions.
-APPROVAL_HEADER, RESTORE_HEADER = "zhiying-approval/1", "zhiying.audit/restore/1"
-APPROVAL_FIELDS = {"approval", "conditions", "criteria_set", "model", "reviewer_org", "valid"}
+APPROVAL_HEADER, RESTORE_HEADER = "zhiying-approval/2", "zhiying.audit/restore/1"
+APPROVED = "acceptance approval conditions criteria_set follow_up model monitor on_breach reviewer_org submission valid"
 CHINA = timezone(timedelta(hours=8))  # in whose civil days approvals are valid
-ALWAYS_CHECKED = {"MODEL_DIGEST": "EQUAL", "VALIDITY": "IN_FORCE"}
+ALWAYS = {"MODEL_DIGEST": "EQUAL", "VALIDITY": "IN_FORCE", "STATE": "SHADOW LIVE", "STOP": "NONE", "REQUIRE": "ALL"}
 Approval = namedtuple("Approval", "model policy starts ends conditions")  # times as entries write them; ends excluded
 _PERSONAL = re.compile(r"[0-9]{6,}|[0-9]{4}[-./][0-9]{1,2}[-./][0-9]{1,2}|(?:[0-9]+\.){5,}")
 _NUMBER = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,2})?")
@@ -707,7 +707,7 @@ def condition_holds(allowed: Any, observed: str) -> bool:
     if isinstance(allowed, str):  # a level, such as A1: up to it
         return bool(re.fullmatch(r"[A-Z][0-9]", observed)) and observed[0] == allowed[0] and observed <= allowed
     if not isinstance(allowed, list) or observed in {"", "UNKNOWN"}:
-        return False
+        return type(allowed) is int and observed == f"BELOW {allowed}"  # so many calls a day
     if len(allowed) == 2 and all(_NUMBER.fullmatch(str(each)) for each in allowed):
         match = _CLASS.fullmatch(observed)
         if match is None:
@@ -753,7 +753,7 @@ class Decisions:
             valid, conditions = said["valid"], {name.upper(): each for name, each in said["conditions"].items()}
             policy = hashlib.sha256(canonical({"valid": valid, "conditions": said["conditions"]})).hexdigest()
             starts, ends = _day(valid["from"], 0), _day(valid["to"], 1)
-            _must(said.keys() == APPROVAL_FIELDS, "approval: not its fields")
+            _must(" ".join(sorted(said)) == APPROVED, "approval: not its fields")
             approval = Approval(said["model"], "sha256:" + policy, starts, ends, conditions)
             self._approvals.setdefault(said["approval"].lower(), approval)
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
@@ -787,13 +787,13 @@ def _weigh(approval: Any, time: str, body: dict[str, Any]) -> None:
         said = check if type(check) is dict else {}
         name, outcome, observed = (str(said.get(key)) for key in ("condition", "outcome", "observed"))
         _must(outcome == "HOLDS", f"{name} has the outcome {outcome}")
-        allowed = [ALWAYS_CHECKED[name]] if name in ALWAYS_CHECKED else approval.conditions.get(name)
+        allowed = ALWAYS[name].split() if name in ALWAYS else approval.conditions.get(name)
         holds = condition_holds(allowed, observed) and name not in seen
         _must(holds, f"{name} does not hold for what was observed, or is there twice")
         used = name != "MAX_AUTONOMY" or observed == body.get("autonomy")
         _must(used, "the autonomy that was checked is not the one that was used")
         seen.add(name)
-    lacking = sorted((approval.conditions.keys() | ALWAYS_CHECKED.keys()) - seen)
+    lacking = sorted((approval.conditions.keys() | ALWAYS.keys()) - seen)
     _must(not lacking, f"not checked: {', '.join(lacking)}")
 
 

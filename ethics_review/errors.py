@@ -91,9 +91,9 @@ class Refused(ReviewError):
     """The gate's no: the model may not be used for this, now.
 
     Attributes:
-        code: NO_APPROVAL, MODEL_DIGEST_MISMATCH, APPROVAL_NOT_YET_VALID, APPROVAL_EXPIRED, ATTRIBUTE_UNKNOWN,
-            CONDITION_NOT_MET or AUTONOMY_EXCEEDED.
-        condition: CODE of what decided (a condition of the vocabulary, VALIDITY or MODEL_DIGEST), or None.
+        code: one of `gate.REFUSALS`.
+        condition: CODE of what decided (a condition of the vocabulary, STOP, STATE, OPT_OUT, VALIDITY or MODEL_DIGEST),
+            or None.
         observed: class of what was observed, never a patient's own datum, or None.
         approval: id of the nearest approval, or None if there is none for this model.
     """

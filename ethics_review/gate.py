@@ -1,6 +1,7 @@
 """The gate: may this model be used for this, now? A pure decision; the only maker of permits. The default is no.
 
-Of all approvals for the exact model, the first by id that is in force and whose every condition holds gives a permit.
+First whether everything is stopped, then whether the model is in use at all, then whether the patient wants no AI. Of
+all approvals for the exact model, the first by id that is in force and whose every condition holds gives a permit.
 Otherwise the refusal of the nearest one is raised, so that a person sees what to change. Unknown is never "yes".
 """
 
@@ -13,10 +14,18 @@ from typing import Final
 
 from ethics_review.dossier import Approval, Conditions
 from ethics_review.errors import Refused, RequestInvalid
+from ethics_review.gaps import group_of, parts_of
 from ethics_review.permit import _GATE_CAPABILITY, Check, Permit
+from ethics_review.standing import Standing, Stop
+from ethics_review.states import State
 from ethics_review.vocabulary import (
     ANY,
+    CALLS_DAY_MAX,
+    CARE_SETTINGS,
+    MINORS,
+    OPT_OUT_CHECK,
     OTHER,
+    READING_MODES,
     SEXES,
     UNKNOWN,
     Condition,
@@ -43,9 +52,35 @@ NO_APPROVAL: Final = "NO_APPROVAL"
 DIGEST_MISMATCH: Final = "MODEL_DIGEST_MISMATCH"
 NOT_YET_VALID: Final = "APPROVAL_NOT_YET_VALID"
 EXPIRED: Final = "APPROVAL_EXPIRED"
+STOPPED: Final = "STOPPED"
+NOT_DEPLOYED: Final = "NOT_DEPLOYED"
+SUSPENDED: Final = "SUSPENDED"
+RETIRED: Final = "RETIRED"
+OPTED_OUT: Final = "OPTED_OUT"
+CUT_OFF: Final = "SUBGROUP_CUT_OFF"
+CALLS_EXHAUSTED: Final = "CALLS_EXHAUSTED"
+MINOR_NOT_COVERED: Final = "MINOR_NOT_COVERED"
+REQUIREMENT_NOT_MET: Final = "REQUIREMENT_NOT_MET"
+REFUSALS: Final = frozenset(
+    {
+        *(NO_APPROVAL, DIGEST_MISMATCH, NOT_YET_VALID, EXPIRED, NOT_KNOWN, NOT_MET, EXCEEDED, STOPPED, NOT_DEPLOYED),
+        *(SUSPENDED, RETIRED, OPTED_OUT, CUT_OFF, CALLS_EXHAUSTED, MINOR_NOT_COVERED, REQUIREMENT_NOT_MET),
+    }
+)
+"""Every code of a refusal."""
 
 MODEL_DIGEST: Final = "MODEL_DIGEST"
 VALIDITY: Final = "VALIDITY"
+STATE: Final = "STATE"
+STOP: Final = "STOP"
+OPT_OUT: Final = "OPT_OUT"
+NO_STOP: Final = "NONE"
+ALL: Final = "ALL"
+"""Observed of REQUIRE: all that is required is fulfilled, as far as it concerns this patient."""
+
+SITE_LEVEL: Final = "SITE"
+IN_USE: Final = frozenset({State.SHADOW, State.LIVE})
+_ENDED: Final = MappingProxyType({State.SUSPENDED: SUSPENDED, State.RETIRED: RETIRED})
 
 _CALL: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -58,8 +93,12 @@ class Request:
         call: 32 lower-case hexadecimal digits. input_digest: "sha256:..." of the exact input.
         age_years: at the time of the study, fractions allowed. slice_spacing_mm: distance of slice centres.
         autonomy: the level at which the site will use the result, A0 to A4.
+        care_setting, reading_mode: words of the vocabulary, as the site says.
+        opted_out: whether the patient wants no AI; None where nobody can tell.
+        calls_today: calls of the model that are in the log for this civil day, this one not among them.
+        evidence: the requirements that the site fulfils today (`vocabulary.is_requirement`).
 
-    Raises RequestInvalid for a call or digest that is not well formed.
+    Raises RequestInvalid for a call, digest or count that is not well formed.
     """
 
     call: str
@@ -73,21 +112,34 @@ class Request:
     site: str | None
     slice_spacing_mm: float | None
     autonomy: str
+    care_setting: str | None
+    reading_mode: str | None
+    opted_out: bool | None
+    calls_today: int
+    evidence: frozenset[str]
 
     def __post_init__(self) -> None:
         if not _CALL.fullmatch(self.call):
             raise RequestInvalid("call: 32 lower-case hexadecimal digits wanted")
         if not is_digest(self.input_digest):
             raise RequestInvalid("input digest: sha256 digest wanted")
+        if self.calls_today < 0:
+            raise RequestInvalid("calls today: 0 or more wanted")
 
 
 def decide(
-    request: Request, approvals: Sequence[Approval], now: datetime, *, latest_known: datetime | None = None
+    request: Request,
+    standings: Sequence[Standing],
+    stops: Sequence[Stop],
+    now: datetime,
+    *,
+    latest_known: datetime | None = None,
 ) -> Permit:
     """A permit for this one run, or Refused.
 
     Args:
-        approvals: verified approvals (register.py), in any order.
+        standings: of all dossiers (register.py), in any order; one for each model.
+        stops: those that have not been resumed from.
         now: aware. latest_known: the latest time that the audit log holds; a clock set back before it cannot bring an
             expired approval to life.
 
@@ -95,18 +147,44 @@ def decide(
     """
     if now.tzinfo is None:
         raise RequestInvalid("now: a time with its zone wanted")
+    _refuse_stopped(request, stops)
+    standing = _in_use(request, standings)
+    if request.opted_out:
+        raise Refused(OPTED_OUT, OPT_OUT, OPTED_OUT)
     nearest: tuple[int, Refused] | None = None
-    for approval in sorted(approvals, key=lambda one: one.id):
-        if approval.model.name != request.model.name:
-            continue
-        answer = _weigh(request, approval, now, max(now, latest_known or now))
+    for approval in sorted(standing.approvals, key=lambda one: one.id):
+        answer = _weigh(request, standing, approval, now, max(now, latest_known or now))
         if isinstance(answer, tuple):
-            return _permit(request, approval, now, answer)
+            return _permit(request, standing, approval, now, answer)
         if nearest is None or answer.distance < nearest[0]:
             nearest = (answer.distance, answer.refusal)
     if nearest is None:
         raise Refused(NO_APPROVAL, None, None)
     raise nearest[1]
+
+
+def _refuse_stopped(request: Request, stops: Sequence[Stop]) -> None:
+    for stop in stops:
+        # Whatever is not plainly another site's stops us: a level that this version does not know, a site unsaid.
+        elsewhere = stop.level == SITE_LEVEL and request.site and stop.site and stop.site != request.site
+        if not elsewhere:
+            raise Refused(STOPPED, STOP, token(stop.level))
+
+
+def _in_use(request: Request, standings: Sequence[Standing]) -> Standing:
+    """The standing of the exact model, if it is in SHADOW or LIVE."""
+    named = [one for one in standings if one.model.name == request.model.name]
+    mine = [one for one in named if one.model == request.model]
+    if len(mine) > 1:
+        raise RequestInvalid("two standings of one model")
+    if not mine:
+        others = sorted(approval.id for one in named for approval in one.approvals)
+        if others:
+            raise Refused(DIGEST_MISMATCH, MODEL_DIGEST, OTHER, others[0])
+        raise Refused(NO_APPROVAL, None, None)
+    if mine[0].state not in IN_USE:
+        raise Refused(_ENDED.get(mine[0].state, NOT_DEPLOYED), STATE, mine[0].state.value)
+    return mine[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +200,9 @@ _FAR_TIME: Final = 100
 _FAR_DIGEST: Final = 200
 
 
-def _weigh(request: Request, approval: Approval, now: datetime, latest: datetime) -> tuple[Check, ...] | _No:
+def _weigh(
+    request: Request, standing: Standing, approval: Approval, now: datetime, latest: datetime
+) -> tuple[Check, ...] | _No:
     if approval.model != request.model:
         return _No(_FAR_DIGEST, Refused(DIGEST_MISMATCH, MODEL_DIGEST, OTHER, approval.id))
     if latest >= approval.ends_at:
@@ -131,10 +211,17 @@ def _weigh(request: Request, approval: Approval, now: datetime, latest: datetime
     if now < approval.starts_at:
         observed = f"begins in {(approval.starts_at - now).days} days"
         return _No(_FAR_TIME, Refused(NOT_YET_VALID, VALIDITY, observed, approval.id))
-    checks = [Check(MODEL_DIGEST, HOLDS, "EQUAL"), Check(VALIDITY, HOLDS, "IN_FORCE")]
+    checks = [
+        Check(MODEL_DIGEST, HOLDS, "EQUAL"),
+        Check(VALIDITY, HOLDS, "IN_FORCE"),
+        Check(STATE, HOLDS, standing.state.value),
+        Check(STOP, HOLDS, NO_STOP),
+    ]
     failed: list[Check] = []
     for condition, evaluate in EVALUATORS.items():
         outcome, observed = evaluate(request, approval.conditions)
+        if outcome == HOLDS and _is_cut_off(condition.name, observed, standing):
+            outcome = CUT_OFF
         check = Check(condition.name, outcome, observed)
         (checks if outcome == HOLDS else failed).append(check)
     if not failed:
@@ -143,7 +230,15 @@ def _weigh(request: Request, approval: Approval, now: datetime, latest: datetime
     return _No(len(failed), Refused(first.outcome, first.condition, first.observed, approval.id))
 
 
-def _permit(request: Request, approval: Approval, now: datetime, checks: tuple[Check, ...]) -> Permit:
+def _is_cut_off(condition: str, observed: str, standing: Standing) -> bool:
+    """Whether the call's class, or the group that the monitor counts it in, was taken out of use."""
+    cut_off = standing.cut_off
+    return bool(cut_off) and not cut_off.isdisjoint({(condition, observed), parts_of(group_of(condition, observed))})
+
+
+def _permit(
+    request: Request, standing: Standing, approval: Approval, now: datetime, checks: tuple[Check, ...]
+) -> Permit:
     issued = now.astimezone(UTC)
     return Permit(
         call=request.call,
@@ -152,6 +247,7 @@ def _permit(request: Request, approval: Approval, now: datetime, checks: tuple[C
         approval=approval.id,
         policy=approval.policy,
         autonomy=request.autonomy,
+        state=standing.state.value,
         issued_at=issued,
         expires_at=min(issued + PERMIT_LIFETIME, approval.ends_at),
         checks=checks,
@@ -218,6 +314,39 @@ def _max_autonomy(request: Request, allowed: Conditions) -> tuple[str, str]:
     return (HOLDS if holds else EXCEEDED), request.autonomy
 
 
+def _care_setting(request: Request, allowed: Conditions) -> tuple[str, str]:
+    return _defined(request.care_setting, allowed.care_setting, CARE_SETTINGS)
+
+
+def _reading_mode(request: Request, allowed: Conditions) -> tuple[str, str]:
+    return _defined(request.reading_mode, allowed.reading_mode, READING_MODES)
+
+
+def _defined(value: str | None, listed: tuple[str, ...], words: tuple[str, ...]) -> tuple[str, str]:
+    if value is None or value not in words:
+        return NOT_KNOWN, UNKNOWN
+    return (HOLDS if value in listed or listed == (ANY,) else NOT_MET), value
+
+
+def _max_calls_day(request: Request, allowed: Conditions) -> tuple[str, str]:
+    # Not how many below: the same call asked again, after a crash, must give the same entry.
+    if request.calls_today < allowed.max_calls_day:
+        return HOLDS, f"BELOW {allowed.max_calls_day}"
+    return CALLS_EXHAUSTED, f"{min(request.calls_today, CALLS_DAY_MAX)} of {allowed.max_calls_day}"
+
+
+def _require(request: Request, allowed: Conditions) -> tuple[str, str]:
+    years = completed_years(request.age_years)
+    minor = years is None or years < allowed.minors_under
+    for needed in allowed.require:
+        of_minors = needed.startswith(MINORS)
+        if of_minors and not minor:
+            continue
+        if needed not in request.evidence or (needed == OPT_OUT_CHECK and request.opted_out is not False):
+            return (MINOR_NOT_COVERED if of_minors else REQUIREMENT_NOT_MET), token(needed)
+    return HOLDS, ALL
+
+
 EVALUATORS: Final[Mapping[Condition, Callable[[Request, Conditions], tuple[str, str]]]] = MappingProxyType(
     {
         Condition.MODALITY: _modality,
@@ -228,6 +357,10 @@ EVALUATORS: Final[Mapping[Condition, Callable[[Request, Conditions], tuple[str, 
         Condition.SITE: _site,
         Condition.SLICE_SPACING_MM: _slice_spacing_mm,
         Condition.MAX_AUTONOMY: _max_autonomy,
+        Condition.CARE_SETTING: _care_setting,
+        Condition.READING_MODE: _reading_mode,
+        Condition.MAX_CALLS_DAY: _max_calls_day,
+        Condition.REQUIRE: _require,
     }
 )
 """The one check of each condition, in the order in which refusals are told; as many as the vocabulary has."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from audit.entry import JsonValue
-from ethics_review import terms
+from ethics_review import questions
 from ethics_review.dossier import Approval
 from ethics_review.parties import Trust
 from ethics_review.standing import Standing, Step
@@ -96,9 +96,9 @@ def lapsed(life: Life, time: datetime, trust: Trust) -> Cause | None:
     if life.state not in RUNNING:
         return None
     approval = current(life, time)
-    if approval is None or not terms.in_force(approval, time):
+    if approval is None or not questions.in_force(approval, time):
         return Cause.EXPIRY
-    return Cause.FOLLOW_UP if time >= terms.follow_up_due(approval, life.judged_at, trust) else None
+    return Cause.FOLLOW_UP if time >= questions.follow_up_due(approval, life.judged_at, trust) else None
 
 
 def look_again(life: Life, time: datetime, trust: Trust) -> datetime | None:
@@ -107,13 +107,13 @@ def look_again(life: Life, time: datetime, trust: Trust) -> datetime | None:
     if life.state not in RUNNING or approval is None:
         return None
     begins = [one.approval.starts_at for one in life.recorded if one.approval.starts_at > time]
-    return min([approval.ends_at, terms.follow_up_due(approval, life.judged_at, trust), *begins])
+    return min([approval.ends_at, questions.follow_up_due(approval, life.judged_at, trust), *begins])
 
 
 def superseded(life: Life, time: datetime, trust: Trust) -> bool:
     """Whether it runs under criteria that do not count today."""
     approval = current(life, time)
-    return life.state in RUNNING and approval is not None and not terms.criteria_current(approval, trust)
+    return life.state in RUNNING and approval is not None and not questions.criteria_current(approval, trust)
 
 
 def guards(
@@ -137,15 +137,15 @@ def guards(
     def holds(guard: Guard) -> bool:
         match guard:
             case Guard.SUBMISSION_SAME:
-                return approval is not None and terms.submission_of(approval) in {None, life.submission}
+                return approval is not None and questions.submission_of(approval) in {None, life.submission}
             case Guard.CRITERIA_CURRENT:
-                return approval is not None and (not fresh or terms.criteria_current(approval, trust))
+                return approval is not None and (not fresh or questions.criteria_current(approval, trust))
             case Guard.FOLLOW_UP_IN_TIME:
-                return approval is not None and (not fresh or terms.follow_up_in_time(approval, trust))
+                return approval is not None and (not fresh or questions.follow_up_in_time(approval, trust))
             case Guard.PANEL_CLEARED:
-                return approval is not None and (life.past.panel_cleared or not terms.panel_needed(approval))
+                return approval is not None and (life.past.panel_cleared or not questions.panel_needed(approval))
             case Guard.APPROVAL_IN_FORCE:
-                return terms.in_force(approval, time)
+                return questions.in_force(approval, time)
             case Guard.ACCEPTANCE_MET:
                 return approval is not None and (statement["acceptance"], approval.id) in life.acceptances
             case Guard.DRILL_DONE:
@@ -322,5 +322,5 @@ def standing(life: Life, time: datetime, trust: Trust) -> Standing | None:
         last_note=life.last_note,
         submission=life.submission,
         history=life.history,
-        follow_up_at=None if approval is None else terms.follow_up_due(approval, life.judged_at, trust),
+        follow_up_at=None if approval is None else questions.follow_up_due(approval, life.judged_at, trust),
     )

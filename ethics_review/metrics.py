@@ -29,6 +29,7 @@ BINS: Final = 10
 """Classes of equal width for calibration."""
 TAIL: Final = Fraction(25, 1000)
 MILLION: Final = 1_000_000
+METRIC_NAMES: Final = ("SENSITIVITY", "SPECIFICITY", "AUC", "DICE", "VOLUME_ERROR", "ECE", "BRIER", "FAILURES")
 
 Samples = Sequence[Sequence[tuple[int, ...]]]
 Statistic = Callable[[Samples], Fraction]
@@ -121,7 +122,7 @@ def rows(cases: Sequence[Case], *, seed: str, n_min: int = N_MIN) -> tuple[Row, 
         for condition, seen in case.classes:
             groups.setdefault(group_of(condition, seen), []).append(case)
     named: list[tuple[str | None, Sequence[Case]]] = [(None, cases), *sorted(groups.items())]
-    asked = [metric for metric in _METRICS if any(_has(metric, case) for case in cases)]
+    asked = [metric for metric in METRIC_NAMES if any(_has(metric, case) for case in cases)]
     return tuple(
         _row(metric, group, some, f"{seed} {metric} {group}", n_min) for group, some in named for metric in asked
     )
@@ -165,9 +166,6 @@ def _met(bound: Mapping[str, JsonValue], row: Row | None) -> bool:
     least = "at_least" not in limits or decimal(row.low) >= decimal(str(bound["at_least"]))
     most = "at_most" not in limits or decimal(row.high) <= decimal(str(bound["at_most"]))
     return least and most
-
-
-_METRICS: Final = ("SENSITIVITY", "SPECIFICITY", "AUC", "DICE", "VOLUME_ERROR", "ECE", "BRIER", "FAILURES")
 
 
 def _has(metric: str, case: Case) -> bool:

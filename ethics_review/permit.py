@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final, NoReturn
 
 from ethics_review.errors import PermitForged
+from ethics_review.states import State
 from models.ref import ModelRef
 
 
@@ -42,7 +43,8 @@ class Permit:
         input_digest: "sha256:..." of the exact input.
         approval: id of the approval that was satisfied.
         policy: "sha256:..." of that approval's validity and conditions.
-        checks: every condition, in the order of the vocabulary.
+        state: of the model's dossier: SHADOW or LIVE.
+        checks: model, validity, state, stop, then every condition in the order of the vocabulary, each once.
 
     Raises PermitForged unless made by the gate.
     """
@@ -53,6 +55,7 @@ class Permit:
     approval: str
     policy: str
     autonomy: str
+    state: str
     issued_at: datetime
     expires_at: datetime
     checks: tuple[Check, ...]
@@ -61,6 +64,11 @@ class Permit:
     def __post_init__(self, capability: object) -> None:
         if capability is not _GATE_CAPABILITY:
             raise PermitForged("a permit is made by the gate alone")
+
+    @property
+    def released(self) -> bool:
+        """Whether readers may see what comes of it; if not, it is logged and kept, and goes nowhere."""
+        return self.state == State.LIVE
 
     def valid_at(self, now: datetime) -> bool:
         """Whether issued_at <= now < expires_at. A clock set back makes a permit invalid, not longer."""

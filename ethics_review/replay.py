@@ -12,7 +12,7 @@ from typing import Final
 from audit.entry import Entry, JsonValue, Kind
 from audit.errors import NoteError
 from audit.note import Verifier, parse_note
-from ethics_review import acts, life, terms
+from ethics_review import acts, life, questions
 from ethics_review.acts import Act, Switch
 from ethics_review.dossier import CIVIL_TIME, Approval, load_approval
 from ethics_review.errors import ActRefused, ApprovalError, ApprovalInvalid, ApprovalReused
@@ -144,7 +144,7 @@ class Replay:
             raise ActRefused("ACT_INVALID", "this digest is known under another name or version")
         first = one.state is State.UNDER_REVIEW
         event = Event.APPROVE if first else Event.RENEW
-        to = APPROVED[terms.conditional(approval)] if first else None
+        to = APPROVED[questions.conditional(approval)] if first else None
         held = life.guards(one, event, {}, time, self.trust, new=approval, fresh=fresh)
         end = transition(one.past, event, persons, held, to=to, reviewers=self.trust.signers)
         if any(person.organisation != approval.reviewer_org for person in persons):

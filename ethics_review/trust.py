@@ -7,8 +7,8 @@ from audit.note import Verifier, open_note, parse_note
 from ethics_review.errors import ApprovalForged, ApprovalInvalid, ApprovalUntrusted, SelfApproval
 
 
-def open_trusted(note: str, trusted: Sequence[Verifier]) -> tuple[str, str]:
-    """The note's text, and the name of the first trusted key that signed it.
+def open_trusted(note: str, trusted: Sequence[Verifier]) -> tuple[str, tuple[str, ...]]:
+    """The note's text, and the names of all trusted keys that signed it, in the note's order.
 
     Raises ApprovalForged, ApprovalUntrusted, or ApprovalInvalid if it is not a signed note at all.
     """
@@ -20,7 +20,7 @@ def open_trusted(note: str, trusted: Sequence[Verifier]) -> tuple[str, str]:
         raise ApprovalForged("a trusted key's signature does not match the approval's text") from None
     except NoteError as wrong:
         raise ApprovalInvalid("(note)", str(wrong)) from None
-    return text, names[0]
+    return text, tuple(names)
 
 
 def refuse_operator_key(trusted: Sequence[Verifier], operator: Verifier) -> None:

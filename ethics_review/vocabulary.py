@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 ANY: Final = "*"
-"""Stands alone for "any known value"; allowed for manufacturer and site only."""
+"""Stands alone for "any known value"; allowed for manufacturer, site, care setting and reading mode only."""
 
 OTHER: Final = "OTHER"
 UNKNOWN: Final = "UNKNOWN"
@@ -24,6 +24,26 @@ AGE_YEARS_MAX: Final = 150
 AGE_BAND_YEARS: Final = 5
 AGE_BAND_OPEN: Final = 90
 """From here on ages are one class, as so few people share them that an age would name one."""
+
+CARE_SETTINGS: Final = ("IP", "OP", "ED", "PE")
+"""Inpatients, outpatients, emergency, and physical examination of healthy people (体检)."""
+READING_MODES: Final = ("concurrent", "first_reader", "second_reader", "triage")
+"""A physician sees the result while reading, before it, after a reading of their own, or as the order of a list."""
+
+CALLS_DAY_MAX: Final = 99_999
+"""The largest daily limit: more than a province's hospitals read, and the log takes no six digits on end."""
+
+MINORS_UNDER_YEARS: Final = 14
+"""Completed years below which a patient's data want special rules (个人信息保护法 31). A site's policy may say another
+number, as law may change."""
+
+OPT_OUT_CHECK: Final = "opt_out_check"
+MINORS: Final = "minors:"
+_ID: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,47}"
+_REQUIREMENT: Final = re.compile(
+    # A registration number begins with its authority's name in Chinese: 国械注准.
+    rf"{OPT_OUT_CHECK}|(?:pia:|{MINORS}){_ID}|registration:[\u4e00-\u9fff]{{0,8}}{_ID}"
+)
 
 SPACING_PLACES: Final = 2
 """Decimals of millimetres at which slice spacing is compared and written: far below what a model could notice, far
@@ -63,6 +83,19 @@ class Condition(StrEnum):
     SITE = "site"
     SLICE_SPACING_MM = "slice_spacing_mm"
     MAX_AUTONOMY = "max_autonomy"
+    CARE_SETTING = "care_setting"
+    READING_MODE = "reading_mode"
+    MAX_CALLS_DAY = "max_calls_day"
+    REQUIRE = "require"
+
+
+def is_requirement(text: str) -> bool:
+    """Whether it is one that a site can be asked to fulfil.
+
+    "opt_out_check": it is known of each patient whether they opted out. "pia:ID": an impact assessment that is in date.
+    "registration:NO": a device registration that is in date. "minors:RULE": a rule for minors, wanted for them only.
+    """
+    return _REQUIREMENT.fullmatch(text) is not None
 
 
 def normal(text: str | None) -> str | None:

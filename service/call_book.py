@@ -17,9 +17,9 @@ from typing import Any, Final
 from audit.canonical import canonical
 from audit.entry import Entry, Kind
 
-STATES: Final = ("RELEASED", "DENIED", "FAILED", "NOT_RELEASED", "NO_END")
+STATES: Final = ("RELEASED", "DENIED", "FAILED", "SHADOW", "NOT_RELEASED", "NO_END")
 """What a call came to, the first that is so: its objects were sent; a rule said no; something failed; it has a result
-that was not sent; nothing says."""
+that was not to be sent; one that was not sent; nothing says."""
 _TOLD: Final = frozenset({Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.RELEASED, Kind.DENIED, Kind.FAILED})
 
 
@@ -47,7 +47,9 @@ class Call:
         for state in STATES[:3]:
             if state in self.entries:
                 return state
-        return "NOT_RELEASED" if "CALL_RESULT" in self.entries else "NO_END"
+        if "CALL_RESULT" not in self.entries:
+            return "NO_END"
+        return "SHADOW" if self.body("CALL_INTENT").get("state") == "SHADOW" else "NOT_RELEASED"
 
     def time(self, kind: str) -> str:
         """When; "" if there is no such entry."""

@@ -5,6 +5,7 @@ variable ZHIYING_<SECTION>__<KEY> overrides the file, which is how a container p
 """
 
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from dicom_bridge.errors import PeerInvalid
 from dicom_bridge.peers import Peer, Retrieve, Send
 from dicom_bridge.rules import Rule, RuleInvalid
 from dicom_bridge.tls import TlsFiles
+from ethics_review.vocabulary import MINORS, OPT_OUT_CHECK, is_requirement
 from service.errors import ConfigInvalid
 
 AE_TITLE = r"^[A-Za-z0-9 _.-]{1,16}$"  # PS3.5 6.2, AE: 16 characters; backslash and control characters excluded
@@ -163,11 +165,29 @@ class EngineSection(Section):
     device: str | None = None  # none: torch.accelerator decides, CPU where there is none
 
 
+class EvidenceSection(Section):
+    """A requirement of approvals that this site fulfils: "pia:ID", "registration:NO" or "minors:RULE"."""
+
+    token: str
+    until: date | None = None  # the last day; only a rule for minors can do without one
+
+    @model_validator(mode="after")
+    def _can_be_asked_for(self) -> "EvidenceSection":
+        if not is_requirement(self.token) or self.token == OPT_OUT_CHECK:
+            raise ValueError("token: pia:ID, registration:NO or minors:RULE wanted")
+        if self.until is None and not self.token.startswith(MINORS):
+            raise ValueError("until: the day wanted on which it ends")
+        return self
+
+
 class Review(Section):
-    """Whose approval counts."""
+    """Whose approval counts, and how this site uses what was approved. What is not said here is unknown to the gate."""
 
     trusted_keys: tuple[str, ...] = ()  # C2SP verifier keys of reviewers, obtained from them directly
     autonomy: Literal["A0", "A1", "A2", "A3", "A4"] = "A1"  # what this site asks for: A1, a physician decides each case
+    care_setting: Literal["IP", "OP", "ED", "PE"] | None = None  # whom it serves; see ethics_review.vocabulary
+    reading_mode: Literal["concurrent", "first_reader", "second_reader", "triage"] | None = None
+    evidence: tuple[EvidenceSection, ...] = ()
 
 
 class Syslog(Section):

@@ -8,7 +8,7 @@ that the second time finds the first. The order inside a step is always: make it
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -23,8 +23,7 @@ from audit.errors import AuditUnavailable
 from dicom_bridge.outbox import Outbox
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.spool_index import Instance
-from dicom_bridge.volume import LoadedSeries
-from ethics_review import gate
+from ethics_review import states as review
 from ethics_review.permit import Permit
 from ethics_review.register import Register
 from inference import run as inference_run
@@ -36,6 +35,8 @@ from service.faults import INTERNAL, Fault, explain
 from service.heartbeat import CallLog
 from service.identity import IdentityMap
 from service.keys import Pseudonyms
+from service.permitting import Device as Warmed
+from service.permitting import Facts, Permitting, Practice, Sources
 from service.reading import Reading
 from service.results import ResultWriter
 from service.store import Run, State, Store
@@ -60,9 +61,6 @@ class Step(StrEnum):
 
 BEFORE_THE_MODEL = frozenset({Step.ASSEMBLED, Step.SELECTED, Step.PERMITTED})
 
-Facts = dict[str, Any]
-"""What steps hand to the next one: JSON, kept by the workflow engine."""
-
 
 class Observer(Protocol):
     """Told about each step, before and after; used for metrics and by the crash tests."""
@@ -71,22 +69,15 @@ class Observer(Protocol):
         """`step` before and after (subject: the run); a kind of entry 'logged'; 'RELEASED' 'delivered' (the call)."""
 
 
-class Device(inference_run.EnginePort, Protocol):
+class Device(inference_run.EnginePort, Warmed, Protocol):
     """What runs models; `inference.engine.Engine`."""
-
-    def warm(self, model: VerifiedModel) -> None:
-        """Load it. Raises EngineError."""
-
-    def describe(self) -> Mapping[str, Any]:
-        """'device' and 'runtime' (versions), among others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Everything the story needs, made once in `wire`."""
 
-    site: str
-    autonomy: str
+    practice: Practice
     reading: Reading
     log: CallLog
     library: Library
@@ -108,6 +99,17 @@ class Pipeline:
 
     def __init__(self, parts: Parts) -> None:
         self._p = parts
+        self._permitting = Permitting(
+            Sources(
+                practice=parts.practice,
+                register=parts.register,
+                device=parts.engine,
+                pseudonyms=parts.pseudonyms,
+                patient=parts.reading.patient,
+                record=self._record,
+                now=parts.now,
+            )
+        )
         self._permits: dict[str, Permit] = {}
         self._models: dict[str, VerifiedModel] = {}
         self._steps_ms: dict[str, dict[str, int]] = {}
@@ -202,33 +204,37 @@ class Pipeline:
         model = self._p.library.open(records.model_ref(facts["model"]))
         loaded = self._p.reading.series(run, facts["series"], facts["part"])
         fit(loaded.volume, model.manifest)
-        permit, intent = self._permit(facts, model, loaded)
+        permit, intent = self._permitting.permit(run, facts, model, loaded)
         self._permits[run.run_id] = permit
         self._show(run, State.PERMITTED, approval=permit.approval)
         # The intent's time is the one time that the results carry, whatever is repeated: same call, same bytes.
         # So is its receipt, and it is kept: a log key that is changed later must not change the objects.
         return {
             "approval": permit.approval,
+            "state": permit.state,
             "intended_at": intent.time,
             "receipt": {"index": intent.index, "note": self._p.log.receipt(intent.index).note},
         }
 
     def inferred(self, run: Run, facts: Facts) -> Facts:
         """The model ran on one device; its findings are on disk."""
+        shadow: Facts = {}
         if not self._p.results.kept(facts["call"]):
             # The files are hashed again: nobody may change a weight between the permit and the run.
             model = self._p.library.open(records.model_ref(facts["model"]))
             self._models[run.run_id] = model
             loaded = self._p.reading.series(run, facts["series"], facts["part"])
             # After a crash there is no permit in memory: the gate is asked again, with the clock of now.
-            permit = self._permits.get(run.run_id) or self._permit(facts, model, loaded)[0]
+            permit = self._permits.get(run.run_id) or self._permitting.permit(run, facts, model, loaded)[0]
+            if not permit.released:
+                shadow = {"state": permit.state}  # the two permits may differ: the closer one counts
             try:
                 findings = inference_run.run(permit, model, loaded.volume, self._p.engine, self._p.now())
             except EngineDied:  # something outside killed it (memory, driver): once more, with a new child
                 findings = inference_run.run(permit, model, loaded.volume, self._p.engine, self._p.now())
             self._p.results.keep(facts["call"], findings)
         self._show(run, State.INFERRED)
-        return {}
+        return shadow
 
     def written(self, run: Run, facts: Facts) -> Facts:
         """SR and SEG exist, are valid and hashed; what they say is in the log."""
@@ -251,7 +257,8 @@ class Pipeline:
         )
         self._show(
             run,
-            State.WRITTEN,
+            # Of a shadow run this is the end: never WRITTEN, which says that something is on its way to the PACS.
+            State.SHADOWED if _is_shadow(facts) else State.WRITTEN,
             outputs=written.outputs,
             measurements=written.measurements,
             timing_ms=written.timing_ms,
@@ -259,7 +266,9 @@ class Pipeline:
         return {"outputs": written.outputs}
 
     def sent(self, _run: Run, facts: Facts) -> Facts:
-        """Handed to the outbox, which tries for days; `delivered` ends the story."""
+        """Handed to the outbox, which tries for days; `delivered` ends the story. What ran in the shadow stays here."""
+        if _is_shadow(facts):
+            return {"ended": State.SHADOWED}
         if self._p.peer is None:
             return {}
         self._p.outbox.enqueue(facts["call"], self._p.peer, self._p.results.files(facts["call"]))
@@ -288,42 +297,6 @@ class Pipeline:
             self._show(run, State.UNDELIVERED, stage=Step.RELEASED, code=code, fault="SITE")
 
     # ---- what the steps share ------------------------------------------------------------------------------------
-
-    def _permit(self, facts: Facts, model: VerifiedModel, loaded: LoadedSeries) -> tuple[Permit, Entry]:
-        attributes = loaded.attributes
-        request = gate.Request(
-            call=facts["call"],
-            model=model.ref,
-            input_digest=loaded.volume.source_digest,
-            modality=attributes.modality,
-            body_part=attributes.body_part,
-            age_years=attributes.age_years,
-            sex=attributes.sex,
-            manufacturer=attributes.manufacturer,
-            site=self._p.site,
-            slice_spacing_mm=attributes.slice_spacing_mm,
-            # Never more than the manifest allows, whatever the site asks for; the levels' names are ordered.
-            autonomy=min(self._p.autonomy, model.manifest.max_autonomy),
-        )
-        approvals = self._p.register.approvals()
-        permit = gate.decide(request, approvals, self._p.now(), latest_known=self._p.register.latest_known())
-        self._p.engine.warm(model)  # so that the intent can say on what it will run
-        state = self._p.engine.describe()
-        runtime = {"device": str(state["device"])} | state["runtime"]
-        draft = records.call_intent(
-            permit,
-            records.Subject(
-                site=self._p.site,
-                requester=facts.get("requester"),
-                patient=facts.get("patient"),
-                study=facts["study"],
-                committed=facts["committed"],
-                instances=len({frame.sop_uid for frame in loaded.frames}),
-            ),
-            card=records.card_digest(model),
-            runtime=runtime,
-        )
-        return permit, self._record(draft)
 
     def _superseded(self, run: Run, call: str) -> str | None:
         """The newest earlier call of this study and model that has a report: late images make another one (I6)."""
@@ -398,3 +371,8 @@ class Pipeline:
 
     def _show(self, run: Run, state: State, **changes: Any) -> None:
         self._p.store.update(run.run_id, self._p.now(), state=state, **changes)
+
+
+def _is_shadow(facts: Facts) -> bool:
+    """Whether readers may not see the results: whatever is not plainly LIVE."""
+    return bool(facts["state"] != review.State.LIVE)

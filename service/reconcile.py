@@ -24,6 +24,7 @@ from dicom_bridge.errors import InstanceRefused
 from dicom_bridge.spool_index import Instance, StudyRow
 from dicom_bridge.spool_recovery import read_held
 from dicom_bridge.tombstone import Gone
+from service.retention import ENDS
 from service.store import Run, State
 
 
@@ -32,7 +33,7 @@ class Fate(StrEnum):
 
     ARRIVING = "ARRIVING"  # its study waits to be complete
     IN_PROGRESS = "IN_PROGRESS"  # a run reads it, or its results are on their way
-    ENDED = "ENDED"  # its study's newest run is over: released, refused or failed, with a code
+    ENDED = "ENDED"  # its study's newest run is over: released, run in the shadow, refused or failed, with a code
     RESULT = "RESULT"  # a report or segmentation, which no model reads
     LET_GO = "LET_GO"  # its results were committed and its pixels have left the spool
     QUARANTINED = "QUARANTINED"  # kept for a person to look at
@@ -190,5 +191,5 @@ def _fate(places: Places, study_uid: str, held: Sequence[Instance], gone: Mappin
         if last.call is None or not places.sending(last.call):
             tally.problem(Problem.NOT_IN_OUTBOX, study_uid)
         return Fate.IN_PROGRESS
-    ended = last.state in (State.RELEASED, State.REFUSED, State.FAILED, State.UNDELIVERED, State.WRITTEN)
+    ended = last.state in ENDS or last.state is State.WRITTEN
     return Fate.ENDED if ended else Fate.IN_PROGRESS

@@ -84,6 +84,7 @@ def call_intent(permit: Permit, subject: Subject, *, card: str, runtime: Mapping
         "approval": permit.approval,
         "policy": permit.policy,
         "autonomy": permit.autonomy,
+        "state": permit.state,
         "checks": [
             {"condition": c.condition.upper(), "outcome": c.outcome, "observed": c.observed} for c in permit.checks
         ],

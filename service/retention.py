@@ -14,7 +14,7 @@ import structlog
 from dicom_bridge.spool_index import StudyRow
 from service.store import Run, State, Store
 
-ENDS = frozenset({State.RELEASED, State.REFUSED, State.FAILED, State.UNDELIVERED})
+ENDS = frozenset({State.RELEASED, State.SHADOWED, State.REFUSED, State.FAILED, State.UNDELIVERED})
 NEEDS_A_PERSON = frozenset({State.FAILED, State.UNDELIVERED})
 STUDIES_A_ROUND = 20
 """Deleting thousands of files at once would slow the images that come in; the rest goes in the next round."""
@@ -28,7 +28,8 @@ _log = structlog.get_logger()
 class Keep:
     """How long after the end of a study's newest run its images stay.
 
-    done: after RELEASED or REFUSED: the result is out, or the refusal says what was wrong with the input.
+    done: after RELEASED, SHADOWED or REFUSED: the result is out, or is not to go out, or the refusal says what was
+        wrong with the input.
     unsolved: after FAILED or UNDELIVERED, and where no peer is configured for results: somebody has to look.
     """
 
@@ -56,7 +57,7 @@ def due(study: StudyRow, runs: Sequence[Run], keep: Keep, now: datetime) -> bool
     if any(run.state not in ENDS and run.state is not State.WRITTEN for run in runs):
         return False
     last = runs[-1]
-    patience = keep.done if last.state in (State.RELEASED, State.REFUSED) else keep.unsolved
+    patience = keep.done if last.state in (State.RELEASED, State.SHADOWED, State.REFUSED) else keep.unsolved
     return now - max(last.updated_at, study.last_received_at) >= patience
 
 

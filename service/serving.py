@@ -34,6 +34,7 @@ from service.caretaker import Caretaker
 from service.config import Config
 from service.heartbeat import CallLog, Heartbeat
 from service.http_server import HttpServer
+from service.permitting import Practice
 from service.pipeline import Device, Observer, Parts, Pipeline
 from service.queue import RunQueue
 from service.reading import Reading
@@ -295,8 +296,7 @@ class Service:
 
         return Pipeline(
             Parts(
-                site=config.site.id,
-                autonomy=config.review.autonomy,
+                practice=Practice.of(config),
                 reading=Reading(self.inbox, rules=wire.rules(config), charsets=wire.charsets(config)),
                 log=self._writes,
                 library=self.library,

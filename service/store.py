@@ -37,7 +37,10 @@ SQLITE_WAIT_S = 30  # a commit by another process takes milliseconds; longer tha
 
 
 class State(StrEnum):
-    """Where a run stands. The last four are ends; only REFUSED, FAILED and UNDELIVERED need a person."""
+    """Where a run stands. The last five are ends; only REFUSED, FAILED and UNDELIVERED need a person.
+
+    SHADOWED: its model is tried in the shadow; the results are made, logged and kept, and the PACS does not get them.
+    """
 
     ASSEMBLED = "ASSEMBLED"
     SELECTED = "SELECTED"
@@ -45,12 +48,14 @@ class State(StrEnum):
     INFERRED = "INFERRED"
     WRITTEN = "WRITTEN"
     RELEASED = "RELEASED"
+    SHADOWED = "SHADOWED"
     REFUSED = "REFUSED"
     FAILED = "FAILED"
     UNDELIVERED = "UNDELIVERED"
 
 
-RETRYABLE = frozenset({State.REFUSED, State.FAILED})  # sending the study again makes a new attempt
+RETRYABLE = frozenset({State.REFUSED, State.FAILED, State.SHADOWED})
+"""Sending the study again makes a new attempt; after a shadow run, as its model may be live by now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ PAGES: Final = Path(__file__).with_name("pages")
 PAGE: Final = "summary.html"
 STATES: Final = (
     ("RELEASED", "结果已发布", "its result was released"),
+    ("SHADOW", "影子运行，结果不发布", "it ran in the shadow, and its result was not to be released"),
     ("NOT_RELEASED", "有结果，未发布", "it has a result, which was not released"),
     ("DENIED", "被规则拒绝", "a rule said no"),
     ("FAILED", "失败", "something failed"),

@@ -16,7 +16,8 @@ from dbos._serialization import Serializer
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Engine, ExceptionContext, make_url
 
-from service.pipeline import Facts, Pipeline, Step
+from service.permitting import Facts
+from service.pipeline import Pipeline, Step
 
 STEPS_VERSION = "1"  # of the steps' names and order: DBOS resumes only what was begun under the same one
 AT_ONCE = 2  # one study loads while another is on the device; further ones wait in line, see service.queue

@@ -10,10 +10,12 @@ from audit.note import Signer
 from ethics_review.dossier import Approval, draft_approval
 from models.library import Library
 from service import wire
+from service.commands.opt_out import opt_out
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
 
 app = typer.Typer(no_args_is_help=True, help="Third-party approvals: sign one, record one, see them.")
+app.command("opt-out")(opt_out)
 
 
 @app.command()
@@ -93,7 +95,7 @@ def _row(approval: Approval) -> dict[str, Any]:
     return {
         "approval": approval.id,
         "reviewer": approval.reviewer_org,
-        "key": approval.signer,
+        "key": ", ".join(approval.signers),
         "model": f"{approval.model.name} {approval.model.version}",
         "digest": approval.model.digest[:19],
         "valid": f"{approval.valid_from} to {approval.valid_to}",

@@ -20,7 +20,7 @@ PEER = "pacs"
 QUIET_S = 5.0  # the PACS answers counts, so this is the last resort only
 POLL_S = 0.2
 REQUEST_LIMIT_S = 10.0
-ENDS = frozenset({"RELEASED", "REFUSED", "FAILED", "UNDELIVERED"})
+ENDS = frozenset({"RELEASED", "SHADOWED", "REFUSED", "FAILED", "UNDELIVERED"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,8 @@ class Hospital:
             f'[http]\nhost = "{LOOPBACK}"\nport = {self.http_port}\n\n'
             f'[[peers]]\nname = "{PEER}"\nae_title = "{PACS_AE}"\nhost = "{LOOPBACK}"\nport = {pacs_port}\n'
             f'counts = true\n\n[results]\nto = "{PEER}"\n\n'
-            f'[assembly]\nquiet_s = {QUIET_S}\n\n[review]\ntrusted_keys = [{key}]\nautonomy = "A1"\n',
+            f'[assembly]\nquiet_s = {QUIET_S}\n\n[review]\ntrusted_keys = [{key}]\nautonomy = "A1"\n'
+            'care_setting = "OP"\nreading_mode = "second_reader"\n',
             encoding="utf-8",
         )
 

@@ -4,6 +4,7 @@ Everything here is a demonstration. A real reviewer is another organisation, on 
 comes near the hospital; only its public line and its signed approvals do.
 """
 
+import hashlib
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from service.demo.commands import Zhiying
 
 NAME = "demo-reviewer.example"
 SITE = "demo-hospital"
+SUBMISSION = "the demo submits nothing for review"
 VALID_DAYS = 30  # long enough to play with, short enough that nobody forgets that it is a demo
 
 
@@ -51,6 +53,8 @@ def terms_for(model: dict[str, str], now: datetime) -> dict[str, Any]:
         "criteria_set": "demo-criteria-1",
         "model": {key: model[key] for key in ("name", "version", "digest")},
         "reviewer_org": "DEMO reviewer (played by the demo, not a real body)",
+        "submission": f"sha256:{hashlib.sha256(SUBMISSION.encode()).hexdigest()}",
+        "follow_up": {"days": VALID_DAYS, "listed": False},
         "valid": {"from": today.isoformat(), "to": (today + timedelta(days=VALID_DAYS)).isoformat()},
         "conditions": {
             "modality": ["MR"],
@@ -61,5 +65,20 @@ def terms_for(model: dict[str, str], now: datetime) -> dict[str, Any]:
             "site": [SITE],
             "slice_spacing_mm": ["0.50", "2.00"],
             "max_autonomy": "A1",
+            "care_setting": ["*"],
+            "reading_mode": ["second_reader"],
+            "max_calls_day": 2000,
+            "require": ["opt_out_check"],
         },
+        "monitor": {
+            "disagree_p0": "0.06",
+            "disagree_p1": "0.12",
+            "cusum_h": "6",
+            "failure_rate": "0.02",
+            "subgroup_gap": "0.10",
+            "p95_ms": 120_000,
+            "human_decision_h": 24,
+        },
+        "acceptance": [{"metric": "DICE", "subgroup": None, "n": 30, "at_least": "0.9", "at_most": None}],
+        "on_breach": "SUSPEND",
     }

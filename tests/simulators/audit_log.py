@@ -212,6 +212,7 @@ def body(kind: Kind) -> dict[str, JsonValue]:
             "approval": "APPROVAL-2026-001",
             "policy": DIGEST,
             "autonomy": "A1",
+            "state": "LIVE",
             "checks": [{"condition": "AGE_YEARS", "outcome": "MET", "observed": "70-74"}],
             "runtime": {"torch": "2.13.0+cpu", "monai": "1.6.1"},
         },

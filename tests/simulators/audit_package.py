@@ -28,6 +28,8 @@ START = datetime(2026, 12, 10, 1, 0, tzinfo=UTC)
 CHECKS = {
     "MODEL_DIGEST": "EQUAL",
     "VALIDITY": "IN_FORCE",
+    "STATE": "LIVE",
+    "STOP": "NONE",
     "MODALITY": "MR",
     "BODY_PART": "BRAIN",
     "AGE_YEARS": "70-74",
@@ -36,6 +38,10 @@ CHECKS = {
     "SITE": "test-site",
     "SLICE_SPACING_MM": "1.0",
     "MAX_AUTONOMY": "A1",
+    "CARE_SETTING": "OP",
+    "READING_MODE": "second_reader",
+    "MAX_CALLS_DAY": "BELOW 2000",
+    "REQUIRE": "ALL",
 }
 """What the gate logs when everything holds."""
 
@@ -155,6 +161,7 @@ class Hospital:
             "approval": self.approval.id,
             "policy": self.approval.policy,
             "autonomy": "A1",
+            "state": "LIVE",
             "checks": [
                 {"condition": name, "outcome": "HOLDS", "observed": seen}
                 for name, seen in (CHECKS | dict(observed or {})).items()

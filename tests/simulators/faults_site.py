@@ -28,7 +28,7 @@ ZHIYING = Path(sys.executable).with_name("zhiying")
 CONTEXT = 1
 CONTEXTS = [(CONTEXT, series.MRImageStorage, [EXPLICIT])]
 ASSOCIATIONS_MAX = 4
-ENDS = ("RELEASED", "REFUSED", "FAILED", "UNDELIVERED")
+ENDS = ("RELEASED", "SHADOWED", "REFUSED", "FAILED", "UNDELIVERED")
 MODALITY, SLOW = "MODALITY", "SLOWMODALITY"
 """Calling AE titles; a site may grant the second one more time."""
 REJECTED = 0x03

@@ -31,7 +31,7 @@ BURST_WIDTH_S = 20.0
 MODALITY_AE = "MODALITY"
 ACKNOWLEDGED = "Received C-STORE Response (Success)"
 """As `dcmsend -v` says it."""
-ENDS = frozenset({State.RELEASED, State.REFUSED, State.FAILED, State.UNDELIVERED})
+ENDS = frozenset({State.RELEASED, State.SHADOWED, State.REFUSED, State.FAILED, State.UNDELIVERED})
 BALL_MM = 9.0
 
 

@@ -19,7 +19,7 @@ from tests.simulators.site import AE, Site, until
 
 COMMAND_S = 120
 """One command, with the imports of a cold disk and the patience of its own network calls."""
-ENDED = ("RELEASED", "REFUSED", "FAILED", "UNDELIVERED")
+ENDED = ("RELEASED", "SHADOWED", "REFUSED", "FAILED", "UNDELIVERED")
 PATIENT = ("TEST^Phantom", "测试", "TEST-0001", "19560101")
 """What our invented patient would be recognised by."""
 

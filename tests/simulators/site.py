@@ -33,6 +33,7 @@ from service import wire
 from service.store import Run
 from tests.simulators import series, small_model, tiny_model
 from tests.simulators.pacs import FakePacs
+from tests.simulators.reviewer import TERMS
 
 AE = "ZHIYING"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -152,6 +153,8 @@ to = "pacs"
 quiet_s = {self._quiet_s}
 [review]
 trusted_keys = ["{self.reviewer.vkey}"]
+care_setting = "OP"
+reading_mode = "second_reader"
 {"" if self._database is None else f"[database]{chr(10)}url = {json.dumps(self._database)}"}
 {self._more}
 """,
@@ -170,6 +173,7 @@ trusted_keys = ["{self.reviewer.vkey}"]
             "reviewer_org": "Test Review Centre",
             "model": {"name": ref.name, "version": ref.version, "digest": ref.digest},
             "valid": {"from": "2020-01-01", "to": "2099-12-31"},
+            **TERMS,
             "conditions": {
                 "modality": ["MR"],
                 "body_part": ["BRAIN"],
@@ -179,6 +183,10 @@ trusted_keys = ["{self.reviewer.vkey}"]
                 "site": ["test-site"],
                 "slice_spacing_mm": ["0.5", "2.0"],
                 "max_autonomy": "A1",
+                "care_setting": ["*"],
+                "reading_mode": ["second_reader"],
+                "max_calls_day": 2000,
+                "require": ["opt_out_check"],
             }
             | conditions,
         }

@@ -31,7 +31,8 @@ from models.library import Library, VerifiedModel
 from models.ref import ModelRef
 from service.identity import IdentityMap
 from service.keys import PeriodKeys, Pseudonyms
-from service.pipeline import Facts, Parts, Pipeline, Step
+from service.permitting import Evidence, Facts, Practice
+from service.pipeline import Parts, Pipeline, Step
 from service.reading import Chosen
 from service.results import Written
 from service.store import Run, State, Store
@@ -323,6 +324,8 @@ class World:
         self.identities = IdentityMap(folder / "identity", PeriodKeys(folder / "keys"))
         self.seen: list[tuple[str, str]] = []
         self.autonomy = "A1"
+        self.care_setting: str | None = "OP"
+        self.evidence = (Evidence("pia:PIA-2026-03", None),)
         self.peer: str | None = PACS
 
     def close(self) -> None:
@@ -344,8 +347,7 @@ class World:
     def pipeline(self) -> Pipeline:
         """The story's teller in a new process."""
         parts: dict[str, Any] = {
-            "site": SITE,
-            "autonomy": self.autonomy,
+            "practice": Practice(SITE, self.autonomy, self.care_setting, "second_reader", self.evidence),
             "reading": self.reading,
             "log": self.log,
             "library": self.library,

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ethics_review.gate import decide
 from inference.engine import Engine
 from inference.run import run
 from inference.types import Volume
@@ -109,7 +108,7 @@ def test_mask_and_volume_are_deepbets(
     template: nibabel.Nifti1Image, theirs: npt.NDArray[np.bool_], model: VerifiedModel
 ) -> None:
     """On the MNI152 brain our mask overlaps deepbet's by a Dice of 0.995 or more, and the volumes agree within 1 %."""
-    permit = decide(
+    permit = reviewer.decide_live(
         reviewer.request(model=model.ref, input_digest=volumes.DIGEST),
         (reviewer.Reviewer().approve(model.ref),),
         reviewer.DURING,

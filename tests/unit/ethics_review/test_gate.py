@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from ethics_review.dossier import Approval
 from ethics_review.errors import Refused, RequestInvalid
-from ethics_review.gate import EVALUATORS, Request, decide
+from ethics_review.gate import EVALUATORS, Request
 from ethics_review.permit import Permit
 from ethics_review.vocabulary import Condition
 from models.codes import AUTONOMY_LEVELS
 from models.ref import ModelRef
-from tests.simulators.reviewer import DURING, MODEL, Reviewer, request
+from tests.simulators.reviewer import DURING, MODEL, Reviewer, decide_live, request
 
 REVIEWER = Reviewer()
 
@@ -66,7 +66,7 @@ REQUEST_FIELD = {Condition.MAX_AUTONOMY: "autonomy"}
 def ask(condition: Condition, value: Any) -> Permit:
     """Ask for `value` of an approval that allows STEPS' value of this one condition."""
     approval = REVIEWER.approve(conditions={condition.value: STEPS[condition][0]})
-    return decide(request(**{REQUEST_FIELD.get(condition, condition.value): value}), [approval], DURING)
+    return decide_live(request(**{REQUEST_FIELD.get(condition, condition.value): value}), [approval], DURING)
 
 
 def refusal(action: Callable[[], object]) -> Refused:
@@ -79,7 +79,7 @@ def refusal(action: Callable[[], object]) -> Refused:
 def answer(asked: Request, approval: Approval) -> tuple[str, str | None] | None:
     """None if `asked` is permitted, else the refusal's code and condition."""
     try:
-        decide(asked, [approval], DURING)
+        decide_live(asked, [approval], DURING)
     except Refused as wrong:
         return wrong.code, wrong.condition
     return None
@@ -121,8 +121,8 @@ def test_an_unknown_attribute_is_refused(condition: Condition, value: Any) -> No
 def test_the_literal_any_still_wants_a_value(condition: Condition) -> None:
     """The literal "*" allows any known value, and does not allow an unknown one."""
     approval = REVIEWER.approve(conditions={condition.value: ["*"]})
-    decide(request(**{condition.value: "whatever"}), [approval], DURING)
-    wrong = refusal(lambda: decide(request(**{condition.value: None}), [approval], DURING))
+    decide_live(request(**{condition.value: "whatever"}), [approval], DURING)
+    wrong = refusal(lambda: decide_live(request(**{condition.value: None}), [approval], DURING))
     assert wrong.code == "ATTRIBUTE_UNKNOWN"
 
 
@@ -174,17 +174,17 @@ def test_autonomy_levels_are_ordered(allowed: str, asked: str) -> None:
     """A level includes those below it, and none above it."""
     approval = REVIEWER.approve(conditions={"max_autonomy": allowed})
     if asked <= allowed:
-        assert decide(request(autonomy=asked), [approval], DURING).autonomy == asked
+        assert decide_live(request(autonomy=asked), [approval], DURING).autonomy == asked
     else:
-        wrong = refusal(lambda: decide(request(autonomy=asked), [approval], DURING))
+        wrong = refusal(lambda: decide_live(request(autonomy=asked), [approval], DURING))
         assert (wrong.code, wrong.condition, wrong.observed) == ("AUTONOMY_EXCEEDED", "MAX_AUTONOMY", asked)
 
 
 def test_without_approvals_the_answer_is_no() -> None:
     """The default is refusal; an approval of another model does not count."""
-    assert refusal(lambda: decide(request(), [], DURING)).code == "NO_APPROVAL"
+    assert refusal(lambda: decide_live(request(), [], DURING)).code == "NO_APPROVAL"
     other = REVIEWER.approve(ModelRef("other-model", "1.0", MODEL.digest))
-    wrong = refusal(lambda: decide(request(), [other], DURING))
+    wrong = refusal(lambda: decide_live(request(), [other], DURING))
     assert (wrong.code, wrong.condition, wrong.observed, wrong.approval) == ("NO_APPROVAL", None, None, None)
 
 
@@ -194,21 +194,21 @@ def test_without_approvals_the_answer_is_no() -> None:
 )
 def test_other_bytes_or_another_version_are_not_the_approved_model(model: ModelRef) -> None:
     """An approval holds for one exact digest and version."""
-    wrong = refusal(lambda: decide(request(model=model), [APPROVAL], DURING))
+    wrong = refusal(lambda: decide_live(request(model=model), [APPROVAL], DURING))
     assert (wrong.code, wrong.condition) == ("MODEL_DIGEST_MISMATCH", "MODEL_DIGEST")
 
 
 def test_validity_ends_at_midnight_utc_plus_8() -> None:
     """The last day counts whole, in civil time of China; the first microsecond after it is refused."""
-    assert decide(request(), [APPROVAL], LAST_INSTANT).expires_at == LAST_INSTANT + timedelta(microseconds=1)
-    wrong = refusal(lambda: decide(request(), [APPROVAL], LAST_INSTANT + timedelta(microseconds=1)))
+    assert decide_live(request(), [APPROVAL], LAST_INSTANT).expires_at == LAST_INSTANT + timedelta(microseconds=1)
+    wrong = refusal(lambda: decide_live(request(), [APPROVAL], LAST_INSTANT + timedelta(microseconds=1)))
     assert (wrong.code, wrong.condition) == ("APPROVAL_EXPIRED", "VALIDITY")
 
 
 def test_validity_begins_at_midnight_utc_plus_8() -> None:
     """The first day counts whole; the microsecond before it is refused."""
-    assert decide(request(), [APPROVAL], FIRST_INSTANT).issued_at == FIRST_INSTANT
-    wrong = refusal(lambda: decide(request(), [APPROVAL], FIRST_INSTANT - timedelta(microseconds=1)))
+    assert decide_live(request(), [APPROVAL], FIRST_INSTANT).issued_at == FIRST_INSTANT
+    wrong = refusal(lambda: decide_live(request(), [APPROVAL], FIRST_INSTANT - timedelta(microseconds=1)))
     assert (wrong.code, wrong.condition) == ("APPROVAL_NOT_YET_VALID", "VALIDITY")
 
 
@@ -216,31 +216,31 @@ def test_validity_begins_at_midnight_utc_plus_8() -> None:
 def test_the_zone_of_the_clock_does_not_matter(hours: int) -> None:
     """The same instant in any zone gets the same answer."""
     zone = timezone(timedelta(hours=hours))
-    decide(request(), [APPROVAL], LAST_INSTANT.astimezone(zone))
+    decide_live(request(), [APPROVAL], LAST_INSTANT.astimezone(zone))
     after = (LAST_INSTANT + timedelta(microseconds=1)).astimezone(zone)
-    assert refusal(lambda: decide(request(), [APPROVAL], after)).code == "APPROVAL_EXPIRED"
+    assert refusal(lambda: decide_live(request(), [APPROVAL], after)).code == "APPROVAL_EXPIRED"
 
 
 def test_a_clock_set_back_does_not_revive_an_approval() -> None:
     """What the log has seen expire stays expired, whatever the clock says afterwards."""
     expired = LAST_INSTANT + timedelta(microseconds=1)
     for back in (timedelta(microseconds=1), timedelta(hours=3), timedelta(days=90)):
-        wrong = refusal(lambda back=back: decide(request(), [APPROVAL], expired - back, latest_known=expired))
+        wrong = refusal(lambda back=back: decide_live(request(), [APPROVAL], expired - back, latest_known=expired))
         assert wrong.code == "APPROVAL_EXPIRED"
 
 
 def test_a_future_log_does_not_begin_an_approval_early() -> None:
     """The latest known time may end an approval, and never begins one."""
     before = FIRST_INSTANT - timedelta(seconds=1)
-    wrong = refusal(lambda: decide(request(), [APPROVAL], before, latest_known=DURING))
+    wrong = refusal(lambda: decide_live(request(), [APPROVAL], before, latest_known=DURING))
     assert wrong.code == "APPROVAL_NOT_YET_VALID"
 
 
 def test_of_several_satisfied_approvals_the_first_by_id_decides() -> None:
     """Which approval is named does not depend on the order in which they come."""
     one, two = REVIEWER.approve(approval="TEST-1"), REVIEWER.approve(approval="TEST-2")
-    assert decide(request(), [two, one], DURING).approval == "TEST-1"
-    assert decide(request(), [one, two], DURING).approval == "TEST-1"
+    assert decide_live(request(), [two, one], DURING).approval == "TEST-1"
+    assert decide_live(request(), [one, two], DURING).approval == "TEST-1"
 
 
 def test_one_satisfied_approval_is_enough() -> None:
@@ -248,7 +248,7 @@ def test_one_satisfied_approval_is_enough() -> None:
     expired = REVIEWER.approve(approval="TEST-0", valid={"from": "2020-01-01", "to": "2020-12-31"})
     narrow = REVIEWER.approve(approval="TEST-1", conditions={"sex": ["M"]})
     wide = REVIEWER.approve(approval="TEST-2")
-    assert decide(request(), [expired, narrow, wide], DURING).approval == "TEST-2"
+    assert decide_live(request(), [expired, narrow, wide], DURING).approval == "TEST-2"
 
 
 def test_the_nearest_approval_tells_the_reason() -> None:
@@ -265,7 +265,7 @@ def test_the_nearest_approval_tells_the_reason() -> None:
         (one_off, "CONDITION_NOT_MET"),
     ):
         found.append(approval)
-        wrong = refusal(lambda: decide(request(), found, DURING))
+        wrong = refusal(lambda: decide_live(request(), found, DURING))
         assert (wrong.code, wrong.approval) == (code, approval.id)
 
 
@@ -273,7 +273,7 @@ def test_two_halves_of_a_yes_are_a_no() -> None:
     """Conditions of different approvals are never added up."""
     young = REVIEWER.approve(approval="TEST-1", conditions={"age_years": [0, 30]})
     elsewhere = REVIEWER.approve(approval="TEST-2", conditions={"site": ["other-site"]})
-    assert refusal(lambda: decide(request(), [young, elsewhere], DURING)).code == "CONDITION_NOT_MET"
+    assert refusal(lambda: decide_live(request(), [young, elsewhere], DURING)).code == "CONDITION_NOT_MET"
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_malformed_request_is_a_programming_error(changes: dict[str, str]) -> 
 def test_a_time_without_a_zone_is_a_programming_error() -> None:
     """The gate does not guess in which zone a clock runs."""
     with pytest.raises(RequestInvalid):
-        decide(request(), [APPROVAL], DURING.replace(tzinfo=None))
+        decide_live(request(), [APPROVAL], DURING.replace(tzinfo=None))
 
 
 def test_a_decision_takes_microseconds() -> None:
@@ -305,6 +305,6 @@ def test_a_decision_takes_microseconds() -> None:
     best = float("inf")
     for _ in range(200):
         begin = time.perf_counter()
-        decide(asked, [APPROVAL], DURING)
+        decide_live(asked, [APPROVAL], DURING)
         best = min(best, time.perf_counter() - begin)
     assert best < 100e-6

@@ -10,9 +10,9 @@ import pytest
 
 from audit.entry import Draft, Kind
 from ethics_review.errors import PermitForged, Refused
-from ethics_review.gate import PERMIT_LIFETIME, decide
+from ethics_review.gate import PERMIT_LIFETIME
 from ethics_review.permit import Check, Permit
-from tests.simulators.reviewer import DURING, MODEL, Reviewer, request
+from tests.simulators.reviewer import DURING, MODEL, Reviewer, decide_live, request
 
 REVIEWER = Reviewer()
 
@@ -36,7 +36,7 @@ def refusal(action: Callable[[], object]) -> Refused:
 
 def test_a_permit_of_before_midnight_is_void_when_the_clock_is_set_back() -> None:
     """A permit holds from its issue until its end, so that setting the clock back ends it rather than prolonging it."""
-    permit = decide(request(), [APPROVAL], LAST_INSTANT)
+    permit = decide_live(request(), [APPROVAL], LAST_INSTANT)
     assert permit.valid_at(LAST_INSTANT)
     assert not permit.valid_at(LAST_INSTANT - timedelta(hours=1))
     assert not permit.valid_at(LAST_INSTANT + timedelta(microseconds=1))
@@ -44,7 +44,7 @@ def test_a_permit_of_before_midnight_is_void_when_the_clock_is_set_back() -> Non
 
 def test_a_permit_lasts_minutes() -> None:
     """A permit ends after its lifetime, long before the approval."""
-    permit = decide(request(), [APPROVAL], DURING)
+    permit = decide_live(request(), [APPROVAL], DURING)
     assert permit.expires_at - permit.issued_at == PERMIT_LIFETIME
     assert permit.valid_at(permit.expires_at - timedelta(microseconds=1))
     assert not permit.valid_at(permit.expires_at)
@@ -52,7 +52,7 @@ def test_a_permit_lasts_minutes() -> None:
 
 def test_a_permit_says_what_it_is_for() -> None:
     """A permit carries the call, the model, the input, the approval, its policy, and every check in order."""
-    permit = decide(request(), [APPROVAL], DURING)
+    permit = decide_live(request(), [APPROVAL], DURING)
     assert (permit.call, permit.model, permit.input_digest) == ("c0" * 16, MODEL, "sha256:" + "cd" * 32)
     assert (permit.approval, permit.policy, permit.autonomy) == (APPROVAL.id, APPROVAL.policy, "A1")
     assert permit.checks == (
@@ -84,7 +84,7 @@ HOSTILE = [
 @pytest.mark.parametrize("name", ["modality", "body_part", "sex", "manufacturer"])
 def test_nothing_that_an_image_says_is_repeated(name: str, text: str) -> None:
     """Whatever stands in a field of an image, refusals and messages hold only words of closed lists."""
-    wrong = refusal(lambda: decide(request(**{name: text}), [APPROVAL], DURING))
+    wrong = refusal(lambda: decide_live(request(**{name: text}), [APPROVAL], DURING))
     assert wrong.observed in {"OTHER", "UNKNOWN"}
     assert text not in str(wrong)
 
@@ -93,13 +93,13 @@ def test_nothing_that_an_image_says_is_repeated(name: str, text: str) -> None:
 def test_nothing_that_an_image_says_is_repeated_when_anything_is_allowed(text: str) -> None:
     """A permit under "*" holds only a class of what the image said."""
     approval = REVIEWER.approve(conditions={"manufacturer": ["*"]})
-    permit = decide(request(manufacturer=text), [approval], DURING)
+    permit = decide_live(request(manufacturer=text), [approval], DURING)
     assert Check("MANUFACTURER", "HOLDS", "OTHER") in permit.checks
 
 
 def test_a_known_vendor_is_told_by_name() -> None:
     """So that support can see what was refused, a known vendor's first word is told, and no other."""
-    wrong = refusal(lambda: decide(request(manufacturer="GE MEDICAL SYSTEMS"), [APPROVAL], DURING))
+    wrong = refusal(lambda: decide_live(request(manufacturer="GE MEDICAL SYSTEMS"), [APPROVAL], DURING))
     assert wrong.observed == "GE"
 
 
@@ -107,7 +107,7 @@ def test_a_known_vendor_is_told_by_name() -> None:
 def test_ages_are_told_in_bands(age: float, band: str) -> None:
     """An age is told as a band of five years, and from 90 as one class."""
     approval = REVIEWER.approve(conditions={"age_years": [150, 150]})
-    assert refusal(lambda: decide(request(age_years=age), [approval], DURING)).observed == band
+    assert refusal(lambda: decide_live(request(age_years=age), [approval], DURING)).observed == band
 
 
 def test_checks_and_refusals_fit_the_audit_log() -> None:
@@ -115,7 +115,7 @@ def test_checks_and_refusals_fit_the_audit_log() -> None:
     conditions = {"site": ["330702-jhzx"], "manufacturer": ["联影 UIH, 123456"], "modality": ["MR20261201"]}
     approval = REVIEWER.approve(conditions=conditions)
     asked = {"site": "330702-jhzx", "manufacturer": "联影 uih, 123456", "modality": "MR20261201"}
-    permit = decide(request(**asked), [approval], DURING)
+    permit = decide_live(request(**asked), [approval], DURING)
     body = {
         "site": "330702-jhzx",
         "requester": None,
@@ -134,7 +134,7 @@ def test_checks_and_refusals_fit_the_audit_log() -> None:
     }
     Draft(Kind.CALL_INTENT, "call", body, permit.call)
     for now in (FIRST_INSTANT - timedelta(days=3), LAST_INSTANT + timedelta(days=3), DURING):
-        wrong = refusal(lambda now=now: decide(request(**asked, sex="O"), [approval], now))
+        wrong = refusal(lambda now=now: decide_live(request(**asked, sex="O"), [approval], now))
         denied = {
             "study": "0a" * 16,
             "stage": "GATE",
@@ -148,7 +148,7 @@ def test_checks_and_refusals_fit_the_audit_log() -> None:
 
 def test_a_permit_cannot_be_made_outside_the_gate() -> None:
     """Without the gate's capability there is no permit: not by the constructor, by copying or by unpickling."""
-    permit = decide(request(), [APPROVAL], DURING)
+    permit = decide_live(request(), [APPROVAL], DURING)
     values = {name: getattr(permit, name) for name in Permit.__slots__}
     for capability in (None, object(), True, permit):
         with pytest.raises(PermitForged) as caught:
@@ -165,6 +165,6 @@ def test_a_permit_cannot_be_made_outside_the_gate() -> None:
 
 def test_a_permit_cannot_be_changed() -> None:
     """A permit is frozen."""
-    permit = decide(request(), [APPROVAL], DURING)
+    permit = decide_live(request(), [APPROVAL], DURING)
     with pytest.raises(dataclasses.FrozenInstanceError):
         permit.autonomy = "A4"  # type: ignore[misc]

@@ -60,7 +60,7 @@ def test_a_recorded_approval_is_in_force_at_once(tmp_path: Path) -> None:
         one = register(log)
         approval = one.record(REVIEWER.note())
         assert one.approvals() == (approval,)
-        assert decide(request(), one.approvals(), DURING).approval == approval.id
+        assert decide(request(), one.standings(), one.stops(), DURING).approval == approval.id
 
 
 def test_the_register_replays_from_the_log(tmp_path: Path) -> None:

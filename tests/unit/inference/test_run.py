@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ethics_review.gate import PERMIT_LIFETIME, decide
+from ethics_review.gate import PERMIT_LIFETIME
 from ethics_review.permit import Permit
 from inference.errors import InferenceError, InputUnfit, ModelFailed, OutputImplausible, PermitRefused
 from inference.run import run
@@ -29,7 +29,9 @@ REVIEWER = reviewer.Reviewer()
 
 
 def _permit(model: ModelRef = REF, input_digest: str = volumes.DIGEST) -> Permit:
-    return decide(reviewer.request(model=model, input_digest=input_digest), (REVIEWER.approve(model),), NOW)
+    return reviewer.decide_live(
+        reviewer.request(model=model, input_digest=input_digest), (REVIEWER.approve(model),), NOW
+    )
 
 
 class FakeEngine:

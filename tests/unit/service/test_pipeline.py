@@ -17,7 +17,8 @@ from inference.errors import EngineDied, EngineTimeout, ModelFailed
 from models.errors import ModelNotFound
 from models.library import Library
 from service.errors import InputSuperseded, NothingFits
-from service.pipeline import BEFORE_THE_MODEL, Facts, Step
+from service.permitting import Facts
+from service.pipeline import BEFORE_THE_MODEL, Step
 from service.store import Run, State, Store
 from tests.simulators import story
 from tests.simulators.reviewer import DURING

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.entry import Kind
-from ethics_review.gate import decide
 from models.ref import ModelRef
 from service import records
 from service.records import decimal
-from tests.simulators.reviewer import DURING, Reviewer, request
+from tests.simulators.reviewer import DURING, Reviewer, decide_live, request
 
 STUDY, INPUT = "a" * 32, "b" * 32
 REF = ModelRef("small-model", "1.0", "sha256:" + "ab" * 32)
@@ -63,7 +62,7 @@ def test_each_draft_is_one_the_log_takes() -> None:
 
 def test_an_intent_says_every_check_of_the_permit() -> None:
     """What the gate looked at is in the entry, condition by condition."""
-    permit = decide(request(), [Reviewer().approve()], DURING)
+    permit = decide_live(request(), [Reviewer().approve()], DURING)
 
     draft = records.call_intent(permit, SUBJECT, card=DIGEST, runtime={"torch": "2.13.0", "device": "cpu"})
 
@@ -79,7 +78,7 @@ def test_an_intent_says_every_check_of_the_permit() -> None:
 )
 def test_a_requester_that_looks_like_a_person_is_not_named(title: str | None, said: str | None) -> None:
     """A calling AE title is what somebody typed: it is logged where it cannot be a date, a number or a name."""
-    permit = decide(request(), [Reviewer().approve()], DURING)
+    permit = decide_live(request(), [Reviewer().approve()], DURING)
 
     draft = records.call_intent(permit, replace(SUBJECT, requester=title), card=DIGEST, runtime={})
 
@@ -105,9 +104,9 @@ def test_whether_the_deadline_was_met(total: int, met: str) -> None:
 def test_another_approval_makes_another_intent() -> None:
     """A retry under the same approval finds its entry; under another one the new decision is a new entry."""
     reviewer = Reviewer()
-    first = decide(request(), [reviewer.approve()], DURING)
-    later = decide(request(), [reviewer.approve()], DURING)
-    other = decide(request(), [reviewer.approve(approval="TEST-2026-0002")], DURING)
+    first = decide_live(request(), [reviewer.approve()], DURING)
+    later = decide_live(request(), [reviewer.approve()], DURING)
+    other = decide_live(request(), [reviewer.approve(approval="TEST-2026-0002")], DURING)
 
     keys = [records.call_intent(p, SUBJECT, card=DIGEST, runtime={}).key for p in (first, later, other)]
 
