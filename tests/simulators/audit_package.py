@@ -34,6 +34,8 @@ LIFE = (
 )
 """What stands in the log before the first call, in order."""
 APPROVED_AT, FIRST_CALL = LIFE.index("APPROVAL"), len(LIFE)
+REVIEWERS = ("reviewer-1", "reviewer-2", "reviewer-3", "other-1", "other-2")
+"""Whom the policy names on `reviewer` lines, the first two, or not at all."""
 NAMED = {"name": MODEL.name, "version": MODEL.version, "digest": MODEL.digest}
 """The model as entries name it."""
 CHECKS = {
@@ -310,7 +312,7 @@ class Hospital:
             "quorum 2",
             f"reviewer {self.reviewer.signer.vkey}",
             f"reviewer {self.parties.signers['reviewer-2'].vkey}",
-            *self.parties.policy(without=("reviewer-1", "reviewer-2")).splitlines(),
+            *self.parties.policy(without=REVIEWERS).splitlines(),
             "window 60",
         ]
 
