@@ -33,6 +33,8 @@ LIFE = (
     *("STOP", "RESUME", "ACCEPTANCE", "GO_LIVE"),
 )
 """What stands in the log before the first call, in order."""
+LIFE_COUNTS = {"LOG_START": 1, "APPROVAL": 1, "STATE_CHANGE": 6, "STOP": 1, "RESUME": 1, "ACCEPTANCE": 1}
+"""The same by kind: all of them are in every package."""
 APPROVED_AT, FIRST_CALL = LIFE.index("APPROVAL"), len(LIFE)
 REVIEWERS = ("reviewer-1", "reviewer-2", "reviewer-3", "other-1", "other-2")
 """Whom the policy names on `reviewer` lines, the first two, or not at all."""
