@@ -1000,8 +1000,8 @@ class Review:
         approval, wanted = life.current(self._time), list[tuple[Any, str, Any]]()
         if event in {"DEPLOY", "GO_LIVE"}:
             _must(approval and self._time < approval.ends, f"{event} without an approval in force")
-        if event == "GO_LIVE":
-            wanted = [(said["acceptance"], f"MET {approval.name}", -1), (said["drill"], "DRILL", life.deployed)]
+            if event == "GO_LIVE":
+                wanted = [(said["acceptance"], f"MET {approval.name}", -1), (said["drill"], "DRILL", life.deployed)]
         elif event == "RESUME" and end in {"SHADOW", "LIVE"}:
             wanted = [(said["golden"], "MATCH", life.suspended)]
         elif event == "COUNTERSIGN":
@@ -1044,9 +1044,7 @@ class Review:
         act, place = parse_json(line), (body["level"], body["site"])
         same = act["event"] == kind and all(act[name] == body[name] for name in ("level", "site", "reason"))
         _must(header == ACT_HEADER and " ".join(sorted(act)) == SWITCH and same, "it does not say what was signed")
-        _must(
-            place[0] in {"SITE", "SERVICE"} and (place[0] == "SITE") == (place[1] is not None), "neither site nor all"
-        )
+        _must((place[0] == "SITE") == (place[1] is not None), "neither a site nor the whole service")
         self._seen(index, act["after"] == self._switches.get(place), "its note does not follow the note before it")
         self._switches[place] = body["note_digest"]
         if kind == "STOP":
@@ -1111,18 +1109,19 @@ class Review:
 
     def _denial(self, index: int, body: dict[str, Any]) -> bool:
         """A refusal by the gate; false where the log alone cannot tell."""
-        model, code, seen, time = body["model"], body["code"], str(body["observed"]), self._time
-        if model is None:
+        code, name, seen, time = body["code"], str(body["condition"]).upper(), str(body["observed"]), self._time
+        if body["model"] is None:
             return False
-        life, name, mine = (
-            self._life(index, model),
-            str(body["condition"]).upper(),
-            self._lives[model["digest"]].approvals,
+        life = self._life(index, body["model"])
+        mine, today = life.approvals, len(life.calls) if life.day == _later(time, hours=8)[:10] else 0
+        namesakes = [one for one in self._approvals.values() if one.model["name"] == life.model["name"]]
+        # One word may be the vendor of a longer name that is not allowed.
+        coarse = name == "MANUFACTURER" and " " not in seen
+        of_condition = any(
+            not condition_holds(one.conditions.get(name), seen, surely=True)
+            or (coarse and one.conditions[name] != ["*"])
+            for one in mine
         )
-        namesakes = [one for one in self._approvals.values() if one.model["name"] == model["name"]]
-        limit = life.current(time).conditions["MAX_CALLS_DAY"] if life.current(time) else 0
-        enough = life.day == _later(time, hours=8)[:10] and len(life.calls) >= limit
-        of_condition = any(not _surely(one.conditions.get(name), name, seen) for one in mine)
         of_need = any(seen in map(_token, one.conditions["REQUIRE"]) for one in mine)
         right = {
             "NO_APPROVAL": not any(one.starts <= time < one.ends for one in namesakes),
@@ -1135,7 +1134,7 @@ class Review:
             "SUBGROUP_CUT_OFF": _is_cut(life, name, seen),
             **dict.fromkeys(("CONDITION_NOT_MET", "ATTRIBUTE_UNKNOWN", "AUTONOMY_EXCEEDED"), of_condition),
             **dict.fromkeys(("REQUIREMENT_NOT_MET", "MINOR_NOT_COVERED"), of_need),
-            "CALLS_EXHAUSTED": enough,
+            "CALLS_EXHAUSTED": any(today >= one.conditions["MAX_CALLS_DAY"] for one in mine),
         }
         if code in right:
             self._seen(index, right[code], f"{code} is not what the entries say")
@@ -1148,12 +1147,6 @@ def _fits(seat: str, roles: set[str]) -> bool:
 
 def _is_cut(life: Life, condition: str, seen: str) -> bool:
     return not life.cut.isdisjoint({(condition, seen), _group(condition, seen)})
-
-
-def _surely(allowed: Any, condition: str, seen: str) -> bool:
-    # One word may be the vendor of a longer name that is not allowed.
-    coarse = condition == "MANUFACTURER" and " " not in seen and allowed != ["*"]
-    return not coarse and condition_holds(allowed, seen, surely=True)
 
 
 def _weigh(approval: Any, time: str, body: dict[str, Any]) -> dict[str, str]:
