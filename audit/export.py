@@ -27,9 +27,10 @@ from audit.package import CHUNK, LENGTH_BYTES, README, PackageFull, Writer, pack
 
 ALWAYS: Final = frozenset(
     {"APPROVAL", "CONFIG", "ERASURE", "EXPORT", "HEARTBEAT", "LOG_READ", "LOG_START", "RESTORE", "SEAL"}
-    | {"STATE_CHANGE", "STOP", "RESUME", "OPT_OUT", "INCIDENT"}
+    | {"STATE_CHANGE", "STOP", "RESUME", "OPT_OUT", "INCIDENT", "ACCEPTANCE", "EVALUATION", "GOLDEN", "SAFETY_REPORT"}
 )
-"""Kinds that are in scope whatever is asked: what a call rests on, and what shows silence, copies and restored logs."""
+"""Kinds that are in scope whatever is asked: what a call rests on, and what that rests on itself; and what shows
+silence, copies and restored logs."""
 STAMPS_MAX: Final = 100
 """Time stamps over one checkpoint: two digits name them."""
 SCAN: Final = "phi_scan.json"

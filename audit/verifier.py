@@ -7,7 +7,10 @@ The policy holds the public keys that you trust. Get it from the reviewer and th
     log <key> [origin]    the key that signs the log; the origin is the key's name unless it is given
     witness <key>         a witness outside the hospital (C2SP cosignature/v1)
     quorum <K>            how many of the witnesses must have cosigned
-    reviewer <key>        who may sign approvals
+    reviewer <key>        who may sign approvals and judge what is in use
+    person <key> <organisation> <ROLE,...>    who may sign what else: this and the next lines as in the trust policy
+    signers <n>, panel <n>, follow-up <days> <days if listed>    2, 5, 365 182 if not given
+    organisation ..., criteria ..., minors-under ...    may be there, and are not looked at
     restorer <key>        who may sign that a log goes on from a backup, or after another log
     follows <origin> <size> <root>    the head of the log before this one, from its own package
     sm3 <key>             the log's key under the name <origin>/sm3: the SM3 tree is wanted too
@@ -34,9 +37,9 @@ import sys
 import tempfile
 import zlib
 from collections import namedtuple
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from itertools import accumulate
+from itertools import accumulate, combinations
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -52,20 +55,23 @@ DOES_NOT_PROVE = {
         "that what was logged was true, or a result medically correct: a log keeps what it is told",
         "that no AI call was made outside the log: compare the PACS's list of our output UIDs (reconciliation)",
         "that witnesses are independent; of entries that no quorum cosigned, more than that the hospital's key signed",
-        "what entries out of scope say: they are here as hashes, so only that they exist and cannot be exchanged",
-        "that a denial was right, or that an approval had not been withdrawn by a way that this version cannot read",
+        "what entries out of scope say: they are here as hashes; honest exports hide no suspension, stop or approval",
+        "that the monitor's figures are right: metrics are recomputed with the product, not here",
+        "that a denial was right that is counted as unknown (what the patient wanted, what an image did not say)",
         "the exporter's words: period, filter, summary.html, tables, fhir, dicom-audit, phi_scan.json, reconciliation",
     ],
     "zh": [
         "不能证明写入日志的内容真实，也不能证明结果在医学上正确：日志只保存所写入的内容",
         "不能证明没有绕过日志的 AI 调用：请与 PACS 中本系统输出 UID 清单核对（reconciliation）",
         "不能证明见证方相互独立；未经法定数量见证方会签的条目，只能证明由医院密钥签名",
-        "不能证明范围之外条目的内容：它们仅以哈希出现，只能证明其存在且未被替换",
-        "不能证明拒绝是正确的，也不能证明批准未以本版本无法识别的方式被撤回",
+        "不能证明范围之外条目的内容：它们仅以哈希出现；诚实的导出不会隐藏暂停、停用与批准",
+        "不能证明监测数值正确：指标须用本产品重新计算，本程序不计算",
+        "不能证明计为 unknown 的拒绝是正确的（例如患者的意愿、影像未说明的内容）",
         "导出者的陈述：期间、筛选条件、summary.html、tables、fhir、dicom-audit、phi_scan.json 与 reconciliation",
     ],
 }
 Malformed = ValueError  # what is not as its standard says; Python's own parsers say it so, too
+ODD = (ValueError, TypeError, LookupError, AttributeError, OverflowError)  # what reading a stranger's JSON may raise
 
 
 class Unusable(Exception):
@@ -161,6 +167,7 @@ def _negated(key: bytes) -> Point | None:
     return None if x == 0 and y == z else (P - point[0], point[1], 1, P - point[3])
 
 
+@functools.lru_cache(maxsize=256)
 def ed25519_verify(key: bytes, message: bytes, signature: bytes) -> bool:
     """Whether ``key`` (32 bytes) signed the message."""
     s, minus = int.from_bytes(signature[32:], "little"), _negated(key)
@@ -324,13 +331,18 @@ class Package:
 
 # ---- The policy: what the reader of the package trusts.
 KEYS = {"witness": COSIGNATURE_KEY, "reviewer": NOTE_KEY, "restorer": NOTE_KEY, "sm3": NOTE_KEY}
-MANY = ("witness", "reviewer", "restorer")  # as many lines as wanted, where others are there once
-NUMBERS = {"quorum": 0, "heartbeat": 0, "window": 900}
+MANY = ("witness", "reviewer", "restorer", "person", "organisation", "criteria")  # others are there once
+NUMBERS = {"quorum": 0, "heartbeat": 0, "window": 900, "signers": 2, "panel": 5}
 FORMS = {  # of what follows a word
     "log": r"\S+(?: \S+)?",
     "follows": rf"\S+ (?:{_SIZE.pattern}) \S+",
-    **dict.fromkeys((*KEYS, "tsa"), r"\S+"),
+    **dict.fromkeys((*KEYS, "tsa", "criteria", "minors-under"), r"\S+"),
     **dict.fromkeys(NUMBERS, r"[1-9][0-9]{0,8}"),
+    "signers": "[2-9]|[1-9][0-9]",
+    "panel": "[5-9]|[1-9][0-9]",
+    "follow-up": "[1-9][0-9]{0,2} [1-9][0-9]{0,2}",
+    "person": r"\S+ \S+ [A-Z_]+(?:,[A-Z_]+)*",
+    "organisation": r"\S+ \S+",
 }
 
 
@@ -346,7 +358,7 @@ class Policy:
     def _take(self, lines: Sequence[str], beside: Path) -> None:
         given: dict[str, list[list[str]]] = {word: [] for word in FORMS}
         for line in lines:
-            word, _, rest = " ".join(line.split()).partition(" ")
+            word, _, rest = " ".join(line.partition(" #")[0].split()).partition(" ")
             if word and not word.startswith("#"):
                 known = re.fullmatch(FORMS.get(word, "(?!)"), rest) and (word in MANY or not given[word])
                 _must(known, f"a line is not understood, or twice: {word[:20]}")
@@ -354,11 +366,21 @@ class Policy:
         _must(given["log"], "a log line wanted")
         self.log = parse_key(given["log"][0][0], NOTE_KEY)
         self.origin = [self.log.name, *given["log"][0][1:]][-1]
-        self.witnesses, self.reviewers, self.restorers, sm3 = (
+        self.witnesses, reviewers, self.restorers, sm3 = (
             [parse_key(key, kind) for [key] in given[word]] for word, kind in KEYS.items()
         )
-        keys = [key.key for key in (self.log, *self.witnesses, *self.reviewers, *self.restorers)]
-        _must(len(set(keys)) == len(keys), "one key in two places: who signs, witnesses, reviews, restores are others")
+        persons = {parse_key(key, NOTE_KEY): (home, {*roles.split(",")}) for key, home, roles in given["person"]}
+        self.people = {key: ("", {"REVIEWER"}) for key in reviewers}  # organisation, where it is known, and roles
+        for key, (home, roles) in persons.items():
+            self.people[key] = (home, roles | self.people.get(key, ("", set()))[1])
+        keys = [key.key for key in (self.log, *self.witnesses, *self.restorers, *self.people)]
+        good = (
+            len(set(keys)) == len(keys)
+            and len(set(reviewers)) == len(reviewers)
+            and len(persons) == len(given["person"])
+        )
+        _must(good, "one key in two places: who signs, witnesses, reviews, restores are others")
+        self.follow_up = [int(days) for days in [*given["follow-up"], ["365", "182"]][0]]
         self.numbers = {word: int([*given[word], [str(least)]][0][0]) for word, least in NUMBERS.items()}
         good = min(1, len(self.witnesses)) <= self.numbers["quorum"] <= len(self.witnesses)
         _must(good, "a quorum from 1 to the number of witnesses wanted, and none without witnesses")
@@ -532,7 +554,7 @@ CALL_NEEDED = {"CALL_INTENT", "CALL_RESULT", "RELEASED", "HUMAN_DECISION", "CASE
 _WITHOUT = """LOG_START RESTORE SEAL HEARTBEAT CONFIG EXPORT LOG_READ ERASURE APPROVAL STATE_CHANGE STOP RESUME
     EVALUATION GOLDEN ACCEPTANCE SAFETY_REPORT INCIDENT LOOKBACK OPT_OUT"""
 CALL_ABSENT = set(_WITHOUT.split())
-INTENT, RESULT = 1, 2
+INTENT, RESULT, SHADOW = 1, 2, 4
 _HEX32 = re.compile(r"[0-9a-f]{32}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 _TEXTS = {"kind": re.compile(r"[A-Z][A-Z0-9_]{0,63}"), "key": re.compile(r"[a-z0-9:._-]{1,128}")}
@@ -565,14 +587,15 @@ class Entries:
         self._keys: set[bytes] = set()
         self._sources: dict[str, tuple[int, int, str]] = {}  # next seq, entries hidden until then, last time
         self._runs: dict[tuple[str, str], tuple[datetime, int, int]] = {}  # first time, first tick, last tick
-        self._calls: dict[bytes, int] = {}
+        self._calls: dict[bytes, tuple[int, str]] = {}  # INTENT, RESULT and SHADOW; the model's digest
+        self._same: dict[tuple[int, str], tuple[int, str]] = {}  # so that a call costs no tuple of its own
         self._open: dict[bytes, int] = {}
         self._before: tuple[int, datetime] | None = None
         self._gap: tuple[float, int, int] = (0.0, 0, 0)
         self._missing_seqs = self._outside = self._heartbeats = 0
         self._sealed: int | None = None
         self._follows: Any = None
-        self.decisions = Decisions(policy, report)
+        self.review = Review(policy, report)
         self.counts: dict[str, int] = {}
         self.hidden = 0
 
@@ -589,18 +612,16 @@ class Entries:
             _must(kind == "RESTORE" or index != 1 or self._follows is None, "a log after another goes on with RESTORE")
             if kind == "LOG_START":
                 self._start(body)
-            elif kind == "APPROVAL":
-                self.decisions.approval(index, body)
             elif kind == "RESTORE":
                 self._restore(index, body)
-            elif kind == "CALL_INTENT":
-                self.decisions.intent(index, entry["time"], body, hidden=self.hidden > 0)
             elif kind == "SEAL" and self._sealed is None:
                 self._sealed = index
+            self.review.take(index, kind, entry["time"], body, call, hidden=self.hidden > 0)
             if call is not None:
-                self._call(index, kind, bytes.fromhex(call))
-        except Malformed as wrong:
-            self._report.add(FAIL, index, str(wrong))
+                self._call(index, kind, bytes.fromhex(call), body)
+        except ODD as wrong:
+            said = str(wrong) if isinstance(wrong, ValueError) else f"{entry['kind']}: its body is not of its form"
+            self._report.add(FAIL, index, said)
 
     def _order(self, index: int, key: str, source: str, seq: int, time: str) -> None:
         digest = hashlib.sha256(key.encode()).digest()[:16]  # of one length, so that memory is known
@@ -649,14 +670,17 @@ class Entries:
             _must(before == wanted, "it follows another log than the policy says, or none")
 
     def _restore(self, index: int, body: dict[str, Any]) -> None:
-        header, line = self.decisions.signed(index, "restorer", self._policy.restorers, body)
+        header, line, by = self.review.signed(self._policy.restorers, body)
+        _must(by or not self._policy.restorers, "the note is signed by no restorer of the policy")
+        if not by:
+            self._report.add(INCOMPLETE, index, "the note is not checked: the policy names no restorer")
         said = parse_json(line) if header == RESTORE_HEADER else None
         about = [said.get(name) for name in ("predecessor", "successor", "reason")] if type(said) is dict else None
         good = about == [self._follows, self._policy.origin, body.get("reason")]
         _must(good, "its statement is not about this log and the one before it")
 
-    def _call(self, index: int, kind: str, call: bytes) -> None:
-        state = self._calls.get(call, 0)
+    def _call(self, index: int, kind: str, call: bytes, body: dict[str, Any]) -> None:
+        state, model = self._calls.get(call, (0, ""))
         needed = {"CALL_RESULT": INTENT, "RELEASED": INTENT | RESULT}.get(kind, 0)
         if state & needed != needed:
             what = f"{kind} without its {'CALL_RESULT' if state & INTENT else 'CALL_INTENT'} before it"
@@ -664,9 +688,15 @@ class Entries:
             self._report.add(INCOMPLETE if hidden else FAIL, index, what + hidden)
         if kind == "CALL_INTENT":
             self._open.setdefault(call, index)
+            kept = state & (INTENT | RESULT | SHADOW if state & RESULT else INTENT)  # what has run is not run again
+            state, model = kept | (SHADOW if body["state"] != "LIVE" else 0), body["model"]["digest"]
         elif kind in {"CALL_RESULT", "FAILED", "DENIED"}:
             self._open.pop(call, None)
-        self._calls[call] = state | {"CALL_INTENT": INTENT, "CALL_RESULT": RESULT}.get(kind, 0)
+        elif kind == "RELEASED":
+            self._report.check(not state & SHADOW, index, "the result of a call in the shadow was released")
+            self.review.released(index, model)
+        known = (state | {"CALL_INTENT": INTENT, "CALL_RESULT": RESULT}.get(kind, 0), model)
+        self._calls[call] = self._same.setdefault(known, known)
 
     def finish(self, size: int) -> None:
         """What only the end shows."""
@@ -681,18 +711,45 @@ class Entries:
             self._report.add(INCOMPLETE, 0, "the log's start is out of scope, or the log is empty")
         figures, (seconds, before, after) = self._report.figures, self._gap
         figures.update(follows=self._follows, in_scope=sum(self.counts.values()), out_of_scope=self.hidden)
-        figures.update(counts=dict(sorted(self.counts.items())), decisions=self.decisions.figures)
+        figures.update(counts=dict(sorted(self.counts.items())), decisions=self.review.figures)
         figures["largest_gap"] = {"seconds": seconds, "from_index": before, "to_index": after}
         figures["heartbeats_missing"] = self._heartbeats if self._policy.numbers["heartbeat"] else None
         figures.update(outside_window=self._outside, calls_open=len(self._open))
 
 
-# ---- Decisions: was what ran approved, by a reviewer's key, for exactly this? Weighed again from logged conditions.
-APPROVAL_HEADER, RESTORE_HEADER = "zhiying-approval/2", "zhiying.audit/restore/1"
+# ---- The review: each dossier's life is lived again, each decision weighed again from logged conditions.
+APPROVAL_HEADER, ACT_HEADER, RESTORE_HEADER = "zhiying-approval/2", "zhiying-act/1", "zhiying.audit/restore/1"
 APPROVED = "acceptance approval conditions criteria_set follow_up model monitor on_breach reviewer_org submission valid"
+ACT, SWITCH = "after event from model reason statement to", "after event level reason site"
+GRANTED = "APPROVED APPROVED_WITH_CONDITIONS"
+IN_USE = f"{GRANTED} SHADOW LIVE SUSPENDED"
+BEFORE_USE = "DRAFT SELF_ASSESSED SUBMITTED UNDER_REVIEW EXPERT_REREVIEW REVISE"
+SAFE = "CLINICAL_OWNER SAFETY_OFFICER"
+EVENTS = {  # where it starts, where it ends (nothing: where it was), who must sign, each another person; +: `signers`
+    "OPEN": ("NONE", "DRAFT", "DEVELOPER|CLINICAL_OWNER"),
+    "SELF_ASSESS": ("DRAFT", "SELF_ASSESSED", "DEVELOPER CLINICAL_OWNER"),
+    "SUBMIT": ("SELF_ASSESSED", "SUBMITTED", "SECRETARY"),
+    "BEGIN_REVIEW": ("SUBMITTED", "UNDER_REVIEW", "REVIEWER"),
+    "REFER": ("UNDER_REVIEW", "EXPERT_REREVIEW", "REVIEWER"),
+    "PANEL_CLEAR": ("EXPERT_REREVIEW", "UNDER_REVIEW", "PANELIST"),
+    "PANEL_REJECT": ("EXPERT_REREVIEW", "REJECTED", "PANELIST"),
+    "REVISE": ("UNDER_REVIEW", "REVISE", "REVIEWER+"),
+    "REJECT": ("UNDER_REVIEW", "REJECTED", "REVIEWER+"),
+    "REOPEN": ("REVISE", "DRAFT", "DEVELOPER|CLINICAL_OWNER"),
+    "DEPLOY": (GRANTED, "SHADOW", "OPS CLINICAL_OWNER"),
+    "GO_LIVE": ("SHADOW", "LIVE", SAFE),
+    "SUSPEND": (IN_USE, "SUSPENDED", "*"),
+    "RESUME": ("SUSPENDED", f"{GRANTED} SHADOW LIVE", SAFE),
+    "RESTRICT": (IN_USE, "", "*"),
+    "COUNTERSIGN": (IN_USE, "", "REVIEWER"),
+    "FOLLOW_UP": (IN_USE, "", "REVIEWER"),
+    "RETIRE": (f"{BEFORE_USE} {IN_USE}", "RETIRED", SAFE),
+}
+FOR_REVIEWER = {"HARM", "CONDITION_BREACH", "EXPIRY", "FOLLOW_UP", "CRITERIA", "SUBGROUP_GAP", "INTEGRITY"}
 CHINA = timezone(timedelta(hours=8))  # in whose civil days approvals are valid
 ALWAYS = {"MODEL_DIGEST": "EQUAL", "VALIDITY": "IN_FORCE", "STATE": "SHADOW LIVE", "STOP": "NONE", "REQUIRE": "ALL"}
-Approval = namedtuple("Approval", "model policy starts ends conditions")  # times as entries write them; ends excluded
+# Times as entries write them, ends excluded; days: to the next follow-up.
+Approval = namedtuple("Approval", "name model policy starts ends days conditions")
 _PERSONAL = re.compile(r"[0-9]{6,}|[0-9]{4}[-./][0-9]{1,2}[-./][0-9]{1,2}|(?:[0-9]+\.){5,}")
 _NUMBER = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,2})?")
 _CLASS = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,6})?)(?:(\+)|-([0-9]{1,4}))?")
@@ -702,8 +759,19 @@ def _day(text: Any, days: int) -> str:
     return _shown((datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=CHINA) + timedelta(days=days)).timestamp())
 
 
-def condition_holds(allowed: Any, observed: str) -> bool:
-    """Whether an observed class agrees with one condition of an approval. What is not understood does not."""
+def _later(text: str, **by: int) -> str:
+    return (datetime.fromisoformat(text[:-1]) + timedelta(**by)).strftime(TIME_FORM)
+
+
+def _token(text: Any) -> str:
+    return _PERSONAL.sub("_", re.sub(r"[^A-Za-z0-9 ._:/+-]", "_", str(text)))[:64]
+
+
+def condition_holds(allowed: Any, observed: str, *, surely: bool = False) -> bool:
+    """Whether an observed class agrees with one condition of an approval. What is not understood does not.
+
+    A band such as 70-74 agrees if any value in it is allowed, or ``surely`` if all are: the log holds nothing finer.
+    """
     if isinstance(allowed, str):  # a level, such as A1: up to it
         return bool(re.fullmatch(r"[A-Z][0-9]", observed)) and observed[0] == allowed[0] and observed <= allowed
     if not isinstance(allowed, list) or observed in {"", "UNKNOWN"}:
@@ -712,77 +780,382 @@ def condition_holds(allowed: Any, observed: str) -> bool:
         match = _CLASS.fullmatch(observed)
         if match is None:
             return False
-        # A band such as 70-74 agrees if any value in it is allowed: the log holds nothing finer.
-        high = float("inf") if match[2] else float(match[3] or match[1])
-        return float(match[1]) <= float(allowed[1]) and high >= float(allowed[0])
-    # As the log writes a value of an approval's list.
-    plain = [re.sub(r"[^A-Za-z0-9 ._:/+-]", "_", str(each)) for each in allowed]
-    return allowed == ["*"] or observed in [_PERSONAL.sub("_", each)[:64] for each in plain]
+        low, high = float(match[1]), float("inf") if match[2] else float(match[3] or match[1])
+        least, most = sorted((low, high), reverse=not surely)
+        return least >= float(allowed[0]) and most <= float(allowed[1])
+    return allowed == ["*"] or observed in map(_token, allowed)
 
 
-class Decisions:
-    """Approvals seen so far, and every call's permission weighed against them."""
+def _group(condition: str, seen: str) -> tuple[str, str]:
+    """The group in which the monitor counts a class: ages by twenty years, slice spacing by millimetres."""
+    match = _CLASS.fullmatch(seen)
+    if match and condition == "AGE_YEARS":
+        low = min(int(float(match[1])) // 20 * 20, 80)
+        seen = f"{low}-{low + 19}" if low < 80 else "80+"
+    elif match and condition == "SLICE_SPACING_MM" and match[1] == seen:
+        seen = next((f"to {edge}" for edge in (1, 2, 3, 5) if float(match[1]) <= edge), "over 5")
+    condition, _, seen = _token(f"{condition}:{seen}").partition(":")
+    return condition, seen
+
+
+class Life:
+    """One model's dossier, as the entries so far say."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.state, self.cause, self.before, self.day = model, "NONE", "", "", ""
+        self.note: str | None = None  # digest of the newest; the next one names it
+        self.approvals: list[Any] = []
+        self.judged = ""  # when it was approved or followed up last
+        self.began = self.deployed = self.suspended = -1
+        self.submission, self.panel, self.cleared = None, list[str](), False
+        self.submitters, self.interested, self.reviewing = set[Key](), set[str](), set[str]()
+        self.judges = {"REVIEWER": set[str](), "PANELIST": set[str]()}  # their organisations
+        self.cut, self.calls, self.pending = set[tuple[str, str]](), set[str](), set[int]()
+
+    def current(self, time: str) -> Any:
+        """The newest of the approvals whose validity has begun."""
+        return next((one for one in reversed(self.approvals) if one.starts <= time), None)
+
+    def lapse(self, index: int, time: str) -> None:
+        """What runs without an approval in force, or a follow-up in time, is suspended without an entry."""
+        approval = self.current(time)
+        if self.state in {"SHADOW", "LIVE"}:
+            if approval is None or time >= approval.ends:
+                self.suspend(index, "EXPIRY")
+            elif time >= _later(max(approval.starts, self.judged), days=approval.days):
+                self.suspend(index, "FOLLOW_UP")
+
+    def suspend(self, index: int, cause: str) -> None:
+        """Of two causes the one that is harder to end remains."""
+        if self.state != "SUSPENDED":
+            self.before, self.cause = self.state, cause
+        elif self.cause == "DRILL" or (cause in FOR_REVIEWER and self.cause not in FOR_REVIEWER):
+            self.cause = cause
+        self.state, self.suspended = "SUSPENDED", index
+
+
+class Review:
+    """All dossiers, stops and approvals; every permission and every refusal is weighed against them."""
 
     def __init__(self, policy: Policy, report: Report) -> None:
         self._policy, self._report = policy, report
-        self._approvals: dict[str, Approval] = {}
+        self._lives: dict[str, Life] = {}
+        self._approvals: dict[str, Any] = {}
+        self._stops: dict[tuple[str, Any], str] = {}  # (level, site): reason
+        self._switches: dict[tuple[str, Any], str] = {}  # digest of the newest note
+        self._proofs: dict[Any, tuple[str, Any]] = {}  # what an entry, or a report, shows of a model; None: of any
+        self._time, self._hidden = "", False
         self.figures: dict[str, Any] = {"evaluated": 0, "agree": 0, "differ": 0, "unknown": 0, "differ_at": []}
 
-    def signed(self, index: int, role: str, keys: Sequence[Key], body: dict[str, Any]) -> tuple[str, bytes]:
-        """Header and line of the note in an entry. Raises Malformed for none, or one that nobody signed who may."""
+    def take(self, index: int, kind: str, time: str, body: dict[str, Any], call: Any, *, hidden: bool) -> None:
+        """An entry; ``hidden``: some before it are. Raises one of ODD for what is not as it must be."""
+        self._time, self._hidden = max(self._time, time), hidden
+        if kind == "APPROVAL":
+            self._approve(index, body)
+        elif kind == "STATE_CHANGE":
+            self._change(index, body)
+        elif kind in {"STOP", "RESUME"}:
+            self._switch(index, kind, body)
+        elif kind == "CALL_INTENT":
+            self._decided(index, lambda: self._intent(index, body, call))
+        elif kind == "DENIED" and body["stage"] == "PERMITTED":
+            self._decided(index, lambda: self._denial(index, body))
+        elif kind in {"EVALUATION", "GOLDEN", "ACCEPTANCE", "SAFETY_REPORT", "INCIDENT"}:
+            self._proof(index, kind, body)
+
+    def released(self, index: int, digest: str) -> None:
+        """A RELEASED entry of a call of this model."""
+        life = self._lives.get(digest)
+        if life and life.state == "SUSPENDED" and life.cause in {"HARM", "INTEGRITY"}:
+            self._report.add(FINDING, index, f"released while its model was suspended for {life.cause}")
+
+    def signed(self, keys: Iterable[Key], body: dict[str, Any]) -> tuple[str, bytes, list[Key]]:
+        """Header and line of the note in an entry, and who of these signed. Raises Malformed."""
         data = str(body.get("note")).encode()
         _must(body.get("note_digest") == f"sha256:{hashlib.sha256(data).hexdigest()}", "the note's digest is another")
         note, own = parse_note(data), self._policy.log.key
         by_log = any(ed25519_verify(own, note.text.encode(), payload) for _, _, payload in note.signatures)
         _must(not by_log, "the note is signed by the log's own key")
-        signed = [signed_at(note, key) is not None for key in keys]
-        _must(any(signed) or not keys, f"the note is signed by no {role} of the policy")
-        if not keys:
-            self._report.add(INCOMPLETE, index, f"the note is not checked: the policy names no {role}")
         header, _, line = note.text.partition("\n")
-        return header, line[:-1].encode()
+        return header, line[:-1].encode(), [key for key in keys if signed_at(note, key) is not None]
 
-    def approval(self, index: int, body: dict[str, Any]) -> None:
-        """An APPROVAL entry. Raises Malformed."""
-        header, line = self.signed(index, "reviewer", self._policy.reviewers, body)
+    def _seen(self, index: int, holds: object, otherwise: str) -> None:
+        """What must hold, but for entries out of scope that may say why it does not seem to."""
+        _must(holds or self._hidden, otherwise)
+        if not holds:
+            self._report.add(INCOMPLETE, index, f"{otherwise}, or what explains it is out of scope")
+
+    def _life(self, index: int, model: Any) -> Life:
+        life = self._lives.setdefault(model["digest"], Life(model))
+        _must(life.model == model, "another model of the same digest")
+        life.lapse(index, self._time)
+        return life
+
+    def _by(self, index: int, seats: Mapping[str, int], signers: Sequence[Key], also: str = "") -> None:
+        """Each seat has a person of its own, and nobody else signed. Where the policy names too few: INCOMPLETE."""
+        wanted, signed = dict(seats), [self._policy.people[key][1] for key in signers]
+        for seat, count in seats.items():
+            # Reviewers alone do not make a policy that says who may stop something.
+            there = sum(_fits(seat, roles) for home, roles in self._policy.people.values() if home or seat != "*")
+            if there < count > sum(_fits(seat, roles) for roles in signed):
+                wanted[seat] = there
+                what = f"its signatures are not all checked: the policy names {there} of {count} {seat}"
+                self._report.add(INCOMPLETE, index, what)
+        strange = any(not any(_fits(seat, roles) for seat in (*seats, also)) for roles in signed)
+        _must(not strange, "signed by somebody whose part it is not")
+        # Hall's theorem: everybody finds a seat if no few of them have too few people together.
+        for few in (few for size in range(1, len(wanted) + 1) for few in combinations(wanted, size)):
+            fitting = sum(any(_fits(seat, roles) for seat in few) for roles in signed)
+            missing = " and ".join(f"{wanted[seat]} {seat}" for seat in few)
+            _must(fitting >= sum(wanted[seat] for seat in few), f"not signed by {missing} of the policy")
+
+    def _judged(self, life: Life, signers: Sequence[Key], *, of_panel: bool = False) -> set[str]:
+        """The organisations of those who judge: no submitters, no interest, one side of the review only."""
+        judges = [key for key in signers if self._policy.people[key][1] & {"REVIEWER", "PANELIST"}]
+        _must(life.submitters.isdisjoint(judges), "judged by somebody who submitted it")
+        homes = {self._policy.people[key][0] for key in judges} - {""}
+        _must(homes.isdisjoint(life.interested), "judged by an organisation with an interest in it")
+        other = life.judges["REVIEWER" if of_panel else "PANELIST"]
+        _must(homes.isdisjoint(other), "one organisation both reviews and examines again")
+        begun = life.reviewing if life.state == "UNDER_REVIEW" else set()
+        _must(of_panel or len(homes | begun) <= 1, "reviewers of two organisations")
+        life.judges["PANELIST" if of_panel else "REVIEWER"] |= homes
+        return homes
+
+    def _approve(self, index: int, body: dict[str, Any]) -> None:
+        header, line, signers = self.signed(self._policy.people, body)
         if header != APPROVAL_HEADER:
             self._report.add(INCOMPLETE, index, "approval: of a form that this version cannot read")
             return
-        try:
-            said = parse_json(line)
-            valid, conditions = said["valid"], {name.upper(): each for name, each in said["conditions"].items()}
-            policy = hashlib.sha256(canonical({"valid": valid, "conditions": said["conditions"]})).hexdigest()
-            starts, ends = _day(valid["from"], 0), _day(valid["to"], 1)
-            _must(" ".join(sorted(said)) == APPROVED, "approval: not its fields")
-            approval = Approval(said["model"], "sha256:" + policy, starts, ends, conditions)
-            self._approvals.setdefault(said["approval"].lower(), approval)
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
-            raise Malformed("approval: its text is not an approval's") from None
+        said = parse_json(line)
+        _must(" ".join(sorted(said)) == APPROVED, "approval: not its fields")
+        self._by(index, {"REVIEWER": self._policy.numbers["signers"]}, signers)
+        life, valid, name = self._life(index, said["model"]), said["valid"], said["approval"].lower()
+        conditions = {key.upper(): each for key, each in said["conditions"].items()}
+        policy = hashlib.sha256(canonical({"valid": valid, "conditions": said["conditions"]})).hexdigest()
+        days = min(said["follow_up"]["days"], self._policy.follow_up[said["follow_up"]["listed"]])
+        times = (_day(valid["from"], 0), _day(valid["to"], 1))
+        approval = Approval(name, said["model"], f"sha256:{policy}", *times, days, conditions)
+        _must(name not in self._approvals, "approval: its name is another's")
+        first = life.state == "UNDER_REVIEW"
+        self._seen(index, first or life.state in IN_USE.split(), f"approved where it was {life.state}")
+        self._seen(index, said["submission"] == life.submission, "approved for another submission")
+        experts = said["follow_up"]["listed"] or conditions["MAX_AUTONOMY"] >= "A3"
+        self._seen(index, life.cleared or not experts, "approved where experts must have cleared it")
+        homes = self._judged(life, signers)
+        _must(homes <= {said["reviewer_org"]}, "approval: its organisation is not that of who signed")
+        if first:
+            life.state = GRANTED.split()[not conditions["SITE"] == conditions["MANUFACTURER"] == ["*"]]
+        life.judged, life.note = self._time, body["note_digest"]
+        life.approvals.append(approval)
+        self._approvals[name] = approval
 
-    def intent(self, index: int, time: str, body: dict[str, Any], *, hidden: bool) -> None:
-        """A CALL_INTENT entry: FAIL where the log's own conditions do not give the permission that was used."""
-        approval = self._approvals.get(str(body.get("approval")).lower())
-        if approval is None and hidden:
-            self.figures["unknown"] += 1
-            self._report.add(INCOMPLETE, index, "the approval that it names is not in scope")
+    def _change(self, index: int, body: dict[str, Any]) -> None:
+        event, end = body["event"], body["to"]
+        starts, ends, seats = EVENTS[event]
+        life, signers, said = self._life(index, body["model"]), list[Key](), body
+        if body["note"] is None:
+            _must(event in {"SUSPEND", "RESTRICT"}, f"{event} without a signature")
+            what, model = self._proofs.get(body["evidence"], ("", None))
+            shown = what in {"SUSPEND", "RESTRICT", "INVARIANT"} and model in {None, life.model["digest"]}
+            shown = shown or (body["reason"], body["evidence"]) == ("CRITERIA", None)
+            self._seen(index, shown, "its evidence is no entry that asks for it")
+        else:
+            header, line, signers = self.signed(self._policy.people, body)
+            act = parse_json(line)
+            _must(header == ACT_HEADER and " ".join(sorted(act)) == ACT, "not an act on a dossier")
+            said = act["statement"]
+            pair = (said["condition"], said["observed"]) if event == "RESTRICT" else (None, None)
+            same = all(act[name] == body[name] for name in ("model", "event", "from", "to", "reason"))
+            same = same and (*pair, None) == (body["condition"], body["observed"], body["evidence"])
+            _must(same, "it does not say what was signed")
+            self._seen(index, act["after"] == life.note, "its note does not follow the dossier's note before it")
+            self._sign(index, life, event, seats, signers, said)
+        where = body["from"] == life.state and life.state in starts.split()
+        self._seen(index, where, f"{event} from {body['from']}, where it was {life.state}")
+        _must(end in (ends.split() or [body["from"]]), f"{event} does not end in {end}")
+        self._seen(index, event != "RESUME" or end == life.before, f"resumed as {end}, suspended as {life.before}")
+        self._guard(index, life, event, end, said)
+        self._enact(index, life, body, signers, said)
+
+    def _sign(self, index: int, life: Life, event: str, seats: str, signers: Sequence[Key], said: Any) -> None:
+        wanted = {seat.rstrip("+"): self._policy.numbers["signers"] if "+" in seat else 1 for seat in seats.split()}
+        if event == "REFER" or seats == "PANELIST":
+            panel, people = said["panel"], {key.name: roles for key, (_, roles) in self._policy.people.items()}
+            good = len(set(panel)) == len(panel) >= self._policy.numbers["panel"]
+            _must(good and all("PANELIST" in people.get(name, {"PANELIST"}) for name in panel), "not a whole panel")
+        if seats == "PANELIST":
+            self._seen(index, sorted(panel) == sorted(life.panel), "not the panel that it was referred to")
+            _must(all(key.name in panel for key in signers), "signed by somebody who is not on the panel")
+            wanted["PANELIST"] = -(-2 * len(panel) // 3)
+        if event == "RESUME" and life.cause in FOR_REVIEWER:
+            wanted["REVIEWER"] = 1
+        self._by(index, wanted, signers, "REVIEWER" if event == "RESUME" else "")
+        if seats != "*":
+            homes = self._judged(life, signers, of_panel=seats == "PANELIST")
+            life.reviewing = homes if event == "BEGIN_REVIEW" else life.reviewing
+
+    def _guard(self, index: int, life: Life, event: str, end: str, said: Any) -> None:
+        """What must be so besides: shown by an entry that the act names."""
+        approval, wanted = life.current(self._time), list[tuple[Any, str, Any]]()
+        if event in {"DEPLOY", "GO_LIVE"}:
+            _must(approval and self._time < approval.ends, f"{event} without an approval in force")
+            if event == "GO_LIVE":
+                wanted = [(said["acceptance"], f"MET {approval.name}", -1), (said["drill"], "DRILL", life.deployed)]
+        elif event == "RESUME" and end in {"SHADOW", "LIVE"}:
+            wanted = [(said["golden"], "MATCH", life.suspended)]
+        elif event == "COUNTERSIGN":
+            wanted = [(said["report"], "REPORT", "")]
+        for proof, what, since in wanted:
+            shown, model = self._proofs.get(proof, ("", None))
+            good = shown == what and model in {None, life.model["digest"]} and proof >= since
+            self._seen(index, good, f"{event}: what it names does not show {what.split()[0]}")
+
+    def _enact(self, index: int, life: Life, body: dict[str, Any], signers: Sequence[Key], said: Any) -> None:
+        event, end = body["event"], body["to"]
+        life.note = body["note_digest"] or life.note
+        if event == "SUSPEND":
+            life.suspend(index, body["reason"])
+            life.pending.discard(body["evidence"])
             return
-        self.figures["evaluated"] += 1
+        if event == "RESUME" and life.cause == "DRILL":
+            self._proofs[index] = ("DRILL", life.model["digest"])
+        elif event == "RESTRICT":
+            life.cut.add((body["condition"], body["observed"]))
+        elif event == "FOLLOW_UP":
+            life.judged = self._time
+        elif event in {"SELF_ASSESS", "SUBMIT"}:
+            life.submitters |= {*signers}
+            if event == "SUBMIT":
+                life.submission, life.cleared, life.reviewing = said["submission"], False, set()
+                life.interested |= {*said["coi"]}
+        elif event == "REFER":
+            life.panel = said["panel"]
+        elif event == "PANEL_CLEAR":
+            life.cleared = True
+        elif event == "DEPLOY":
+            life.deployed = index
+        if end in {"SHADOW", "LIVE"} and end != life.state:
+            life.began = index
+        life.state = end
+
+    def _switch(self, index: int, kind: str, body: dict[str, Any]) -> None:
+        header, line, signers = self.signed(self._policy.people, body)
+        act, place = parse_json(line), (body["level"], body["site"])
+        same = act["event"] == kind and all(act[name] == body[name] for name in ("level", "site", "reason"))
+        _must(header == ACT_HEADER and " ".join(sorted(act)) == SWITCH and same, "it does not say what was signed")
+        _must((place[0] == "SITE") == (place[1] is not None), "neither a site nor the whole service")
+        self._seen(index, act["after"] == self._switches.get(place), "its note does not follow the note before it")
+        self._switches[place] = body["note_digest"]
+        if kind == "STOP":
+            self._by(index, {"*": 1}, signers)
+            known = self._stops.get(place, body["reason"])
+            self._stops[place] = known if known == body["reason"] else ""  # what is more than a drill is none
+            return
+        self._by(index, dict.fromkeys(SAFE.split(), 1), signers, "REVIEWER")
+        self._seen(index, place in self._stops, "nothing is stopped there")
+        if self._stops.pop(place, "") == body["reason"] == "DRILL":
+            self._proofs[index] = ("DRILL", None)
+
+    def _proof(self, index: int, kind: str, body: dict[str, Any]) -> None:
+        life = self._life(index, body["model"]) if body["model"] else Life({"digest": None})
+        digest, outcome = life.model["digest"], body.get("outcome")
+        if kind == "EVALUATION" and outcome in {"SUSPEND", "RESTRICT"}:
+            self._proofs[index] = (outcome, digest)
+            # What was found of a run before the present one ends nothing.
+            if outcome == "SUSPEND" and body["tier"] in {"T0", "T1"} and life.began < body["last"]:
+                life.pending |= {index} if life.state in IN_USE.split() else set()
+        elif kind == "GOLDEN":
+            good = outcome in {"MATCH", "OK"}
+            self._proofs[index] = ("MATCH" if good else "INVARIANT", digest)
+            life.suspended = life.suspended if good else index  # what matched before it counts no more
+        elif kind == "ACCEPTANCE" and body["unmet"] == 0:
+            self._proofs[index] = (f"MET {body['approval'].lower()}", digest)
+        elif kind == "SAFETY_REPORT":
+            self._proofs[body["report"]] = ("REPORT", digest)
+        elif kind == "INCIDENT":
+            self._proofs[index] = ("INVARIANT", digest)
+
+    def _decided(self, index: int, weigh: Callable[[], object]) -> None:
+        """Count what weighing it again gives: it raises where the decision differs; false: nobody can tell."""
+        unsure = self._report.totals[INCOMPLETE]
         try:
-            _must(approval, "no approval of this name before it")
-            _weigh(approval, time, body)
-            self.figures["agree"] += 1
-        except Malformed as why:
-            self.figures["differ"] += 1
-            self.figures["differ_at"] += [index] if self.figures["differ"] <= SHOWN_MAX else []
-            self._report.add(FAIL, index, f"decision differs: {why}")
+            found = "agree" if weigh() and unsure == self._report.totals[INCOMPLETE] else "unknown"
+        except ODD as why:
+            found = "differ"
+            self.figures["differ_at"] += [index] if self.figures["differ"] < SHOWN_MAX else []
+            what = str(why) if isinstance(why, ValueError) else "its body is not of its form"
+            self._report.add(FAIL, index, f"decision differs: {what}")
+        self.figures[found] += 1
+        self.figures["evaluated"] += found != "unknown"
+
+    def _intent(self, index: int, body: dict[str, Any], call: Any) -> bool:
+        life, approval = self._life(index, body["model"]), self._approvals.get(str(body["approval"]).lower())
+        self._seen(index, approval, "no approval of this name before it")
+        if approval is None:
+            return False
+        today = _later(self._time, hours=8)[:10]
+        life.day, life.calls = today, (life.calls if life.day == today else set()) | {call}
+        seen = _weigh(approval, self._time, body)
+        _must(approval is life.current(self._time), "a newer approval counts")
+        self._seen(index, body["state"] == seen["STATE"] == life.state, f"the model was {life.state} by then")
+        stopped = any(site in {None, body["site"], seen["SITE"]} for _, site in self._stops)
+        self._seen(index, not stopped, "it was stopped by then")
+        cut = [name for name, one in seen.items() if _is_cut(life, name, one)]
+        _must(not cut, f"a class was cut off: {', '.join(cut)}")
+        _must(len(life.calls) <= approval.conditions["MAX_CALLS_DAY"], "more calls than are allowed in a day")
+        _must(not life.pending, f"entry {min(life.pending, default=0)} asked for a suspension that did not come")
+        return True
+
+    def _denial(self, index: int, body: dict[str, Any]) -> bool:
+        """A refusal by the gate; false where the log alone cannot tell."""
+        code, name, seen, time = body["code"], str(body["condition"]).upper(), str(body["observed"]), self._time
+        if body["model"] is None:
+            return False
+        life = self._life(index, body["model"])
+        mine, today = life.approvals, len(life.calls) if life.day == _later(time, hours=8)[:10] else 0
+        namesakes = [one for one in self._approvals.values() if one.model["name"] == life.model["name"]]
+        # One word may be the vendor of a longer name that is not allowed.
+        coarse = name == "MANUFACTURER" and " " not in seen
+        of_condition = any(
+            not condition_holds(one.conditions.get(name), seen, surely=True)
+            or (coarse and one.conditions[name] != ["*"])
+            for one in mine
+        )
+        of_need = any(seen in map(_token, one.conditions["REQUIRE"]) for one in mine)
+        right = {
+            "NO_APPROVAL": not any(one.starts <= time < one.ends for one in namesakes),
+            "MODEL_DIGEST_MISMATCH": life.state == "NONE" and namesakes,
+            "APPROVAL_EXPIRED": any(one.ends <= time for one in mine),
+            "APPROVAL_NOT_YET_VALID": any(time < one.starts for one in mine),
+            "NOT_DEPLOYED": life.state in f"{BEFORE_USE} {GRANTED} REJECTED".split(),
+            **{state: life.state == state for state in ("SUSPENDED", "RETIRED")},
+            "STOPPED": any(level == seen for level, _ in self._stops),
+            "SUBGROUP_CUT_OFF": _is_cut(life, name, seen),
+            **dict.fromkeys(("CONDITION_NOT_MET", "ATTRIBUTE_UNKNOWN", "AUTONOMY_EXCEEDED"), of_condition),
+            **dict.fromkeys(("REQUIREMENT_NOT_MET", "MINOR_NOT_COVERED"), of_need),
+            "CALLS_EXHAUSTED": any(today >= one.conditions["MAX_CALLS_DAY"] for one in mine),
+        }
+        if code in right:
+            self._seen(index, right[code], f"{code} is not what the entries say")
+        return code in right
 
 
-def _weigh(approval: Any, time: str, body: dict[str, Any]) -> None:
-    """Raise Malformed, with the reason, unless this call was what the approval allows."""
+def _fits(seat: str, roles: set[str]) -> bool:
+    return seat == "*" or not roles.isdisjoint(seat.split("|"))
+
+
+def _is_cut(life: Life, condition: str, seen: str) -> bool:
+    return not life.cut.isdisjoint({(condition, seen), _group(condition, seen)})
+
+
+def _weigh(approval: Any, time: str, body: dict[str, Any]) -> dict[str, str]:
+    """What was observed, by condition. Raises Malformed, with the reason, unless the approval allows this call."""
     _must(body.get("model") == approval.model, "another model than the approved one")
     _must(body.get("policy") == approval.policy, "another policy digest than the approval's")
     _must(approval.starts <= time < approval.ends, "the approval was not in force")
-    seen, checks = set(), body.get("checks")
+    seen: dict[str, str] = {}
+    checks = body.get("checks")
     for check in checks if type(checks) is list else []:
         said = check if type(check) is dict else {}
         name, outcome, observed = (str(said.get(key)) for key in ("condition", "outcome", "observed"))
@@ -792,9 +1165,10 @@ def _weigh(approval: Any, time: str, body: dict[str, Any]) -> None:
         _must(holds, f"{name} does not hold for what was observed, or is there twice")
         used = name != "MAX_AUTONOMY" or observed == body.get("autonomy")
         _must(used, "the autonomy that was checked is not the one that was used")
-        seen.add(name)
-    lacking = sorted((approval.conditions.keys() | ALWAYS.keys()) - seen)
+        seen[name] = observed
+    lacking = sorted((approval.conditions.keys() | ALWAYS.keys()) - seen.keys())
     _must(not lacking, f"not checked: {', '.join(lacking)}")
+    return seen
 
 
 # ---- The whole.

@@ -20,7 +20,10 @@ from audit.entry import Entry, Kind
 STATES: Final = ("RELEASED", "DENIED", "FAILED", "SHADOW", "NOT_RELEASED", "NO_END")
 """What a call came to, the first that is so: its objects were sent; a rule said no; something failed; it has a result
 that was not to be sent; one that was not sent; nothing says."""
-_TOLD: Final = frozenset({Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.RELEASED, Kind.DENIED, Kind.FAILED})
+_TOLD: Final = frozenset(
+    {Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.RELEASED, Kind.DENIED, Kind.FAILED, Kind.HUMAN_DECISION}
+    | {Kind.STATE_CHANGE, Kind.STOP, Kind.RESUME}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def seconds_between(begin: str, end: str) -> float:
 
 
 class CallBook:
-    """Takes entries in order; gives calls, denials and failures in order. Raises sqlite3.Error of its disk."""
+    """Takes entries in order; gives calls, denials and other kinds in order. Raises sqlite3.Error of its disk."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)
@@ -99,9 +102,10 @@ class CallBook:
         for call, rows in groupby(self._db.execute(query), key=itemgetter(3)):
             yield Call(call, {told.kind: told for told in map(_told, rows)})
 
-    def of_kind(self, kind: Kind) -> Iterator[Told]:
-        """Each entry of this kind, of a call or not."""
-        return map(_told, self._db.execute("SELECT * FROM told WHERE kind = ? ORDER BY idx", (str(kind),)))
+    def of_kind(self, *kinds: Kind) -> Iterator[Told]:
+        """Each entry of these kinds, of a call or not."""
+        query = f"SELECT * FROM told WHERE kind IN ({', '.join('?' * len(kinds))}) ORDER BY idx"  # noqa: S608 - no text
+        return map(_told, self._db.execute(query, tuple(map(str, kinds))))
 
 
 def _told(row: tuple[int, str, str, str | None, bytes]) -> Told:

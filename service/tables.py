@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from audit.entry import Kind
 from service.call_book import Call, CallBook, Told
-from service.tally import Approved, Tally
+from service.tally import Approved, Tally, signers_of
 
 BOM: Final = b"\xef\xbb\xbf"
 PIECE_CHARS: Final = 1 << 16
@@ -28,6 +28,14 @@ APPROVALS: Final = (
     *("index", "time", "approval", "reviewer", "signed_by", "criteria_set", "model", "model_version"),
     *("valid_from", "valid_to", "note_digest"),
 )
+STATES: Final = (
+    *("index", "time", "kind", "model", "model_version", "event", "from", "to", "reason", "condition", "observed"),
+    *("evidence", "level", "site", "signed_by", "note_digest"),
+)
+DECISIONS: Final = (
+    *("index", "time", "call", "decision", "reasons", "significant", "role", "reader", "channel", "seconds"),
+    *("blinded", "concordance"),
+)
 KINDS: Final = ("kind", "entries", "first_time", "last_time")
 
 
@@ -35,10 +43,12 @@ def tables(book: CallBook, tally: Tally) -> Iterator[tuple[str, Iterator[bytes]]
     """Names of members, and what is in each."""
     yield "tables/approvals.csv", _table(APPROVALS, map(_approval, tally.approvals))
     yield "tables/calls.csv", _table(CALLS, map(_call, book.calls()))
+    yield "tables/decisions.csv", _table(DECISIONS, map(_decision, book.of_kind(Kind.HUMAN_DECISION)))
     yield "tables/denials.csv", _table(DENIALS, map(_denial, book.of_kind(Kind.DENIED)))
     yield "tables/failures.csv", _table(FAILURES, map(_failure, book.of_kind(Kind.FAILED)))
     kinds = ((kind, str(count), *tally.spans[kind]) for kind, count in sorted(tally.kinds.items()))
     yield "tables/kinds.csv", _table(KINDS, kinds)
+    yield "tables/states.csv", _table(STATES, map(_state, book.of_kind(Kind.STATE_CHANGE, Kind.STOP, Kind.RESUME)))
 
 
 def safe(cell: str) -> str:
@@ -105,6 +115,23 @@ def _denial(told: Told) -> Row:
 def _failure(told: Told) -> Row:
     cells = (_text(told.body, name) for name in ("study", "stage", "code", "fault"))
     return (index_text(told.index), told.time, told.call or "", *cells)
+
+
+def _state(told: Told) -> Row:
+    body, model = told.body, told.body.get("model") or {}
+    names = ("event", "from", "to", "reason", "condition", "observed", "evidence", "level", "site")
+    cells = (_text(body, name) for name in names)
+    who = (_text(model, "name"), _text(model, "version"))
+    signed = "; ".join(signers_of(body.get("note")))
+    return (index_text(told.index), told.time, told.kind, *who, *cells, signed, _text(body, "note_digest"))
+
+
+def _decision(told: Told) -> Row:
+    body = told.body
+    names = ("significant", "role", "reader", "channel", "seconds", "blinded", "concordance")
+    cells = (_text(body, name) for name in names)
+    reasons = "; ".join(map(str, body.get("reasons", ())))
+    return (index_text(told.index), told.time, told.call or "", _text(body, "decision"), reasons, *cells)
 
 
 def _approval(one: Approved) -> Row:

@@ -6,8 +6,9 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from audit.entry import Entry, Kind
 from audit.errors import NoteMalformed
@@ -32,13 +33,9 @@ class Approved:
     def of(cls, entry: Entry) -> Approved:
         """From the entry."""
         said: Any = {}
-        signers: tuple[str, ...] = ()
-        try:
-            note = parse_note(str(entry.body["note"]))
-            signers = tuple(dict.fromkeys(one.name for one in note.signatures))
-            said = json.loads(note.text.partition("\n")[2])
-        except (NoteMalformed, ValueError):
-            pass  # shown without what it says; the verifier names it
+        signers = signers_of(entry.body["note"])
+        with suppress(NoteMalformed, ValueError):  # shown without what it says; the verifier names it
+            said = json.loads(parse_note(str(entry.body["note"])).text.partition("\n")[2])
         return cls(entry.index, entry.time, str(entry.body["note_digest"]), signers, said if _is_map(said) else {})
 
     def text(self, *path: str) -> str:
@@ -60,9 +57,33 @@ class Approved:
         listed = conditions.get(condition) if isinstance(conditions, dict) else None
         return tuple(one for one in listed if isinstance(one, str)) if isinstance(listed, list) else ()
 
+    @property
+    def grants(self) -> str:
+        """The state to which it brings a dossier under review."""
+        conditions = self.said.get("conditions")
+        bound = [conditions.get(name) for name in ("site", "manufacturer")] if _is_map(conditions) else []
+        return "APPROVED" if bound == [["*"], ["*"]] else "APPROVED_WITH_CONDITIONS"
 
-def _is_map(value: object) -> bool:
+
+def _is_map(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
+
+
+def signers_of(note: object) -> tuple[str, ...]:
+    """Names of the keys whose signatures a note has, whoever made them; none where it is no note."""
+    try:
+        return tuple(dict.fromkeys(one.name for one in parse_note(str(note)).signatures))
+    except NoteMalformed:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Dossier:
+    """Where a model's dossier is after the last entry about it that is in the package."""
+
+    state: str
+    event: str
+    time: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +111,11 @@ class Tally:
         self.silence: Silence | None = None
         self.approvals: list[Approved] = []
         self.exports: list[Entry] = []
+        self.dossiers: dict[tuple[str, str], Dossier] = {}
+        self.suspensions: Counter[tuple[str, str, str]] = Counter()
+        self.stops: list[Entry] = []
+        self.decisions: Counter[str] = Counter()
+        self.evaluations: Counter[tuple[str, str]] = Counter()
         self._delays = array("d")
         self._last: str | None = None
 
@@ -116,10 +142,33 @@ class Tally:
             self.peers[str(body["peer"]), str(body["proof"])] += 1
         elif entry.kind is Kind.HEARTBEAT and isinstance(body["interval_s"], int):
             self.promised_s[body["interval_s"]] += 1
-        elif entry.kind is Kind.APPROVAL:
-            self.approvals.append(Approved.of(entry))
         elif entry.kind is Kind.EXPORT:
             self.exports.append(entry)
+        else:
+            self._review(entry)
+
+    def _review(self, entry: Entry) -> None:
+        body = entry.body
+        if entry.kind is Kind.APPROVAL:
+            approved = Approved.of(entry)
+            self.approvals.append(approved)
+            model = approved.text("model", "name"), approved.text("model", "version")
+            before = self.dossiers.get(model)
+            if before is not None:
+                first = before.state == "UNDER_REVIEW"
+                state, event = (approved.grants, "APPROVE") if first else (before.state, "RENEW")
+                self.dossiers[model] = Dossier(state, event, entry.time)
+        elif entry.kind is Kind.STATE_CHANGE and isinstance(body["model"], Mapping):
+            model = str(body["model"]["name"]), str(body["model"]["version"])
+            self.dossiers[model] = Dossier(str(body["to"]), str(body["event"]), entry.time)
+            if body["event"] == "SUSPEND":
+                self.suspensions[*model, str(body["reason"])] += 1
+        elif entry.kind in {Kind.STOP, Kind.RESUME}:
+            self.stops.append(entry)
+        elif entry.kind is Kind.HUMAN_DECISION:
+            self.decisions[str(body["decision"])] += 1
+        elif entry.kind is Kind.EVALUATION:
+            self.evaluations[str(body["metric"]), str(body["outcome"])] += 1
 
     def call(self, call: Call) -> None:
         """One call more."""

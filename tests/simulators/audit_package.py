@@ -21,10 +21,25 @@ from audit.merkle import leaf_hash, root
 from audit.note import Signer
 from audit.package import CHUNK, Writer, pack_chunk
 from audit.verifier import DOES_NOT_PROVE, FORMAT, Policy, Report, verify
+from ethics_review import acts
+from ethics_review.dossier import draft_approval
 from tests.simulators.audit_log import DIGEST, ORIGIN, STUDY
-from tests.simulators.reviewer import MODEL, Reviewer
+from tests.simulators.parties import Parties
+from tests.simulators.reviewer import MODEL, Reviewer, fields
 
 START = datetime(2026, 12, 10, 1, 0, tzinfo=UTC)
+LIFE = (
+    *("LOG_START", "OPEN", "SELF_ASSESS", "SUBMIT", "BEGIN_REVIEW", "APPROVAL", "DEPLOY"),
+    *("STOP", "RESUME", "ACCEPTANCE", "GO_LIVE"),
+)
+"""What stands in the log before the first call, in order."""
+LIFE_COUNTS = {"LOG_START": 1, "APPROVAL": 1, "STATE_CHANGE": 6, "STOP": 1, "RESUME": 1, "ACCEPTANCE": 1}
+"""The same by kind: all of them are in every package."""
+APPROVED_AT, FIRST_CALL = LIFE.index("APPROVAL"), len(LIFE)
+REVIEWERS = ("reviewer-1", "reviewer-2", "reviewer-3", "other-1", "other-2")
+"""Whom the policy names on `reviewer` lines, the first two, or not at all."""
+NAMED = {"name": MODEL.name, "version": MODEL.version, "digest": MODEL.digest}
+"""The model as entries name it."""
 CHECKS = {
     "MODEL_DIGEST": "EQUAL",
     "VALIDITY": "IN_FORCE",
@@ -129,8 +144,14 @@ class Hospital:
     )
 
     start: datetime = START
+    parties: Parties = field(default_factory=Parties)
+    state: str = "NONE"
+    """Of the model's dossier."""
+    last: dict[object, str] = field(default_factory=dict)
+    """Digests of the newest notes: of the dossier (None), and of each place that was stopped."""
 
     def __post_init__(self) -> None:
+        self.parties = Parties({**self.parties.signers, "reviewer-1": self.reviewer.signer})
         self.log = MemoryLog(self.signer)
         self.log.now = self.start
         self.approval = self.reviewer.approve()
@@ -141,10 +162,87 @@ class Hospital:
         return self.log.append(Draft(kind, key, dict(body), call), **place)
 
     def approve(self, note: str | None = None) -> Entry:
-        """Log the reviewer's approval, or another note as one."""
-        note = self.reviewer.note() if note is None else note
-        digest = f"sha256:{hashlib.sha256(note.encode()).hexdigest()}"
-        return self.add(Kind.APPROVAL, f"approval:{digest[-8:]}", {"note": note, "note_digest": digest})
+        """Log the dossier's whole life to LIVE, with two reviewers' approval, or another note as one: that entry."""
+        self.reviewed()
+        entry = self.approved(note)
+        self.act("DEPLOY", "SHADOW", "ops", "owner")
+        self.go_live()
+        return entry
+
+    def reviewed(self) -> None:
+        """From nothing to UNDER_REVIEW."""
+        submission = fields()["submission"]
+        self.act("OPEN", "DRAFT", "maker")
+        self.act("SELF_ASSESS", "SELF_ASSESSED", "maker", "owner", statement={"submission": submission})
+        statement = {"submission": submission, "coi": ["test-vendor", "test-hospital"], "documents": {}}
+        self.act("SUBMIT", "SUBMITTED", "secretary", statement=statement)
+        self.act("BEGIN_REVIEW", "UNDER_REVIEW", "reviewer-1")
+
+    def approved(self, note: str | None = None) -> Entry:
+        """The reviewers' approval, or another note as one."""
+        note = self.sign(draft_approval(fields()), "reviewer-1", "reviewer-2") if note is None else note
+        self.last[None] = acts.digest(note)
+        self.state = "APPROVED_WITH_CONDITIONS" if self.state == "UNDER_REVIEW" else self.state
+        body = {"note": note, "note_digest": self.last[None]}
+        return self.add(Kind.APPROVAL, f"approval:{self.last[None][-8:]}", body)
+
+    def go_live(self, *by: str, **changes: Any) -> Entry:
+        """SHADOW to LIVE, with the drill and the local acceptance that it wants."""
+        self.switch(Kind.STOP, "reader")
+        drill = self.switch(Kind.RESUME, "owner", "safety").index
+        statement = {"notice": DIGEST, "training": DIGEST, "drill": drill, "acceptance": self.accepted().index}
+        return self.act("GO_LIVE", "LIVE", *(by or ("owner", "safety")), **{"statement": statement} | changes)
+
+    def accepted(self, unmet: int = 0) -> Entry:
+        """A local acceptance."""
+        told = {"approval": self.approval.id, "dataset": DIGEST, "cases": 120, "rows": [], "report": DIGEST}
+        body = {"model": NAMED, "unmet": unmet, "code": DIGEST} | told
+        return self.add(Kind.ACCEPTANCE, f"acceptance:{len(self.log.made)}", body)
+
+    def sign(self, text: str, *by: str | Signer) -> str:
+        """The text with the signatures of these people; `reviewer` is "reviewer-1"."""
+        return acts.sign(text, *(one if isinstance(one, Signer) else self.parties.signers[one] for one in by))
+
+    def act(
+        self,
+        event: str,
+        to: str,
+        *by: str | Signer,
+        statement: Mapping[str, Any] | None = None,
+        reason: str = "TEST",
+        after: str | None = "",
+        body: Mapping[str, Any] | None = None,
+    ) -> Entry:
+        """Signed by these people, and done. `after`: in place of the newest note; `body`: the entry says so instead."""
+        said = {"event": event, "from": self.state, "to": to, "model": NAMED, "reason": reason}
+        act = said | {"after": self.last.get(None) if after == "" else after, "statement": dict(statement or {})}
+        note = self.sign(f"{acts.HEADER}\n{canonical(act).decode()}\n", *by)
+        restricts = dict(statement or {}) if event == "RESTRICT" else {}
+        pair = {name: restricts.get(name) for name in ("condition", "observed")}
+        signed = {"evidence": None, "note": note, "note_digest": acts.digest(note)}
+        self.state, self.last[None] = to, acts.digest(note)
+        key = f"act:{len(self.log.made)}"
+        return self.add(Kind.STATE_CHANGE, key, said | pair | signed | dict(body or {}))
+
+    def tightened(self, event: str, reason: str, evidence: int | None, **pair: str) -> Entry:
+        """The monitor's SUSPEND or RESTRICT, which nobody signs."""
+        to = "SUSPENDED" if event == "SUSPEND" else self.state
+        body = {"model": NAMED, "event": event, "from": self.state, "to": to, "reason": reason, "evidence": evidence}
+        self.state = to
+        empty = dict.fromkeys(("condition", "observed", "note", "note_digest"))
+        return self.add(Kind.STATE_CHANGE, f"monitor:{len(self.log.made)}", body | empty | pair)
+
+    def switch(
+        self, kind: Kind, *by: str | Signer, site: str | None = None, reason: str = "DRILL", **changes: Any
+    ) -> Entry:
+        """A signed STOP or RESUME of a site, or of the service; with changes to what the entry says."""
+        place = ("SERVICE" if site is None else "SITE", site)
+        said = {"level": place[0], "site": site, "reason": reason}
+        act = said | {"event": kind.value, "after": self.last.get(place)}
+        note = self.sign(f"{acts.HEADER}\n{canonical(act).decode()}\n", *by)
+        self.last[place] = acts.digest(note)
+        body = said | {"note": note, "note_digest": acts.digest(note)} | changes
+        return self.add(kind, f"switch:{len(self.log.made)}", body)
 
     def intent(self, number: int, observed: Mapping[str, str] | None = None, **changes: Any) -> Entry:
         """One CALL_INTENT; ``observed`` is put over what is good, by condition."""
@@ -157,7 +255,7 @@ class Hospital:
             "instances": 3,
             "card": DIGEST,
             "input": "1" * 32,
-            "model": {"name": MODEL.name, "version": MODEL.version, "digest": MODEL.digest},
+            "model": NAMED,
             "approval": self.approval.id,
             "policy": self.approval.policy,
             "autonomy": "A1",
@@ -215,6 +313,8 @@ class Hospital:
             *(f"witness {witness.vkey}" for witness in self.witnesses),
             "quorum 2",
             f"reviewer {self.reviewer.signer.vkey}",
+            f"reviewer {self.parties.signers['reviewer-2'].vkey}",
+            *self.parties.policy(without=REVIEWERS).splitlines(),
             "window 60",
         ]
 

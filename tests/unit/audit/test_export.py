@@ -20,7 +20,7 @@ from audit.export import ALWAYS, Evidence, Exported, ExportInvalid, Scope, expor
 from audit.merkle import leaf_hash
 from audit.package import CHUNK
 from tests.simulators.audit_log import draft, fill, open_log
-from tests.simulators.audit_package import START, Hospital, check, members, signed_head
+from tests.simulators.audit_package import FIRST_CALL, LIFE_COUNTS, START, Hospital, check, members, signed_head
 
 
 @pytest.fixture
@@ -85,13 +85,13 @@ def test_the_manifest_says_what_was_asked_and_what_is_there(tmp_path: Path, hosp
     assert found["MANIFEST.json"] == canonical(manifest)
     assert manifest["period"] == {"from": "2026-12-10T01:00:00.000000Z", "to": "2027-01-09T01:00:00.000000Z"}
     assert manifest["filter"] == {"study": "5" * 32}
-    assert manifest["counts"] == dict(done.counts) == {"LOG_START": 1, "APPROVAL": 1, "CALL_INTENT": 3}
-    assert (manifest["first"], manifest["last"], manifest["size"]) == (3, 11, 14)
+    assert manifest["counts"] == dict(done.counts) == LIFE_COUNTS | {"CALL_INTENT": 3}
+    assert (manifest["first"], manifest["last"], manifest["size"]) == (FIRST_CALL + 1, FIRST_CALL + 9, FIRST_CALL + 12)
     assert set(manifest["members"]) == set(found) - {"MANIFEST.json"}
     assert manifest["verifier"] == manifest["members"]["verifier.py"]
     assert found["verifier.py"] == Path(verifier.__file__).read_bytes()
     assert "python3 -I verifier.py PACKAGE --policy FILE" in found["README.md"].decode()
-    assert done == Exported(tmp_path / "p.zip", 14, done.counts, done.digest)
+    assert done == Exported(tmp_path / "p.zip", FIRST_CALL + 12, done.counts, done.digest)
 
 
 def test_what_is_out_of_scope_stays_as_its_hash(tmp_path: Path, hospital: Hospital) -> None:
@@ -105,10 +105,10 @@ def test_what_is_out_of_scope_stays_as_its_hash(tmp_path: Path, hospital: Hospit
 
 def test_the_period_is_a_filter_that_spares_what_calls_rest_on(tmp_path: Path, hospital: Hospital) -> None:
     """From its begin on, before its end; approvals from any time."""
-    begin, end = (START + timedelta(seconds=seconds) for seconds in (7, 11))
+    begin, end = (START + timedelta(seconds=FIRST_CALL + 1 + index) for index in (4, 8))
     export(hospital.log, tmp_path / "p.zip", Scope(begin, end))
     known = [index for index, (shown, _) in enumerate(records(tmp_path / "p.zip")) if shown]
-    assert known == [0, 1, 6, 7, 8, 9]
+    assert known == [*range(FIRST_CALL), *range(FIRST_CALL + 4, FIRST_CALL + 8)]
 
 
 class OtherKinds:
@@ -147,7 +147,7 @@ def test_kinds_of_later_versions_are_exported_by_name(tmp_path: Path, hospital: 
     note = hospital.witnessed(log.head().note)  # type: ignore[attr-defined]
     scope = Scope(selects=lambda entry: str(entry.kind) == "SOMETHING_NEW")
     done = export(log, tmp_path / "p.zip", scope, Evidence(checkpoint=note))  # type: ignore[arg-type]
-    assert done.counts == {"LOG_START": 1, "APPROVAL": 1, "HEARTBEAT": 3, "SOMETHING_NEW": 3}
+    assert done.counts == LIFE_COUNTS | {"HEARTBEAT": 3, "SOMETHING_NEW": 3}
     assert check((tmp_path / "p.zip").read_bytes(), hospital.policy(tmp_path)).verdict == "PASS"
 
 
@@ -177,7 +177,7 @@ def test_evidence_that_does_not_fit_is_refused(tmp_path: Path, hospital: Hospita
 def test_evidence_has_its_names(tmp_path: Path, hospital: Hospital) -> None:
     """Older heads by size, stamps by the checkpoint that they stamp, in an order of their own."""
     older = signed_head(hospital.signer, hospital.log.leaves()[:5]).note
-    evidence = Evidence(None, (older,), ((5, b"b"), (14, b"c"), (5, b"a")), {"pacs-1.json": b"[]"})
+    evidence = Evidence(None, (older,), ((5, b"b"), (FIRST_CALL + 12, b"c"), (5, b"a")), {"pacs-1.json": b"[]"})
     export(hospital.log, tmp_path / "p.zip", evidence=evidence)
     found = members((tmp_path / "p.zip").read_bytes())
     assert found["checkpoints/0000000000005"] == older.encode()
@@ -185,7 +185,7 @@ def test_evidence_has_its_names(tmp_path: Path, hospital: Hospital) -> None:
     assert stamps == {
         "tsa/0000000000005.00.tsr": b"a",
         "tsa/0000000000005.01.tsr": b"b",
-        "tsa/0000000000014.00.tsr": b"c",
+        f"tsa/{FIRST_CALL + 12:013d}.00.tsr": b"c",
     }
     assert found["reconciliation/pacs-1.json"] == b"[]"
 

@@ -20,10 +20,10 @@ from audit.merkle import consistency_proof, leaf_hash
 from audit.submission import Submission
 from audit.witness import KEY, LOGS, STATE, Witness, origin_hash
 from tests.simulators.audit_log import ORIGIN
-from tests.simulators.audit_package import Hospital, check, members, repacked, signed_head
+from tests.simulators.audit_package import FIRST_CALL, Hospital, check, members, repacked, signed_head
 
-FIRST_CALL, CALL_ENTRIES = 2, 4
-"""Where the first call begins, after the log's start and the approval; and how many entries a call has."""
+CALL_ENTRIES = 4
+"""How many entries a call has."""
 BOTH = (0, 1)
 
 

@@ -22,6 +22,9 @@ from audit.export import Evidence, Scope, export
 from audit.note import Signer
 from tests.simulators.audit_log import ORIGIN
 from tests.simulators.audit_package import (
+    APPROVED_AT,
+    FIRST_CALL,
+    LIFE,
     START,
     Hospital,
     WitnessKey,
@@ -34,7 +37,7 @@ from tests.simulators.audit_package import (
 from tests.simulators.reviewer import Reviewer
 
 CALLS_BEFORE, CALLS = 4, 7
-LINES_MAX = 944
+LINES_MAX = 1320
 """Of the verifier: what can be read in an evening."""
 
 
@@ -96,9 +99,16 @@ def test_an_honest_package_passes(taken: Taken) -> None:
     report = check(taken.bytes, taken.policy)
     assert (report.verdict, report.remarks, report.first_bad) == ("PASS", [], None)
     figures = report.figures
-    assert (figures["size"], figures["in_scope"], figures["out_of_scope"]) == (2 + 4 * CALLS, 2 + 4 * CALLS, 0)
+    assert (figures["size"], figures["in_scope"], figures["out_of_scope"]) == (
+        FIRST_CALL + 4 * CALLS,
+        FIRST_CALL + 4 * CALLS,
+        0,
+    )
     assert (figures["unwitnessed_tail"], figures["outside_window"], figures["calls_open"]) == (0, 0, 0)
     assert figures["decisions"] == {"evaluated": CALLS, "agree": CALLS, "differ": 0, "unknown": 0, "differ_at": []}
+    assert [json.loads(leaf)["body"].get("event", json.loads(leaf)["kind"]) for leaf in taken.leaves][:FIRST_CALL] == [
+        *LIFE
+    ]
     assert figures["largest_gap"] == {
         "seconds": 3601.0,
         "from_index": taken.older_size - 1,
@@ -167,7 +177,7 @@ def test_a_deleted_entry_is_a_gap_of_its_source(taken: Taken) -> None:
 
 def test_a_deleted_entry_with_renumbered_rest_fails(taken: Taken) -> None:
     """Renumbering hides the gap, and then the call lacks what it rests on, or the old checkpoint its entries."""
-    at = 2 + 1  # the first intent
+    at = FIRST_CALL + 1  # the first intent
     rest = [json.loads(leaf) for leaf in taken.leaves[at + 1 :]]
     renumbered = [canonical(entry | {"seq": entry["seq"] - 1}) for entry in rest]
     fails(taken.rewritten(taken.leaves[:at] + renumbered), taken.policy, 0, "CALL_RESULT without its CALL_INTENT")
@@ -199,7 +209,12 @@ def test_dropped_rows_fail(taken: Taken) -> None:
     name = f"entries/{0:013d}"
     dropped = repacked(taken.parts, taken.leaves[:-1], taken.newest)
     parts = members(dropped)
-    fails(forged(parts, lambda manifest: manifest.update(size=len(taken.leaves))), taken.policy, 29, "fewer entries")
+    fails(
+        forged(parts, lambda manifest: manifest.update(size=len(taken.leaves))),
+        taken.policy,
+        len(taken.leaves) - 1,
+        "fewer entries",
+    )
     parts.pop(name)
     report = check(forged(parts), taken.policy)
     assert report.verdict == "FAIL"
@@ -238,8 +253,10 @@ def test_a_postdated_entry_is_outside_its_checkpoints_window(taken: Taken) -> No
 def test_an_approval_by_an_unknown_key_fails(taken: Taken) -> None:
     """Only the policy's reviewers approve; calls under another's approval differ too."""
     stranger = Reviewer(Signer.generate("reviewer.example/test"))
-    lines = [f"reviewer {stranger.signer.vkey}"]
-    fails(taken.bytes, taken.hospital.policy(taken.folder, *lines, without="reviewer"), 1, "by no reviewer")
+    lines = [f"reviewer {stranger.signer.vkey}", f"reviewer {Signer.generate('another.example').vkey}"]
+    policy = taken.hospital.policy(taken.folder, *lines, without="reviewer")
+    fails(taken.bytes, policy, LIFE.index("BEGIN_REVIEW"), "not signed by 1 REVIEWER of the policy")
+    assert f"FAIL entry {APPROVED_AT}: not signed by 2 REVIEWER" in remarks(check(taken.bytes, policy))
 
 
 def test_an_approval_by_the_operator_fails(tmp_path: Path) -> None:
@@ -361,9 +378,9 @@ def story(tmp_path: Path, tell: Callable[[Hospital], object], *lines: str, witho
 def test_a_result_without_intent_fails(tmp_path: Path) -> None:
     """Nothing runs before it is written that it will."""
     report = story(tmp_path, lambda hospital: hospital.result(1))
-    assert (report.verdict, report.first_bad) == ("FAIL", 2)
+    assert (report.verdict, report.first_bad) == ("FAIL", FIRST_CALL)
     report = story(tmp_path, lambda hospital: (hospital.intent(1), hospital.released(1)))
-    assert (report.verdict, report.first_bad) == ("FAIL", 3)
+    assert (report.verdict, report.first_bad) == ("FAIL", FIRST_CALL + 1)
     assert "RELEASED without its CALL_RESULT" in remarks(report)
 
 
@@ -371,7 +388,7 @@ def test_a_call_without_an_end_is_a_finding(tmp_path: Path) -> None:
     """It may just be running: the reader sees it, and decides."""
     report = story(tmp_path, lambda hospital: hospital.intent(1))
     assert (report.verdict, report.figures["calls_open"]) == ("PASS", 1)
-    assert "FINDING entry 2: a call that was begun" in remarks(report)
+    assert f"FINDING entry {FIRST_CALL}: a call that was begun" in remarks(report)
 
 
 def failed_call(hospital: Hospital) -> None:
@@ -418,9 +435,10 @@ def test_a_decision_that_its_conditions_do_not_give_differs(
 ) -> None:
     """The gate is evaluated again from what was logged; the index is told."""
     report = story(tmp_path, lambda hospital: (hospital.intent(1, checks, **changes), hospital.result(1)))
-    assert (report.verdict, report.first_bad) == ("FAIL", 2)
+    assert (report.verdict, report.first_bad) == ("FAIL", FIRST_CALL)
     assert f"decision differs: {words}" in remarks(report)
-    assert report.figures["decisions"] == {"evaluated": 1, "agree": 0, "differ": 1, "unknown": 0, "differ_at": [2]}
+    figures = {"evaluated": 1, "agree": 0, "differ": 1, "unknown": 0, "differ_at": [FIRST_CALL]}
+    assert report.figures["decisions"] == figures
 
 
 @pytest.mark.parametrize("hours", [-24 * 365, 24 * 365])
@@ -434,9 +452,8 @@ def test_an_approval_out_of_its_time_permits_nothing(tmp_path: Path, hours: int)
     if hours > 0:
         assert "not in force" in remarks(story(tmp_path, tell))
     else:
-        approval = verifier.Approval(None, "p", *(verifier._day("2026-12-01", days) for days in (0, 1)), {})
-        assert approval.starts == "2026-11-30T16:00:00.000000Z"
-        assert approval.ends == "2026-12-01T16:00:00.000000Z"
+        found = [verifier._day("2026-12-01", days) for days in (0, 1)]
+        assert found == ["2026-11-30T16:00:00.000000Z", "2026-12-01T16:00:00.000000Z"]
 
 
 def test_silence_longer_than_heartbeats_is_incomplete(tmp_path: Path) -> None:
@@ -448,14 +465,16 @@ def test_silence_longer_than_heartbeats_is_incomplete(tmp_path: Path) -> None:
 
     report = story(tmp_path, tell, "heartbeat 60")
     assert (report.verdict, report.figures["heartbeats_missing"]) == ("INCOMPLETE", 3)
-    assert "entry 3: silence of 190 s" in remarks(report)
+    assert f"entry {FIRST_CALL + 1}: silence of 190 s" in remarks(report)
 
 
 def test_without_a_reviewer_in_the_policy_approvals_are_incomplete(tmp_path: Path) -> None:
     """Nobody told whom to believe."""
     report = story(tmp_path, lambda hospital: hospital.call(1), without="reviewer")
     assert report.verdict == "INCOMPLETE"
-    assert "the policy names no reviewer" in remarks(report)
+    assert f"entry {APPROVED_AT}: its signatures are not all checked: the policy names 0 of 2 REVIEWER" in remarks(
+        report
+    )
 
 
 def filtered(tmp_path: Path, hidden: frozenset[str]) -> tuple[bytes, Hospital]:

@@ -363,9 +363,9 @@ SM3_ATTACKS: dict[str, tuple[Callable[[Twofold], bytes | None], str, str]] = {
     "a stranger's key": (lambda one: one.head(signer=Signer.generate(one.signer.name)), "FAIL", "not signed"),
     "the log's own origin": (lambda one: one.head(origin=ORIGIN), "FAIL", "of another log"),
     "the log's own checkpoint": (lambda one: one.hospital.log.head().note.encode(), "FAIL", "not signed"),
-    "fewer entries": (lambda one: one.head(sm3_root(one.leaves[:3]), size=3), "INCOMPLETE", "of size 3, where 6"),
+    "fewer entries": (lambda one: one.head(sm3_root(one.leaves[:3]), size=3), "INCOMPLETE", "of size 3, where 15"),
     "fewer and wrong": (lambda one: one.head(size=3), "FAIL", "do not make this checkpoint's root"),
-    "more entries": (lambda one: one.head(size=7), "INCOMPLETE", "of size 7, where 6"),
+    "more entries": (lambda one: one.head(size=16), "INCOMPLETE", "of size 16, where 15"),
     "no note": (lambda _: b"SM3\n", "FAIL", "no signatures"),
 }
 

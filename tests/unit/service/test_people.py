@@ -32,7 +32,7 @@ from service.tables import safe
 from service.tally import Approved, Tally
 from tests.simulators.audit_events import CANARIES, REPORTER
 from tests.simulators.audit_log import MODEL, body
-from tests.simulators.audit_package import START, Hospital, call_id, check, members
+from tests.simulators.audit_package import NAMED, START, Hospital, call_id, check, members
 from tests.simulators.reviewer import Reviewer
 from tests.simulators.story import SERIES, STUDY, World, install, loaded
 
@@ -63,6 +63,13 @@ def hospital() -> Hospital:
     for number in range(CHUNK + 20):
         made.add(Kind.HEARTBEAT, f"beat:{number}", {"interval_s": 60})
     made.add(Kind.EXPORT, "export:1", body(Kind.EXPORT))
+    for number, decision in enumerate(("ACCEPT", "ACCEPT", "MODIFY", "NOT_USED")):
+        content = body(Kind.HUMAN_DECISION) | {"decision": decision}
+        made.add(Kind.HUMAN_DECISION, f"decision:{number}", content, call_id(number))
+    for number, outcome in enumerate(("OK", "TOO_FEW", "SUSPEND")):
+        content = body(Kind.EVALUATION) | {"outcome": outcome, "model": NAMED}
+        evidence = made.add(Kind.EVALUATION, f"evaluation:{number}", content).index
+    made.tightened("SUSPEND", "SUBGROUP_GAP", evidence)
     return made
 
 
@@ -247,6 +254,64 @@ def test_every_number_of_the_page_is_of_the_packages_entries(parts: dict[str, by
     assert approval[3] == "2026-12-01 – 2027-05-31"
 
 
+def test_the_page_tells_the_reviews_life(parts: dict[str, bytes]) -> None:
+    """Where the dossier is, why it was suspended, stops, what physicians did, what was evaluated; in both languages."""
+    page, entries = Page(parts["summary.html"]), [entry for _, entry in entries_in(parts)]
+    last = next(e for e in reversed(entries) if e["kind"] == "STATE_CHANGE")
+    said = ["small-model", "1.0", "SUSPENDED", "已暂停 / suspended", "SUSPEND", last["time"]]
+    assert page.tables["dossiers"][1:] == [said]
+    assert page.counts("suspensions") == Counter({("small-model", "1.0", "SUBGROUP_GAP"): 1})
+    wanted = [[e["time"], e["kind"], "SERVICE", "–", "DRILL"] for e in entries if e["kind"] in {"STOP", "RESUME"}]
+    assert page.tables["stops"][1:] == wanted
+    assert page.counts("decisions") == Counter(
+        {("ACCEPT", "采纳 / accepted"): 2, ("MODIFY", "修改后采纳 / modified"): 1, ("NOT_USED", "未使用 / not used"): 1}
+    )
+    metrics = Counter((e["body"]["metric"], e["body"]["outcome"]) for e in entries if e["kind"] == "EVALUATION")
+    assert {row[:2]: count for row, count in page.counts("evaluations").items()} == metrics
+
+
+def test_a_dossier_is_where_its_last_entry_leaves_it() -> None:
+    """An approval ends a review, and renews what is in use; one of a model without a dossier is no dossier."""
+    hospital, tally = Hospital(), Tally()
+    hospital.reviewed()
+    hospital.approved()
+    seen = []
+    for entry in [*hospital.log.entries(), replace(hospital.log.made[-1], index=99)]:
+        tally.entry(entry)
+        seen += [(one.state, one.event) for one in tally.dossiers.values()]
+    assert seen[-3:] == [
+        ("UNDER_REVIEW", "BEGIN_REVIEW"),
+        ("APPROVED_WITH_CONDITIONS", "APPROVE"),
+        ("APPROVED_WITH_CONDITIONS", "RENEW"),
+    ]
+    alone = Tally()
+    alone.entry(hospital.log.made[-1])
+    assert alone.dossiers == {}
+    everywhere = {"site": ["*"], "manufacturer": ["*"]}
+    assert Approved(1, "", "", (), {"conditions": everywhere}).grants == "APPROVED"
+
+
+def test_the_states_and_decisions_tables_are_of_the_packages_entries(parts: dict[str, bytes]) -> None:
+    """One row for each change of a dossier, stop and resumption, with who signed; one for each human decision."""
+    entries = entries_in(parts)
+    states = [(index, e) for index, e in entries if e["kind"] in {"STATE_CHANGE", "STOP", "RESUME"}]
+    table = rows(parts, "states")
+    assert [(row["index"], row["time"], row["kind"]) for row in table] == [
+        (f"{index:013d}", e["time"], e["kind"]) for index, e in states
+    ]
+    for row, (_, e) in zip(table, states, strict=True):
+        for name in ("event", "from", "to", "reason", "level", "site", "note_digest", "condition", "evidence"):
+            value = e["body"].get(name)
+            assert row[name] == ("" if value is None else str(value))
+    live = next(row for row in table if row["event"] == "GO_LIVE")
+    assert (live["signed_by"], table[-1]["signed_by"]) == ("owner.example; safety.example", "")
+    made = rows(parts, "decisions")
+    assert [(row["call"], row["decision"]) for row in made] == [
+        (e["call"], e["body"]["decision"]) for _, e in entries if e["kind"] == "HUMAN_DECISION"
+    ]
+    assert (made[0]["reasons"], made[0]["seconds"], made[0]["concordance"]) == ("MEASURE", "41", "")
+
+
 def test_the_page_needs_nothing_from_elsewhere(parts: dict[str, bytes]) -> None:
     """No script, no link, no image, no font; both languages; and it says what proves, and how."""
     page, text = Page(parts["summary.html"]), parts["summary.html"].decode()
@@ -312,7 +377,10 @@ def test_the_other_tables_are_of_the_packages_entries(parts: dict[str, bytes]) -
     assert [row["code"] for row in rows(parts, "denials")] == ["NO_APPROVAL", "CONDITION_NOT_MET", "CONDITION_NOT_MET"]
     assert [(row["stage"], row["fault"]) for row in rows(parts, "failures")] == [("INFER", "MODEL"), ("READ", "SENDER")]
     (approval,) = rows(parts, "approvals")
-    assert (approval["valid_from"], approval["signed_by"]) == ("2026-12-01", "reviewer.example/test")
+    assert (approval["valid_from"], approval["signed_by"]) == (
+        "2026-12-01",
+        "reviewer.example/test; reviewer-2.example",
+    )
     counts = json.loads(parts["MANIFEST.json"])["counts"]
     assert {row["kind"]: int(row["entries"]) for row in rows(parts, "kinds")} == counts
 
@@ -395,7 +463,15 @@ def test_a_log_that_holds_a_patient_gives_no_package(field: str, plant: str, tmp
     elif field != "source":
         content[field] = plant
     call = call_id(0) if kind in {Kind.CALL_RESULT, Kind.RELEASED} else None
-    entry = Entry.of(Draft(kind, "k:1", body(kind), call), index=6, source="s", seq=0, now=START, boot=BOOT, tick_us=0)
+    entry = Entry.of(
+        Draft(kind, "k:1", body(kind), call),
+        index=len(hospital.log.made),
+        source="s",
+        seq=0,
+        now=START,
+        boot=BOOT,
+        tick_us=0,
+    )
     hospital.log.made.append(replace(entry, body=content, source=plant if field == "source" else "s"))
     with pytest.raises(PatientDataFound) as caught:
         package(hospital, tmp_path, words=("TP04711001",))
