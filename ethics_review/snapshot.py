@@ -25,12 +25,18 @@ from models.ref import ModelRef
 HEADER: Final = "zhiying-register/1"
 SOURCES: Final = (
     "acts.py",
+    "charts.py",
     "dossier.py",
+    "drift.py",
+    "evaluation.py",
+    "gaps.py",
     "life.py",
+    "metrics.py",
     "opt_out.py",
     "parties.py",
     "questions.py",
     "replay.py",
+    "sequential.py",
     "snapshot.py",
     "standing.py",
     "states.py",

@@ -19,7 +19,7 @@ DURING: Final = datetime(2026, 12, 15, 4, 0, tzinfo=UTC)
 """An instant inside the validity of `fields()`."""
 
 TERMS: Final[dict[str, Any]] = {
-    "submission": "sha256:" + "5b" * 32,
+    "submission": "sha256:" + "1" * 64,
     "follow_up": {"days": 365, "listed": False},
     "monitor": {
         "disagree_p0": "0.06",

@@ -142,7 +142,7 @@ def test_an_honest_life_passes(tmp_path: Path) -> None:
     assert report.figures["decisions"] == {"evaluated": 11, "agree": 11, "differ": 0, "unknown": 0, "differ_at": []}
     replay = Replay(hospital.parties.trust(), hospital.signer.verifier)
     for entry in hospital.log.entries():
-        replay.feed(entry)
+        replay.feed_leaf(entry.index, entry.to_bytes())
     assert replay.set_aside == []
     assert [life.state for life in replay.lives.values()] == [State.RETIRED]
 

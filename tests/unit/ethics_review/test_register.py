@@ -276,7 +276,7 @@ def test_a_whole_life_replays(live: World) -> None:
 
 def test_reviewed_by_a_panel(world: World) -> None:
     """What may run autonomously is approved only after experts cleared it, and they are not of the first committee."""
-    case, terms = world.case, fields(conditions={"max_autonomy": "A3"})
+    case, terms = world.case, fields(conditions={"max_autonomy": "A3"}, follow_up={"days": 182, "listed": True})
     case.submitted()
     assert refused(lambda: world.register.record(case.approval(terms))) == "ACT_GUARD"
     panel = {"panel": [f"{name}.example" for name in PANELISTS]}
