@@ -72,9 +72,7 @@ def sign(
 
 @app.command("draft")
 def draft_act(
-    event: Annotated[
-        str, typer.Argument(help="OPEN, SELF_ASSESS, SUBMIT, BEGIN_REVIEW, ... (docs/dossiers.md)")
-    ],
+    event: Annotated[str, typer.Argument(help="OPEN, SELF_ASSESS, SUBMIT, BEGIN_REVIEW, ... (docs/dossiers.md)")],
     model: Annotated[str, typer.Argument(help="A model's name, name@version or digest.")],
     out: Annotated[Path, typer.Option(help="The text to sign.")],
     statement: Statement = None,
