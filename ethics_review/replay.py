@@ -39,8 +39,8 @@ from models.strict import Malformed, parse_json
 DRILL: Final = Cause.DRILL.value
 OPTED_IN: Final = "OPTED_IN"
 """The one choice of an OPT_OUT entry that lets AI be used again; any other is a no."""
-HELD: Final = frozenset({Event.SUSPEND, Event.RESTRICT, Event.REVISE, Event.REFER}) | ENDINGS
-"""What takes effect even when it does not count."""
+HELD: Final = frozenset({Event.SUSPEND, Event.RESTRICT}) | ENDINGS
+"""What takes effect wherever the dossier is, even when it does not count."""
 
 Weighed = tuple[Act, tuple[Person, ...], State]
 
