@@ -38,8 +38,8 @@ from models.ref import ModelRef
 from models.strict import Malformed, parse_json
 
 DRILL: Final = Cause.DRILL.value
-HELD: Final = frozenset({Event.SUSPEND, Event.RESTRICT, Event.REVISE, Event.REFER}) | ENDINGS
-"""What takes effect even when it does not count."""
+HELD: Final = frozenset({Event.SUSPEND, Event.RESTRICT}) | ENDINGS
+"""What takes effect wherever the dossier is, even when it does not count."""
 
 Weighed = tuple[Act, tuple[Person, ...], State]
 

@@ -13,14 +13,14 @@ REMEMBER_ENTRIES: Final = 10_000
 class Reviewing:
     """Called every few seconds, and `keep` when the service stops."""
 
-    def __init__(self, config: Config, register: Register) -> None:
-        self._config, self._register = config, register
+    def __init__(self, config: Config, register: Register, every: int = REMEMBER_ENTRIES) -> None:
+        self._config, self._register, self._every = config, register, every
         self._kept = 0
 
     def __call__(self) -> None:
         """Raises AuditError, OSError: tried again at the next call."""
         self._register.settle()
-        if self._register.size - self._kept >= REMEMBER_ENTRIES:
+        if self._register.size - self._kept >= self._every:
             self.keep()
 
     def keep(self) -> None:

@@ -462,7 +462,30 @@ def test_the_log_itself_refuses_a_second_act(live: World) -> None:
     live.case.suspend("HARM")
     blind = Register(Blind(live.log, size), PARTIES.trust(), OPERATOR.verifier)
     assert refused(lambda: blind.act(second)) == "ACT_ORDER"
+    assert live.log.head().size == size + 1
     assert live.case.state is State.SUSPENDED
+
+
+def test_a_deployment_that_lost_against_a_renewal_is_told(world: World) -> None:
+    """Who deploys must have seen the newest approval."""
+    world.case.submitted()
+    world.register.record(world.case.approval(fields()))
+    deploy = world.case.act(Event.DEPLOY, State.SHADOW, "ops", "owner")
+    size = world.log.head().size
+    world.register.record(world.case.approval(fields(approval="TEST-2", conditions={"sex": ["F"]})))
+    blind = Register(Blind(world.log, size), PARTIES.trust(), OPERATOR.verifier)
+    assert refused(lambda: blind.act(deploy)) == "ACT_ORDER"
+    assert world.case.state is State.APPROVED_WITH_CONDITIONS
+
+
+def test_a_retirement_that_lost_a_race_holds(live: World) -> None:
+    """What ends and what suspends is not undone by being second."""
+    retire = live.case.act(Event.RETIRE, State.RETIRED, "owner", "safety", statement={"archive": D1})
+    size = live.log.head().size
+    live.case.live(fields(approval="TEST-2", valid=LONG))
+    blind = Register(Blind(live.log, size), PARTIES.trust(), OPERATOR.verifier)
+    blind.act(retire)
+    assert live.case.state is State.RETIRED
 
 
 def test_an_act_that_lost_against_an_approval_is_told(world: World) -> None:
@@ -475,7 +498,7 @@ def test_an_act_that_lost_against_an_approval_is_told(world: World) -> None:
     size = world.log.head().size
     world.register.record(world.case.approval(fields()))
     blind = Register(Blind(world.log, size), PARTIES.trust(), OPERATOR.verifier)
-    blind.act(revise)
+    assert refused(lambda: blind.act(revise)) == "ACT_ORDER"
     assert world.case.state is State.APPROVED_WITH_CONDITIONS
     assert world.register.set_aside() == ((size + 1, "ACT_ORDER"),)
     assert refused(lambda: world.register.act(follow)) == "ACT_ORDER"
