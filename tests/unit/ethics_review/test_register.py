@@ -726,7 +726,7 @@ def test_who_does_not_want_ai(world: World) -> None:
     """The last choice counts, and anything but a clear yes is a no."""
     patient = "3" * 32
     assert not world.register.opted_out(patient)
-    for number, (choice, out) in enumerate([("OPTED_OUT", True), ("OPTED_IN", False), ("PERHAPS", True)]):
+    for number, (choice, out) in enumerate([("OPTED_OUT", True), ("WITHDRAWN", False), ("PERHAPS", True)]):
         world.log.append(Draft(Kind.OPT_OUT, f"choice:{number}", {"patient": patient, "choice": choice}))
         assert world.register.opted_out(patient) is out
     assert world.again().opted_out(patient)
