@@ -991,7 +991,7 @@ class Review:
         if event == "RESUME" and life.cause in FOR_REVIEWER:
             wanted["REVIEWER"] = 1
         self._by(index, wanted, signers, "REVIEWER" if event == "RESUME" else "")
-        if seats != "*":
+        if event == "RESUME" or seats in {"REVIEWER", "REVIEWER+", "PANELIST"}:
             homes = self._judged(life, signers, of_panel=seats == "PANELIST")
             life.reviewing = homes if event == "BEGIN_REVIEW" else life.reviewing
 
