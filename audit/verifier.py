@@ -748,8 +748,8 @@ EVENTS = {  # where it starts, where it ends (nothing: where it was), who must s
 FOR_REVIEWER = {"HARM", "CONDITION_BREACH", "EXPIRY", "FOLLOW_UP", "CRITERIA", "SUBGROUP_GAP", "INTEGRITY"}
 CHINA = timezone(timedelta(hours=8))  # in whose civil days approvals are valid
 ALWAYS = {"MODEL_DIGEST": "EQUAL", "VALIDITY": "IN_FORCE", "STATE": "SHADOW LIVE", "STOP": "NONE", "REQUIRE": "ALL"}
-# Times as entries write them, ends excluded; days: to the next follow-up.
-Approval = namedtuple("Approval", "name model policy starts ends days conditions")
+# Times as entries write them, ends excluded; days: to the next follow-up; held: classes known to agree, by condition.
+Approval = namedtuple("Approval", "name model policy starts ends days conditions held")
 _PERSONAL = re.compile(r"[0-9]{6,}|[0-9]{4}[-./][0-9]{1,2}[-./][0-9]{1,2}|(?:[0-9]+\.){5,}")
 _NUMBER = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,2})?")
 _CLASS = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,6})?)(?:(\+)|-([0-9]{1,4}))?")
@@ -759,6 +759,7 @@ def _day(text: Any, days: int) -> str:
     return _shown((datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=CHINA) + timedelta(days=days)).timestamp())
 
 
+@functools.lru_cache(maxsize=256)
 def _later(text: str, **by: int) -> str:
     return (datetime.fromisoformat(text[:-1]) + timedelta(**by)).strftime(TIME_FORM)
 
@@ -885,8 +886,11 @@ class Review:
         if not holds:
             self._report.add(INCOMPLETE, index, f"{otherwise}, or what explains it is out of scope")
 
+    def _today(self) -> str:
+        return _later(f"{self._time[:13]}:00:00.000000Z", hours=8)[:10]  # of the hour, so that it is known already
+
     def _life(self, index: int, model: Any) -> Life:
-        life = self._lives.setdefault(model["digest"], Life(model))
+        life = self._lives.get(model["digest"]) or self._lives.setdefault(model["digest"], Life(model))
         _must(life.model == model, "another model of the same digest")
         life.lapse(index, self._time)
         return life
@@ -935,7 +939,7 @@ class Review:
         policy = hashlib.sha256(canonical({"valid": valid, "conditions": said["conditions"]})).hexdigest()
         days = min(said["follow_up"]["days"], self._policy.follow_up[said["follow_up"]["listed"]])
         times = (_day(valid["from"], 0), _day(valid["to"], 1))
-        approval = Approval(name, said["model"], f"sha256:{policy}", *times, days, conditions)
+        approval = Approval(name, said["model"], f"sha256:{policy}", *times, days, conditions, set())
         _must(name not in self._approvals, "approval: its name is another's")
         first = life.state == "UNDER_REVIEW"
         self._seen(index, first or life.state in IN_USE.split(), f"approved where it was {life.state}")
@@ -991,7 +995,7 @@ class Review:
         if event == "RESUME" and life.cause in FOR_REVIEWER:
             wanted["REVIEWER"] = 1
         self._by(index, wanted, signers, "REVIEWER" if event == "RESUME" else "")
-        if seats != "*":
+        if event == "RESUME" or seats in {"REVIEWER", "REVIEWER+", "PANELIST"}:
             homes = self._judged(life, signers, of_panel=seats == "PANELIST")
             life.reviewing = homes if event == "BEGIN_REVIEW" else life.reviewing
 
@@ -1016,7 +1020,7 @@ class Review:
         life.note = body["note_digest"] or life.note
         if event == "SUSPEND":
             life.suspend(index, body["reason"])
-            life.pending.discard(body["evidence"])
+            life.pending -= life.pending if body["reason"] in FOR_REVIEWER else {body["evidence"]}
             return
         if event == "RESUME" and life.cause == "DRILL":
             self._proofs[index] = ("DRILL", life.model["digest"])
@@ -1094,14 +1098,14 @@ class Review:
         self._seen(index, approval, "no approval of this name before it")
         if approval is None:
             return False
-        today = _later(self._time, hours=8)[:10]
+        today = self._today()
         life.day, life.calls = today, (life.calls if life.day == today else set()) | {call}
         seen = _weigh(approval, self._time, body)
         _must(approval is life.current(self._time), "a newer approval counts")
         self._seen(index, body["state"] == seen["STATE"] == life.state, f"the model was {life.state} by then")
         stopped = any(site in {None, body["site"], seen["SITE"]} for _, site in self._stops)
         self._seen(index, not stopped, "it was stopped by then")
-        cut = [name for name, one in seen.items() if _is_cut(life, name, one)]
+        cut = [name for name, one in seen.items() if life.cut and _is_cut(life, name, one)]
         _must(not cut, f"a class was cut off: {', '.join(cut)}")
         _must(len(life.calls) <= approval.conditions["MAX_CALLS_DAY"], "more calls than are allowed in a day")
         _must(not life.pending, f"entry {min(life.pending, default=0)} asked for a suspension that did not come")
@@ -1113,7 +1117,7 @@ class Review:
         if body["model"] is None:
             return False
         life = self._life(index, body["model"])
-        mine, today = life.approvals, len(life.calls) if life.day == _later(time, hours=8)[:10] else 0
+        mine, today = life.approvals, len(life.calls) if life.day == self._today() else 0
         namesakes = [one for one in self._approvals.values() if one.model["name"] == life.model["name"]]
         # One word may be the vendor of a longer name that is not allowed.
         coarse = name == "MANUFACTURER" and " " not in seen
@@ -1158,11 +1162,12 @@ def _weigh(approval: Any, time: str, body: dict[str, Any]) -> dict[str, str]:
     checks = body.get("checks")
     for check in checks if type(checks) is list else []:
         said = check if type(check) is dict else {}
-        name, outcome, observed = (str(said.get(key)) for key in ("condition", "outcome", "observed"))
-        _must(outcome == "HOLDS", f"{name} has the outcome {outcome}")
+        name, observed = str(said.get("condition")), str(said.get("observed"))
+        _must(said.get("outcome") == "HOLDS", f"{name} has the outcome {said.get('outcome')}")
         allowed = ALWAYS[name].split() if name in ALWAYS else approval.conditions.get(name)
-        holds = condition_holds(allowed, observed) and name not in seen
-        _must(holds, f"{name} does not hold for what was observed, or is there twice")
+        holds = (name, observed) in approval.held or condition_holds(allowed, observed)
+        _must(holds and name not in seen, f"{name} does not hold for what was observed, or is there twice")
+        approval.held.add((name, observed))
         used = name != "MAX_AUTONOMY" or observed == body.get("autonomy")
         _must(used, "the autonomy that was checked is not the one that was used")
         seen[name] = observed

@@ -28,19 +28,21 @@ from audit.merkle import Tree, leaf_hash
 from audit.note import Signer
 from audit.package import CHUNK, README, Writer, pack_chunk
 from tests.simulators.audit_log import ORIGIN
-from tests.simulators.audit_package import START, Hospital
+from tests.simulators.audit_package import FIRST_CALL, START, Hospital
 from tests.simulators.reviewer import Reviewer
 
 ENTRIES = 1_000_000
 SECONDS_AIM, MIB_AIM = 60.0, 300.0
 ROUNDS = 3
 RESULT = Path(__file__).resolve().parent / "results" / "verify.json"
-FIXED = 2
-"""Entries at the start that are there once: the log's start and the approval."""
+FIXED = FIRST_CALL
+"""Entries at the start that are there once: the log's start and the dossier's life until it is in use."""
+STEP_S = 12
+"""Between entries: four of them are a call, of which the approval allows 2000 a day."""
 
 
 def leaves(hospital: Hospital, count: int) -> Iterator[tuple[str, bytes]]:
-    """Kind and bytes of so many entries: whole calls, one entry a second, each like one that the log made."""
+    """Kind and bytes of so many entries: whole calls, each entry like one that the log made."""
     hospital.approve()
     hospital.call(0)
     models = [json.loads(leaf) for leaf in hospital.log.leaves()]
@@ -50,8 +52,8 @@ def leaves(hospital: Hospital, count: int) -> Iterator[tuple[str, bytes]]:
         entry = start[index] if index < FIXED else kinds[(index - FIXED) % len(kinds)]
         if index >= FIXED:
             call = f"{(index - FIXED) // len(kinds):032x}"
-            when += timedelta(seconds=1)
-            tick += 1_000_000
+            when += timedelta(seconds=STEP_S)
+            tick += STEP_S * 1_000_000
             entry |= {"key": f"{entry['kind'].lower()}:{call}", "call": call if entry["call"] else None}
             entry |= {"seq": index, "time": when.strftime(verifier.TIME_FORM), "tick_us": tick}
         yield entry["kind"], canonical(entry) if index < FIXED else verifier.canonical(entry)

@@ -214,7 +214,7 @@ class Hospital:
         body: Mapping[str, Any] | None = None,
     ) -> Entry:
         """Signed by these people, and done. `after`: in place of the newest note; `body`: the entry says so instead."""
-        said = {"event": event, "from": self.state, "to": to, "model": NAMED, "reason": reason}
+        said: dict[str, Any] = {"event": event, "from": self.state, "to": to, "model": NAMED, "reason": reason}
         act = said | {"after": self.last.get(None) if after == "" else after, "statement": dict(statement or {})}
         note = self.sign(f"{acts.HEADER}\n{canonical(act).decode()}\n", *by)
         restricts = dict(statement or {}) if event == "RESTRICT" else {}

@@ -24,7 +24,7 @@ from audit.log import AuditLog
 from audit.merkle import Tree, leaf_hash
 from audit.note import Signer
 from tests.simulators.audit_log import ORIGIN, SIGNER, draft, fill, open_log, twin
-from tests.simulators.audit_package import Hospital, check, forged, members, repacked, signed_head
+from tests.simulators.audit_package import FIRST_CALL, Hospital, check, forged, members, repacked, signed_head
 from tests.simulators.tlog_judge import TlogJudge, Verdict
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -273,7 +273,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Packed:
         hospital.call(number)
     older = hospital.witnessed()
     hospital.call(3)
-    newest, hidden = hospital.witnessed(), (2, 6, 14)
+    newest, hidden = hospital.witnessed(), (FIRST_CALL, FIRST_CALL + 4, FIRST_CALL + 12)
     export(hospital.log, folder / "p.zip", evidence=Evidence(checkpoint=newest, older=(older,)))
     leaves = hospital.log.leaves()
     parts = members(repacked(members((folder / "p.zip").read_bytes()), leaves, newest, hidden))

@@ -203,8 +203,8 @@ def drop_rows(taken: Taken) -> bytes:
 ATTACKS: dict[Callable[[Taken], bytes], tuple[str, str]] = {
     untouched: ("PASS", ""),
     edit: ("INCOMPLETE", "no checkpoint has cosignatures of 2 witnesses"),
-    edit_beside_the_old_head: ("FAIL", "do not make this checkpoint's root; the first bad one is among 0 to 13"),
-    delete: ("FAIL", "entry 2: seq 6 of its source where 2 is due"),
+    edit_beside_the_old_head: ("FAIL", "do not make this checkpoint's root; the first bad one is among 0 to 22"),
+    delete: ("FAIL", f"entry {FIRST_CALL}: seq {FIRST_CALL + 4} of its source where {FIRST_CALL} is due"),
     delete_and_renumber: ("INCOMPLETE", "no checkpoint has cosignatures of 2 witnesses"),
     truncate: ("INCOMPLETE", "nothing witnessed at or after the period's end"),
     rollback: ("INCOMPLETE", "12 newest entries without a quorum of witnesses"),
@@ -213,8 +213,8 @@ ATTACKS: dict[Callable[[Taken], bytes], tuple[str, str]] = {
     growth_with_an_over_long_proof: ("INCOMPLETE", "13 newest entries without a quorum of witnesses"),
     rollback_before_witnesses_without_memory: ("INCOMPLETE", "12 newest entries without a quorum of witnesses"),
     split_view: ("INCOMPLETE", "13 newest entries without a quorum of witnesses"),
-    backdate: ("FAIL", "entry 26: its time is outside its checkpoint's window"),
-    edit_on_disk: ("FAIL", "do not make this checkpoint's root; the first bad one is among 0 to 13"),
+    backdate: ("FAIL", f"entry {FIRST_CALL + 24}: its time is outside its checkpoint's window"),
+    edit_on_disk: ("FAIL", "do not make this checkpoint's root; the first bad one is among 0 to 22"),
     drop_rows: ("FAIL", "holds fewer entries than its place says"),
 }
 

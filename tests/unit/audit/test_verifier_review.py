@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from audit import verifier
+from audit.canonical import canonical
 from audit.entry import Entry, Kind
 from audit.export import Evidence, Scope, export
 from audit.note import Signer
 from ethics_review import gaps, states
+from ethics_review.acts import digest
 from ethics_review.dossier import draft_approval
 from ethics_review.replay import Replay
 from ethics_review.states import Event, State
@@ -357,7 +359,7 @@ LIVES: dict[str, tuple[Callable[[], Hospital], Tale, str]] = {
     ),
     "another state than it was": (
         shadow,
-        lambda one: (setattr(one, "state", "LIVE"), suspended(one))[1],
+        then(lambda one: setattr(one, "state", "LIVE"), suspended),
         "SUSPEND from LIVE, where it was SHADOW",
     ),
     "an end that the event does not have": (
@@ -490,6 +492,266 @@ def test_a_forged_life_fails_at_its_entry(
     assert (report.verdict, report.first_bad) == ("FAIL", entry.index), said(report)
     assert f"FAIL entry {entry.index}: " in said(report)
     assert words in next(one.what for one in report.remarks if one.index == entry.index), said(report)
+
+
+# ---- Who may judge: with the organisations of the trust policy.
+
+
+def with_interest(hospital: Hospital) -> Entry:
+    """A reviewer's organisation that the submission declares an interest of."""
+    submission = fields()["submission"]
+    hospital.act("OPEN", "DRAFT", "maker")
+    hospital.act("SELF_ASSESS", "SELF_ASSESSED", "maker", "owner", statement={"submission": submission})
+    statement = {"submission": submission, "coi": ["test-review-centre"], "documents": {}}
+    hospital.act("SUBMIT", "SUBMITTED", "secretary", statement=statement)
+    return hospital.act("BEGIN_REVIEW", "UNDER_REVIEW", "reviewer-1")
+
+
+def referred(*by: str, panel: list[str] | None = None, again: list[str] | None = None) -> Tale:
+    """Referred to a panel; these people clear it, as a panel of the same or other names."""
+    panel = panel or PANEL
+
+    def tell(hospital: Hospital) -> Entry:
+        hospital.reviewed()
+        last = hospital.act("REFER", "EXPERT_REREVIEW", "reviewer-1", statement={"panel": panel})
+        if not by:
+            return last
+        return hospital.act("PANEL_CLEAR", "UNDER_REVIEW", *by, statement={"panel": again or panel})
+
+    return tell
+
+
+JUDGES: dict[str, tuple[Callable[[], Hospital], Tale, str]] = {
+    "an organisation with an interest": (Hospital, with_interest, "judged by an organisation with an interest in it"),
+    "another organisation approves": (Hospital, in_review(approval_by("other-1", "other-2")), "of two organisations"),
+    "two organisations approve": (Hospital, in_review(approval_by("reviewer-1", "other-1")), "of two organisations"),
+    "another organisation renews in the first one's name": (
+        live,
+        approval_by("other-1", "other-2", approval="TEST-2026-0002"),
+        "its organisation is not that of who signed",
+    ),
+    "the owner reviews": (
+        Hospital,
+        in_review(lambda one: one.act("REVISE", "REVISE", "reviewer-1", "owner")),
+        "judged by somebody who submitted it",
+    ),
+    "a panel that is another than was referred to": (
+        Hospital,
+        referred(*PANELISTS[:4], again=[*PANEL[:4], "somebody.example"]),
+        "not the panel that it was referred to",
+    ),
+    "a panelist who is not on the panel": (
+        Hospital,
+        referred(*PANELISTS[:3], PANELISTS[4], panel=[*PANEL[:4], "somebody.example"]),
+        "signed by somebody who is not on the panel",
+    ),
+    "a panel with one twice": (Hospital, referred(panel=[*PANEL[:4], PANEL[0]]), "not a whole panel"),
+    "a panel with the owner": (Hospital, referred(panel=[*PANEL[:4], "owner.example"]), "not a whole panel"),
+    "a panel of the reviewers' organisation": (
+        Hospital,
+        referred("reader", "ops", *PANELISTS[:2], panel=[*PANEL[:3], "reader.example", "ops.example"]),
+        "one organisation both reviews and examines again",
+    ),
+}
+
+
+@pytest.mark.parametrize(("begin", "tell", "words"), JUDGES.values(), ids=JUDGES)
+def test_whoever_is_partial_does_not_judge(
+    tmp_path: Path, begin: Callable[[], Hospital], tell: Tale, words: str
+) -> None:
+    """Where the policy names organisations; here the owner is a reviewer too, and two of the hospital are panelists."""
+    hospital = begin()
+    entry = tell(hospital)
+    people = {name: signer.vkey for name, signer in hospital.parties.signers.items()}
+    named = [line for line in hospital.parties.policy().splitlines() if line.endswith(" REVIEWER")]
+    named += [f"reviewer {people['owner']}"]
+    path = hospital.policy(tmp_path, *named, without="reviewer")
+    text = path.read_text()
+    for name, role in (("reader", "RADIOLOGIST"), ("ops", "OPS")):
+        text = text.replace(
+            f"{people[name]} test-hospital {role}", f"{people[name]} test-review-centre {role},PANELIST"
+        )
+    path.write_text(text)
+    export(hospital.log, tmp_path / "p.zip", evidence=Evidence(checkpoint=hospital.witnessed()))
+    report = check((tmp_path / "p.zip").read_bytes(), path)
+    assert (report.verdict, report.first_bad) == ("FAIL", entry.index), said(report)
+    assert words in said(report)
+
+
+# ---- The calendar.
+
+
+@pytest.mark.parametrize(("after", "line", "overdue"), [(29, "", False), (31, "", True), (21, "follow-up 20 20", True)])
+@pytest.mark.parametrize("followed", [False, True])
+def test_a_follow_up_that_is_overdue_suspends(
+    tmp_path: Path, after: int, line: str, overdue: bool, followed: bool
+) -> None:
+    """So many days after the approval, or after the last follow-up; never later than the policy says."""
+    hospital = Hospital()
+    hospital.reviewed()
+    terms = fields(follow_up={"days": 30, "listed": False})
+    hospital.approved(hospital.sign(draft_approval(terms), "reviewer-1", "reviewer-2"))
+    hospital.act("DEPLOY", "SHADOW", "ops", "owner")
+    hospital.go_live()
+    hospital.log.now += timedelta(days=10)
+    if followed:
+        hospital.act("FOLLOW_UP", "LIVE", "reviewer-1", statement={"report": DIGEST})
+    hospital.log.now += timedelta(days=after - 10)
+    hospital.intent(1)
+    report = reported(tmp_path, hospital, *line.split("\n") if line else ())
+    late = overdue and not followed
+    assert (report.verdict, "the model was SUSPENDED by then" in said(report)) == ("FAIL" if late else "PASS", late)
+
+
+def test_the_day_of_a_limit_is_a_civil_day(tmp_path: Path) -> None:
+    """Two calls before midnight in China, two after it; a third is one too many on either."""
+    hospital = few_calls()
+    few = {"MAX_CALLS_DAY": "BELOW 2"}
+    for number in range(4):
+        hospital.log.now += timedelta(hours=15) if number == 2 else timedelta()
+        hospital.intent(number, few)
+    assert reported(tmp_path, hospital).verdict == "PASS"
+    bad = hospital.intent(4, few)
+    assert reported(tmp_path, hospital).first_bad == bad.index
+
+
+# ---- Acts of another form.
+
+
+def retold(**changes: Any) -> Tale:
+    """A suspension whose signed text has these fields too."""
+
+    def tell(hospital: Hospital) -> Entry:
+        act = {"event": "SUSPEND", "from": "LIVE", "to": "SUSPENDED", "model": NAMED, "reason": "HARM"}
+        text = act | {"after": hospital.last[None], "statement": {"cause": "HARM"}} | changes
+        header = str(text.pop("header", "zhiying-act/1"))
+        note = hospital.sign(f"{header}\n{canonical(text).decode()}\n", "reader")
+        body = {"condition": None, "observed": None, "evidence": None, "note": note, "note_digest": digest(note)}
+        return hospital.add(Kind.STATE_CHANGE, "act:other", act | body)
+
+    return tell
+
+
+def switched(header: str = "zhiying-act/1", site: str | None = None, **changes: Any) -> Tale:
+    """A stop of the service, with another header, a site all the same, or more fields in what is signed."""
+
+    def tell(hospital: Hospital) -> Entry:
+        said = {"level": "SERVICE", "site": site, "reason": "OPERATOR"}
+        text = said | {"event": "STOP", "after": None if site else hospital.last["SERVICE", None]} | changes
+        note = hospital.sign(f"{header}\n{canonical(text).decode()}\n", "reader")
+        return hospital.add(Kind.STOP, "switch:other", said | {"note": note, "note_digest": digest(note)})
+
+    return tell
+
+
+def a_switch_again(hospital: Hospital) -> Entry:
+    """The stop of today is ended with the note that ended the one of yesterday."""
+    hospital.switch(Kind.STOP, "reader")
+    ended = hospital.switch(Kind.RESUME, "owner", "safety")
+    hospital.switch(Kind.STOP, "reader")
+    return hospital.add(Kind.RESUME, "switch:again", {**ended.body})
+
+
+def expired_before_use(hospital: Hospital) -> Entry:
+    """Approved, and deployed when the approval had run out."""
+    hospital.reviewed()
+    hospital.approved()
+    hospital.log.now += timedelta(days=300)
+    return hospital.act("DEPLOY", "SHADOW", "ops", "owner")
+
+
+def unlisted(hospital: Hospital) -> Entry:
+    """A result that leaves without a physician, which the reviewer forgot to list."""
+    hospital.reviewed()
+    made = fields(conditions={"max_autonomy": "A3"})
+    text = f"zhiying-approval/2\n{canonical(made).decode()}\n"
+    return hospital.approved(hospital.sign(text, "reviewer-1", "reviewer-2"))
+
+
+def live_on(drill: Callable[[Hospital], int]) -> Tale:
+    """GO_LIVE with what is no drill."""
+    return lambda one: one.go_live(statement={"drill": drill(one), "acceptance": one.accepted().index})
+
+
+def no_drill(first: str, second: str, last: str) -> Callable[[Hospital], int]:
+    """Two stops and a resumption, not all of them drills."""
+
+    def stop(hospital: Hospital) -> int:
+        hospital.switch(Kind.STOP, "reader", reason=first)
+        hospital.switch(Kind.STOP, "reader", reason=second)
+        return hospital.switch(Kind.RESUME, "owner", "safety", reason=last).index
+
+    return stop
+
+
+def no_model_drill(*causes: str) -> Callable[[Hospital], int]:
+    """Suspended for these causes, and resumed."""
+
+    def stop(hospital: Hospital) -> int:
+        for cause in causes:
+            suspended(hospital, cause)
+        return resumed(hospital, to="SHADOW").index
+
+    return stop
+
+
+def anothers_acceptance(hospital: Hospital) -> Entry:
+    """Met by another model."""
+    other = {**hospital.accepted().body} | {"model": NAMED | {"digest": DIGEST}}
+    acceptance = hospital.add(Kind.ACCEPTANCE, "acceptance:other", other).index
+    return hospital.go_live(statement={"drill": 0, "acceptance": acceptance})
+
+
+OTHERS: dict[str, tuple[Callable[[], Hospital], Tale, str]] = {
+    "an act of another form": (live, retold(header="zhiying-act/9"), "not an act on a dossier"),
+    "an act with more in it": (live, retold(more=1), "not an act on a dossier"),
+    "a stop of another form": (live, switched("zhiying-act/9"), "it does not say what was signed"),
+    "a stop with more in it": (live, switched(more=1), "it does not say what was signed"),
+    "a stop of another reason": (live, switched(reason="DRILL"), "it does not say what was signed"),
+    "a stop of a site and the service": (live, switched(site="test-site"), "neither a site nor the whole service"),
+    "a resumption again": (live, a_switch_again, "its note does not follow the note before it"),
+    "deployed when its time was over": (Hospital, expired_before_use, "DEPLOY without an approval in force"),
+    "autonomy without experts": (Hospital, unlisted, "experts must have cleared it"),
+    "unsigned, and neither suspended nor restricted": (
+        live,
+        lambda one: one.tightened("FOLLOW_UP", "PERFORMANCE", evaluated(one)),
+        "FOLLOW_UP without a signature",
+    ),
+    "a drill that became more": (shadow, live_on(no_drill("DRILL", "OPERATOR", "DRILL")), "does not show DRILL"),
+    "a stop that became a drill": (shadow, live_on(no_drill("OPERATOR", "DRILL", "DRILL")), "does not show DRILL"),
+    "a stop that ended as a drill": (shadow, live_on(no_drill("OPERATOR", "OPERATOR", "DRILL")), "not show DRILL"),
+    "a suspension that is no drill": (shadow, live_on(no_model_drill("OPERATOR")), "does not show DRILL"),
+    "a drill that became a suspension": (shadow, live_on(no_model_drill("DRILL", "OPERATOR")), "not show DRILL"),
+    "another model's acceptance": (shadow, anothers_acceptance, "does not show MET"),
+}
+
+
+@pytest.mark.parametrize(("begin", "tell", "words"), OTHERS.values(), ids=OTHERS)
+def test_what_only_looks_like_it_fails(tmp_path: Path, begin: Callable[[], Hospital], tell: Tale, words: str) -> None:
+    """Signed by the right people, and all the same not what is wanted there."""
+    hospital = begin()
+    entry = tell(hospital)
+    report = reported(tmp_path, hospital)
+    assert (report.verdict, report.first_bad) == ("FAIL", entry.index), said(report)
+    assert words in said(report)
+
+
+def test_an_approval_for_everywhere_has_no_conditions(tmp_path: Path) -> None:
+    """Then the dossier is APPROVED; a vendor is no reason to deny."""
+    hospital = Hospital()
+    everywhere = {"site": ["*"], "manufacturer": ["*"]}
+    hospital.reviewed()
+    hospital.approved(hospital.sign(draft_approval(fields(conditions=everywhere)), "reviewer-1", "reviewer-2"))
+    hospital.state = "APPROVED"
+    hospital.act("DEPLOY", "SHADOW", "ops", "owner")
+    hospital.act("SUSPEND", "SUSPENDED", "reader", statement={"cause": "DRILL"}, reason="DRILL")
+    hospital.go_live(statement={"drill": resumed(hospital, to="SHADOW").index, "acceptance": hospital.accepted().index})
+    evaluated(hospital, tier="T2", last=len(hospital.log.made))  # a person looks, and nothing is suspended
+    hospital.approval = hospital.reviewer.approve(conditions=everywhere)
+    hospital.intent(1)
+    assert reported(tmp_path, hospital).verdict == "PASS"
+    bad = denied(hospital, "CONDITION_NOT_MET", "MANUFACTURER", "UIH")
+    assert reported(tmp_path, hospital).first_bad == bad.index
 
 
 # ---- Forged calls.
@@ -632,9 +894,16 @@ def test_a_decision_against_the_life_differs(
     assert report.figures["decisions"]["differ_at"] == [entry.index]
 
 
+def under_review() -> Hospital:
+    """A hospital whose dossier is under review."""
+    hospital = Hospital()
+    hospital.reviewed()
+    return hospital
+
+
 HONEST_DENIALS: dict[str, tuple[Callable[[], Hospital], tuple[Any, ...]]] = {
     "no approval": (Hospital, ("NO_APPROVAL", None, None)),
-    "not deployed": (lambda: (one := Hospital(), one.reviewed())[0], ("NOT_DEPLOYED", "STATE", "UNDER_REVIEW")),
+    "not deployed": (under_review, ("NOT_DEPLOYED", "STATE", "UNDER_REVIEW")),
     "a modality": (live, ("CONDITION_NOT_MET", "MODALITY", "CT")),
     "an unknown body part": (live, ("ATTRIBUTE_UNKNOWN", "BODY_PART", "UNKNOWN")),
     "an age below": (live, ("CONDITION_NOT_MET", "AGE_YEARS", "10-14")),
