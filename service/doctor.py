@@ -191,7 +191,7 @@ def _incidents(settings: Config) -> Iterator[Finding]:
         with wire.offline_of(settings) as site:
             open_now = [one for one in Incidents(site.log).all() if one.closed is None]
             late = [(one, duty) for one in open_now for duty in one.overdue(site.now())]
-    except AuditError as error:
+    except (AuditError, ReviewError, OSError) as error:
         yield Finding("incidents", FAIL, str(error))
         return
     yield Finding("incidents", OK, f"{len(open_now)} open")

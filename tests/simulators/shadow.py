@@ -19,10 +19,12 @@ from service import dataset
 from service.evaluating import Evaluation, Parts
 from service.identity import IdentityMap
 from service.keys import PeriodKeys, Pseudonyms
+from service.permitting import Evidence, Practice
 from service.results import ResultStyle, ResultWriter
 from tests.simulators import small_model
 from tests.simulators.audit_log import QUICK
-from tests.simulators.reviewer import Reviewer
+from tests.simulators.parties import Case, Parties
+from tests.simulators.reviewer import fields
 from tests.simulators.story import Clock, WrongOrder
 
 SITE = "test-site"
@@ -95,23 +97,29 @@ class Shadow:
         self.ref: ModelRef = self.library.install(
             small_model.stage(folder / "staged", input=contract, measurements=measured)
         )
-        self.reviewer = Reviewer()
-        self.register = Register(opened, [self.reviewer.verifier], signer.verifier)
+        self.parties = Parties()
+        self.register = Register(opened, self.parties.trust(), signer.verifier)
+        self.case = Case(self.parties, self.register, opened, self.ref)
         self.device = Bright(self.log)
 
     def approve(self, number: int = 1, **conditions: Any) -> Approval:
-        """An approval that is in force, on record."""
+        """An approval that is in force, of a model that is tried in the shadow."""
         terms = {"manufacturer": ["*"], "sex": ["F", "M", "O"], "site": [SITE]} | conditions
-        return self.register.record(self.reviewer.note(self.ref, terms, approval=f"TEST-{number:04d}"))
+        if self.case.state is None:
+            self.case.submitted()
+        note = self.case.approval(fields(self.ref, terms, approval=f"TEST-{number:04d}"))
+        approval = self.register.record(note)
+        if number == 1:
+            self.case.deploy()
+        return approval
 
     def evaluation(self, root: Path, approval: Approval) -> Evaluation:
         """One over the set in this folder."""
         style = ResultStyle(device_serial=SITE, version="0.1.0", language="zh-CN", charset="GB18030")
         parts = Parts(
-            site=SITE,
-            autonomy="A1",
+            practice=Practice(SITE, "A1", "OP", "second_reader", (Evidence("pia:PIA-2026-03", None),)),
             log=self.log,  # type: ignore[arg-type]
-            latest_known=self.register.latest_known,
+            register=self.register,
             engine=self.device,
             results=ResultWriter(self.folder / "evaluation", style),
             pseudonyms=Pseudonyms.load(self.folder / "pseudonym.key"),
@@ -123,7 +131,8 @@ class Shadow:
 
     def entries(self, *kinds: Kind) -> list[Entry]:
         """The log's entries of these kinds, or all."""
-        return [entry for entry in self.log.inner.entries() if not kinds or entry.kind in kinds]
+        told = kinds or tuple(set(Kind) - {Kind.STATE_CHANGE, Kind.APPROVAL})
+        return [entry for entry in self.log.inner.entries() if entry.kind in told]
 
     def case_of(self, place: int) -> Mapping[str, Any]:
         """The body of a CASE, by its place in the log."""

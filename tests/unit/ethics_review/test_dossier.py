@@ -63,7 +63,7 @@ def test_an_approval_is_read_as_signed() -> None:
     assert conditions.max_autonomy == "A1"
     assert (conditions.care_setting, conditions.reading_mode) == (("IP", "OP"), ("second_reader",))
     assert (conditions.max_calls_day, conditions.require) == (2000, ("opt_out_check", "pia:PIA-2026-03"))
-    assert (approval.submission, approval.on_breach) == ("sha256:" + "5b" * 32, "RESTRICT")
+    assert (approval.submission, approval.on_breach) == ("sha256:" + "1" * 64, "RESTRICT")
     assert (approval.follow_up_days, approval.listed) == (365, False)
     assert approval.monitor == TERMS["monitor"]
     assert list(approval.acceptance) == TERMS["acceptance"]

@@ -702,6 +702,7 @@ def test_calls_of_a_day(live: World) -> None:
             "approval": "TEST",
             "policy": D1,
             "autonomy": "A1",
+            "state": "LIVE",
             "checks": [],
             "runtime": {},
         }

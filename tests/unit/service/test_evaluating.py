@@ -169,7 +169,7 @@ def test_stopped_is_not_the_case_s_fault(shadow: Shadow, labelled: Labelled) -> 
     shadow.clock.at = approval.ends_at
     with pytest.raises(Refused) as refused:
         shadow.evaluation(labelled.write(), approval).run(quiet)
-    assert refused.value.code == "APPROVAL_EXPIRED"
+    assert refused.value.code == "SUSPENDED"  # by itself, with the approval's end
     assert not shadow.entries(K.DENIED, K.CASE)
 
 

@@ -25,6 +25,8 @@ from service.doctor import FAIL, OK, examine
 from service.errors import ConfigInvalid
 from service.incidents import Incidents, OverdueClocks
 from tests.simulators import audit_log, small_model
+from tests.simulators.parties import Case, Parties
+from tests.simulators.reviewer import fields
 
 STUDIES = ("1.2.840.99999.7.1.20260401.1", "1.2.840.99999.7.1.20260401.2")
 ABOUT = ("--person", "TEST Officer", "--purpose", "RECALL")
@@ -36,14 +38,19 @@ class Hospital:
 
     def __init__(self, folder: Path) -> None:
         self.data, self.file = folder / "data", folder / "zhiying.toml"
+        self.parties = Parties()
+        (folder / "trust.policy").write_text(self.parties.policy(), encoding="utf-8")
         self.configure()
-        with wire.offline_of(self.config):
-            pass
         self.ref = Library(self.data / "models").install(small_model.stage(folder / "staged"))
+        with wire.offline_of(self.config) as site:
+            case = Case(self.parties, site.register, site.log, self.ref)
+            case.live(fields(self.ref, valid={"from": "2020-01-01", "to": "2099-12-31"}))
+            self.lived = site.log.head().size
 
     def configure(self, more: str = "") -> None:
         """With further lines of the [review] section."""
-        text = f'[site]\nid = "test-site"\n[data]\nfolder = "{self.data}"\nfree_bytes_min = 0\n[review]\n{more}\n'
+        text = f'[site]\nid = "test-site"\n[data]\nfolder = "{self.data}"\nfree_bytes_min = 0\n[review]\n'
+        text += f'trust = "{self.file.parent / "trust.policy"}"\n{more}\n'
         self.file.write_text(text, encoding="utf-8")
 
     @property
@@ -66,9 +73,9 @@ class Hospital:
         return self.told(*OPEN, "--category", category, "--model", "small-model", *more)
 
     def entries(self, *kinds: Kind) -> list[Entry]:
-        """Of these kinds."""
+        """Of these kinds, since the model was live."""
         with wire.offline_of(self.config) as site:
-            return [entry for entry in site.log.entries() if entry.kind in kinds]
+            return [entry for entry in site.log.entries(self.lived) if entry.kind in kinds]
 
     def write(self, *drafts: Draft) -> None:
         """Into the log."""

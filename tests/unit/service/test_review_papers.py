@@ -245,7 +245,7 @@ def test_the_sixty_controls_are_shown(office: Office) -> None:
 def test_the_commands_are_beside_the_others(office: Office) -> None:
     """One `zhiying review`, whichever module a command is written in."""
     shown = office.run("--help", config=False).stdout
-    for name in ("check", "submit", "index", "sign", "keygen", "terms", "controls", "show", "approve"):
+    for name in ("check", "submit", "index", "sign", "keygen", "terms", "controls", "show", "import"):
         assert name in shown
 
 
