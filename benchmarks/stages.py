@@ -25,7 +25,7 @@ from service.demo import exam
 from service.demo.commands import scan
 from service.demo.hospital import AE_TITLE, Hospital
 from service.demo.pacs import SCANNER_AE, Node, orthanc_at
-from service.demo.reviewer import SITE
+from service.demo.parties import SITE
 from service.demo.servers import Servers, free_port
 from service.serving import Service, build
 from tests.simulators.parties import CENTRE, Case, Parties
