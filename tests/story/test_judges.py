@@ -116,7 +116,7 @@ def log(told: Told) -> dict[str, Entry]:
     """The log's entries of the call that made the results, by kind."""
     with wire.offline(told.folder / "work" / "hospital" / "zhiying.toml") as site:
         entries = list(site.log.entries())
-    (call,) = {entry.call for entry in entries if entry.kind == "CALL_RESULT"}
+    (call,) = {entry.call for entry in entries if entry.kind == "RELEASED"}
     return {entry.kind.value: entry for entry in entries if entry.call == call}
 
 
