@@ -18,6 +18,7 @@ from audit.package import CHUNK
 from ethics_review.evaluation import Evaluation, Outcome, Plan, Reading
 from ethics_review.facts import fact_of
 from ethics_review.monitor import recompute
+from ethics_review.parties import NOBODY
 from ethics_review.register import Register
 from ethics_review.states import Cause
 from models.library import Library
@@ -162,7 +163,7 @@ def test_wired_as_the_service_wires_it(tmp_path: Path) -> None:
         config,
         log=ward.log,
         writer=ward.log,
-        register=Register(ward.log, (), SIGNER.verifier),
+        register=Register(ward.log, NOBODY, SIGNER.verifier),
         library=Library(tmp_path / "models"),
         engine=NoDevice(),  # type: ignore[arg-type]
         store=store,
