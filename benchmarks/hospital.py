@@ -26,10 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from service import wire
 from service.demo.pacs import Node, Orthanc, quick_network
+from service.demo.servers import free_port
 from service.store import Run, State
 from tests.simulators.hospital import HOUR_S, MODALITY_AE, Hospital, Study, arrivals, make_studies, send_hour
 from tests.simulators.orthanc import running_orthanc
-from tests.simulators.site import AE, free_port
+from tests.simulators.site import AE
 
 STUDIES = 300  # an hour of a large hospital: MONAI Deploy's own workload guideline
 MINUTES = 3.0

@@ -8,6 +8,7 @@ killed) are found and stopped by the next one, and a process that merely got the
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -26,6 +27,10 @@ STOP_GRACE_S = 15.0  # Orthanc flushes its index, the service ends its worker; m
 KILL_LIMIT_S = 5.0  # the kernel's part of ending a process that was killed
 START_LIMIT_S = 60.0  # importing the service's libraries takes seconds on a slow disk
 POLL_S = 0.1
+# Below those that the system gives to outgoing connections (Linux: 32768 and up): one of those may be lent to somebody
+# between our look and the server's start.
+PORTS = range(20000, 32000)
+PORTS_TRIED = 100
 START_TIME_FIELD = 19  # /proc/PID/stat, counted after the name's closing parenthesis: proc(5) field 22
 
 
@@ -48,16 +53,17 @@ def start_ticks(pid: int) -> int | None:
     return None if fields[0] in {"Z", "X"} else int(fields[START_TIME_FIELD])
 
 
-def free_port(preferred: int) -> int:
-    """`preferred` when nothing listens there on any address, else a port that the system picks."""
-    for candidate in (preferred, 0):
+def free_port(preferred: int | None = None) -> int:
+    """`preferred` when nothing listens there on any address, else one drawn from PORTS."""
+    drawn = random.sample(PORTS, PORTS_TRIED)
+    for candidate in drawn if preferred is None else [preferred, *drawn]:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("", candidate))
             except OSError:
                 continue
-            return int(probe.getsockname()[1])
+            return candidate
     raise ServerNotStarted("no free TCP port on this machine")
 
 

@@ -65,7 +65,7 @@ def running_dcmqrscp(root: Path, known: tuple[Node, ...]) -> Iterator[Dcmqrscp]:
     """One on a free port; `known` are the nodes to which it may move."""
     storage = root / "storage"
     storage.mkdir(parents=True)
-    port = free_port(0)
+    port = free_port()
     hosts = "\n".join(f"{node.name} = ({node.ae_title}, {LOOPBACK}, {node.port})" for node in known)
     config = root / "dcmqrscp.cfg"
     config.write_text(_CONFIG.format(port=port, hosts=hosts, title=TITLE, storage=storage), encoding="ascii")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -13,6 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_STORE
 
+from dicom_bridge.calling import hold, keep_answers
 from dicom_bridge.network import new_entity, no_delay
 
 
@@ -30,6 +30,7 @@ def association(
     for sop_class, syntaxes in contexts:
         entity.add_requested_context(sop_class, list(syntaxes))
     made = entity.associate("127.0.0.1", port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, no_delay)])
+    keep_answers(made)
     try:
         yield made
     finally:
@@ -49,9 +50,7 @@ def store_raw(made: Any, sop_class: str, sop_uid: str, encoded: bytes) -> Any:
     request.Priority = 2
     request.DataSet = BytesIO(encoded)
     # The association's own loop would take the answer for a request: hold it, as send_c_store does.
-    made._reactor_checkpoint.clear()
-    while not made._is_paused:
-        time.sleep(0.001)
+    hold(made)
     made.dimse.send_msg(request, made.accepted_contexts[0].context_id)
     _, answer = made.dimse.get_msg(block=True)
     made._reactor_checkpoint.set()

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.demo.pacs import SCANNER_AE, Node, Orthanc, orthanc_at
-from service.demo.servers import Servers
+from service.demo.pacs import SCANNER_AE, Node, Orthanc
+from service.demo.servers import Servers, free_port
 
 __all__ = ["SCANNER_AE", "Node", "Orthanc", "running_orthanc"]
 
@@ -19,7 +19,8 @@ def running_orthanc(
     `forward_to` gets each new MR or CT series; of others, only `known` may send.
     """
     root.mkdir(parents=True, exist_ok=True)
-    orthanc = orthanc_at(root, forward_to=forward_to, known=known)
+    # Not the demo's own ports: others of these run beside this one, and between a look and Orthanc's start is a second.
+    orthanc = Orthanc(root, free_port(), free_port(), forward_to, known)
     with Servers(root / "servers.json") as servers:
         orthanc.start(servers)
         yield orthanc

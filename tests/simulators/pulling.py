@@ -19,7 +19,7 @@ from tests.simulators.series import make_slice
 OURS = "ZHIYING"
 STUDY = uids.derive("TEST", "one", "study")
 SERIES = uids.derive("TEST", "one", "series")
-QUICK = RetrieveLimits(connect_s=5, acse_s=5, stall_s=5, whole_s=60, settle_s=1, attempts=3, pause_s=0.05)
+QUICK = RetrieveLimits(connect_s=10, acse_s=10, stall_s=5, whole_s=60, settle_s=1, attempts=3, pause_s=0.05)
 
 
 def small(count: int = 4, **options: object) -> list[Dataset]:

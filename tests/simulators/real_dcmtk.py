@@ -88,7 +88,7 @@ class Receiver:
 @contextmanager
 def storescp(root: Path, files: TlsFiles | None = None, title: str = "STORESCP") -> Iterator[Receiver]:
     """DCMTK's plain receiver, or with `files` behind mutual TLS."""
-    folder, log, port = root / "stored", root / "storescp.log", free_port(0)
+    folder, log, port = root / "stored", root / "storescp.log", free_port()
     folder.mkdir(parents=True)
     options = [] if files is None else secured(files)
     command = [program("storescp"), "-v", *options, "-aet", title, "-od", str(folder), str(port)]

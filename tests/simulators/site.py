@@ -7,7 +7,6 @@ one that `zhiying serve` runs, in a process that can be killed.
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from dicom_bridge.store_scu import send
 from models.library import Library
 from models.ref import ModelRef
 from service import wire
+from service.demo.servers import free_port
 from service.store import Run
 from tests.simulators import series, small_model, tiny_model
 from tests.simulators.pacs import FakePacs
@@ -41,13 +41,6 @@ SLICES, ROWS, COLUMNS = 24, 40, 40
 BALL_RADIUS = 9.0
 START_LIMIT_S = 60.0
 """The service's start, with the imports of a cold disk."""
-
-
-def free_port() -> int:
-    """A port that nothing uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(condition: Callable[[], Any], limit_s: float, what: str) -> Any:

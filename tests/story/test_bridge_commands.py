@@ -94,7 +94,7 @@ class Hospital:
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     """Orthanc takes the results and counts; every way of fetching has a peer of its own name."""
     root = tmp_path_factory.mktemp("hospital")
-    dicom, http = free_port(0), free_port(0)
+    dicom, http = free_port(), free_port()
     site = RealSite(root / "site", Address(PACS_AE, dicom), pacs_more='counts = true\nretrieve = "C-MOVE"')
     us = Node("zhiying", AE, site.dicom_port)
     url = f"http://127.0.0.1:{http}"
@@ -179,7 +179,7 @@ def test_what_cannot_be_ordered_is_one_line(hospital: Hospital, tmp_path: Path) 
     assert one_line(zhiying(site, "pull", "--study", study, "--from", "nobody"), "PEER_UNKNOWN")
     assert one_line(zhiying(site, "pull", "--study", "1.2.*", "--from", "pacs", "--json"), "STUDY_UID_INVALID")
     elsewhere = tmp_path / "elsewhere.toml"
-    elsewhere.write_text(f"[http]\nport = {free_port(0)}\n", encoding="utf-8")
+    elsewhere.write_text(f"[http]\nport = {free_port()}\n", encoding="utf-8")
     stopped = zhiying(site, "pull", "--study", study, "--from", "pacs", config=elsewhere)
     assert one_line(stopped, "SERVICE_NOT_RUNNING")
 

@@ -24,7 +24,6 @@ from service.demo.package import KEYS, PACKAGE
 from service.demo.servers import start_ticks
 from tests.simulators.demo_run import ZHIYING, Told, demo, ledger
 
-SECOND_RUN_S = 60.0  # beyond inference, of which a second run has none
 IMAGES = 189
 
 
@@ -88,12 +87,10 @@ def test_overlay_is_a_picture_with_an_outline(told: Told) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_second_run_is_quick_and_duplicates_nothing(told: Told) -> None:
+def test_second_run_duplicates_nothing(told: Told) -> None:
     """Run again, it finds the same report, says that the refusal is history, and adds no entry and no object."""
     folder, first = told.folder, told.run
-    begun = time.monotonic()
     done = demo(folder, "--keep")
-    took_s = time.monotonic() - begun
     try:
         assert done.returncode == 0, done.stdout + done.stderr
         second = json.loads((folder / "out" / "run.json").read_text(encoding="utf-8"))
@@ -106,7 +103,6 @@ def test_second_run_is_quick_and_duplicates_nothing(told: Told) -> None:
         assert after.pop("GOLDEN", 0) - before.pop("GOLDEN", 0) in {0, 1}
         assert after == before + Counter(EXPORT=1, CONFIG=1)
         assert "from an earlier run" in done.stdout
-        assert took_s < SECOND_RUN_S
         servers = ledger(folder)
         assert [server["name"] for server in servers] == ["Orthanc", "zhiying serve", "zhiying witness"]
         with OrthancReader(second["orthanc"].split("/app/")[0]) as reader:

@@ -19,11 +19,11 @@ from pydicom.dataset import Dataset
 
 from audit.entry import Entry
 from service import wire
+from service.demo.servers import free_port
 from tests.simulators import dcmtk, validators
 from tests.simulators.dcmtk import ToolFailed, Workstation
 from tests.simulators.demo_run import Told
 from tests.simulators.orthanc import Node, Orthanc, running_orthanc
-from tests.simulators.site import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from service.config import Database
+from service.demo.servers import free_port
 from tests.simulators.pacs import FakePacs
 from tests.simulators.postgres import Postgres, running_postgres
-from tests.simulators.site import Site, copy_of, free_port, write_series
+from tests.simulators.site import Site, copy_of, write_series
 from tests.unit.service.test_store import (  # the same cases, run here on this module's `url`
     store,
     test_a_table_of_an_earlier_version_is_opened,

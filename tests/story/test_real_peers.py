@@ -97,9 +97,9 @@ def syntaxes_of(site: RealSite, study: str) -> list[str]:
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     """Orthanc commits and counts; our service is in its list, and it in ours."""
     root = tmp_path_factory.mktemp("hospital")
-    ports = free_port(0), free_port(0)
+    ports = free_port(), free_port()
     site = with_model(RealSite(root / "site", Address(PACS_AE, ports[1]), pacs_more=COMMITS))
-    station = Node("station", "STATION", free_port(0))
+    station = Node("station", "STATION", free_port())
     made = orthanc_for(
         root / "orthanc",
         site.dicom_port,

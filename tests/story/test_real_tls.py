@@ -76,7 +76,7 @@ def tls_section(files: TlsFiles, port: int) -> str:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     """Its PACS is DCMTK's storescp, which takes TLS with a certificate of the hospital and nothing else."""
     root = tmp_path_factory.mktemp("guarded")
-    papers, port = certificates(root / "papers"), free_port(0)
+    papers, port = certificates(root / "papers"), free_port()
     with closed_port() as closed, dcmtk.storescp(root / "pacs", papers["pacs"]) as pacs:
         more = tls_section(papers["zhiying"], port) + "".join(
             [
@@ -181,7 +181,7 @@ def test_doctor_sees_the_certificates_and_each_peer(guarded: Guarded) -> None:
 
 def test_only_the_tls_port_when_plain_is_false(tmp_path: Path, guarded: Guarded) -> None:
     """Without `plain` nothing listens in the clear; an expired certificate of our own is told before any start."""
-    ours, port = guarded.papers["zhiying"], free_port(0)
+    ours, port = guarded.papers["zhiying"], free_port()
     plain_off = "plain = false"
     site = RealSite(tmp_path / "site", Address("STORESCP", guarded.pacs.port), dicom_more=plain_off)
     site.configure(more=tls_section(ours, port))

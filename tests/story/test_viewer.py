@@ -79,7 +79,7 @@ def study(told: Told) -> Study:
 def pacs(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOrthanc]:
     """An Orthanc that holds the images."""
     root = tmp_path_factory.mktemp("viewer-pacs")
-    ports = (free_port(0), free_port(0))
+    ports = (free_port(), free_port())
     with running(orthanc_for(root, 104, ports=ports)) as orthanc:
         orthanc.put(study.images)
         yield orthanc

@@ -18,7 +18,7 @@ from dicom_bridge.errors import PeerFailed
 from dicom_bridge.peers import Peer
 from dicom_bridge.query import QueryLimits, echo, find_held, find_instances, find_series, series_counts
 
-LIMITS = QueryLimits(connect_s=1, acse_s=1, dimse_s=1)
+LIMITS = QueryLimits(connect_s=10, acse_s=10, dimse_s=10)
 STUDY = "1.2.3.4"
 
 

@@ -184,7 +184,7 @@ def test_storescp_knows_nothing_else_and_is_believed(house, files, tmp_path) -> 
     """DCMTK's plain storage server: its answers are all that there is."""
     folder = tmp_path / "stored"
     folder.mkdir()
-    port = free_port(0)
+    port = free_port()
     with Servers(tmp_path / "servers.json") as servers:
         command = [find_tool("storescp", "dcmtk"), "-aet", "DCMTK", "-od", str(folder), str(port)]
         log = tmp_path / "storescp.log"

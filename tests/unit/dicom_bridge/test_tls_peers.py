@@ -90,7 +90,7 @@ def serving(context: ssl.SSLContext) -> Iterator[Server]:
 @contextmanager
 def storescp(files: TlsFiles, folder: Path) -> Iterator[int]:
     """DCMTK's receiver behind TLS, which asks for a certificate."""
-    port = free_port(0)
+    port = free_port()
     command = [program("storescp"), *secured(files), "-od", str(folder), str(port)]
     with subprocess.Popen(command, env=quick_network(os.environ), stderr=subprocess.DEVNULL) as process:
         try:

@@ -368,7 +368,7 @@ def test_the_reconciliation_goes_with_the_package(hospital: Hospital) -> None:
 @pytest.mark.timeout(120)
 def test_with_a_real_orthanc(tmp_path: Path) -> None:
     """Orthanc's own answers: honest is empty, an unlogged call is found, a deleted report is missed."""
-    http, dicom, ours = free_port(18640), free_port(18641), free_port(18642)
+    http, dicom, ours = free_port(), free_port(), free_port()
     with running(orthanc_for(tmp_path / "pacs", ours, ports=(http, dicom))) as orthanc:
         peer = Peer("pacs", orthanc.ae_title, "127.0.0.1", dicom)
         hospital = Hospital(tmp_path, QueryPacs(), peer)

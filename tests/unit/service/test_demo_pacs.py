@@ -66,7 +66,7 @@ def test_images_are_forwarded(tmp_path: Path, series: SeriesOnDisk) -> None:
     """A new series is forwarded whole, and again when it is sent again, as a PACS does."""
     inbox = tmp_path / "inbox"
     inbox.mkdir()
-    port = free_port(0)
+    port = free_port()
     command = ["storescp", "-aet", ZHIYING_AE, "-od", str(inbox), "-tn", "-fe", ".dcm", str(port)]
     with subprocess.Popen(command, env=quick_network(os.environ), stderr=subprocess.DEVNULL) as receiver:
         try:
@@ -88,7 +88,7 @@ def test_images_are_forwarded(tmp_path: Path, series: SeriesOnDisk) -> None:
 @pytest.mark.slow
 def test_a_pacs_that_is_away_is_one_line() -> None:
     """No PACS, no traceback: a coded error that names the address."""
-    port = free_port(0)
+    port = free_port()
     with OrthancReader(f"http://{LOOPBACK}:{port}") as reader, pytest.raises(OrthancFailed) as refused:
         reader.version()
     assert refused.value.code == "ORTHANC_UNREACHABLE"

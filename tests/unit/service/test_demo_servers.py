@@ -155,7 +155,7 @@ def test_servers_outlive_a_terminals_interrupt(tmp_path: Path) -> None:
 def test_a_taken_port_is_not_chosen() -> None:
     """The preferred port is used when it is free, another one when something listens there, on any address."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("127.0.0.1", free_port()))
         listener.listen()
         taken = listener.getsockname()[1]
         assert answers(taken)

@@ -177,7 +177,7 @@ def test_configuration_is_understood(tmp_path: Path) -> None:
 
 def test_a_silent_service_is_one_line(tmp_path: Path) -> None:
     """A service that does not answer is not ready, and asking it gives a coded error that names its log."""
-    hospital = Hospital(tmp_path, free_port(0), free_port(0))
+    hospital = Hospital(tmp_path, free_port(), free_port())
     assert not hospital.ready()
     with pytest.raises(NotInTime, match=r"zhiying\.log") as refused:
         hospital.study("2.25.1")

@@ -281,7 +281,7 @@ def test_goodbye_settles(tmp_path: Path, house: House) -> None:
 
 def test_server_down_at_start(tmp_path: Path, house: House) -> None:
     """Where nobody listens, callers go on, pauses grow, and everything arrives when somebody does."""
-    spool, port = Spool(tmp_path / "spool.sqlite"), free_port(0)
+    spool, port = Spool(tmp_path / "spool.sqlite"), free_port()
     with capture_logs() as logs, sending(spool, house.ours, port) as sender:
         began = time.monotonic()
         for number in range(20):
@@ -322,7 +322,7 @@ def test_server_dies_in_a_frame(tmp_path: Path, house: House, dies_after: int) -
 
 def test_server_that_comes_and_goes(tmp_path: Path, house: House) -> None:
     """Over many deaths every message arrives whole, in order, none is lost, and none more often than deaths allow."""
-    spool, port = Spool(tmp_path / "spool.sqlite"), free_port(0)
+    spool, port = Spool(tmp_path / "spool.sqlite"), free_port()
     texts = [f"{number} " + "y" * (number * 53 % 1500) for number in range(120)]
     came: list[str] = []
     chance = random.Random(5)
@@ -393,7 +393,7 @@ def test_what_nobody_acknowledged_stays(tmp_path: Path, house: House) -> None:
 def test_full_spool(tmp_path: Path, house: House) -> None:
     """A full spool refuses, counted and logged, without an error for the caller; what was kept arrives."""
     one = framed("x" * 1000)
-    spool, port = Spool(tmp_path / "spool.sqlite", bytes_max=5 * len(one)), free_port(0)
+    spool, port = Spool(tmp_path / "spool.sqlite", bytes_max=5 * len(one)), free_port()
     with capture_logs() as logs, sending(spool, house.ours, port) as sender:
         assert [sender.offer([one]) for _ in range(10)] == [True] * 5 + [False] * 5
         assert sender.state.refused == 5
