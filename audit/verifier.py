@@ -1068,7 +1068,12 @@ class Review:
             self._proofs[index] = (outcome, digest)
             # What was found of a run before the present one ends nothing.
             if outcome == "SUSPEND" and body["tier"] in {"T0", "T1"} and life.began < body["last"]:
-                life.pending |= {index} if life.state in IN_USE.split() else set()
+                # Suspended already: for less than this, which is then to be ended by more.
+                graver = (
+                    body["tier"] == "T0" and body["metric"] != "EVIDENCE_OVERDUE" and life.cause not in FOR_REVIEWER
+                )
+                more = life.state == "SUSPENDED" and (graver or life.cause == "DRILL")
+                life.pending |= {index} if more or life.state in {"SHADOW", "LIVE"} else set()
         elif kind == "GOLDEN":
             good = outcome in {"MATCH", "OK"}
             self._proofs[index] = ("MATCH" if good else "INVARIANT", digest)

@@ -251,9 +251,9 @@ def suspended(life: Life, cause: Cause, by: Sequence[str], at: Moment) -> Life:
     if past.state in FINAL:
         return life
     if past.state not in IN_USE:
-        return dataclasses.replace(life, past=dataclasses.replace(past, held=_graver(past.held, cause)))
+        return dataclasses.replace(life, past=dataclasses.replace(past, held=graver(past.held, cause)))
     if past.state is State.SUSPENDED:
-        after = dataclasses.replace(past, cause=_graver(past.cause, cause))
+        after = dataclasses.replace(past, cause=graver(past.cause, cause))
         by = (*life.suspended_by, *(name for name in by if name not in life.suspended_by))
     else:
         after = dataclasses.replace(past, state=State.SUSPENDED, cause=cause, suspended_from=past.state)
@@ -261,8 +261,8 @@ def suspended(life: Life, cause: Cause, by: Sequence[str], at: Moment) -> Life:
     return _told(life, Event.SUSPEND, past.state, cause, tuple(by), at)
 
 
-def _graver(one: Cause | None, other: Cause) -> Cause:
-    """Of two causes the one that is harder to end."""
+def graver(one: Cause | None, other: Cause) -> Cause:
+    """Of two causes of a suspension the one that is harder to end: who may end it follows from it."""
     if one is None or one is Cause.DRILL or (other in FOR_REVIEWER and one not in FOR_REVIEWER):
         return other
     return one

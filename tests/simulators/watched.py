@@ -15,6 +15,7 @@ from typing import Any
 from audit.entry import Draft, Entry, JsonValue, Kind
 from audit.log import AuditLog
 from ethics_review.errors import ReviewError
+from ethics_review.life import graver
 from ethics_review.standing import Standing
 from ethics_review.states import Cause, State
 from models.ref import ModelRef
@@ -91,9 +92,9 @@ class FakeRegister:
         self.log.append(Draft(Kind.APPROVAL, f"approval:{name.lower()}", {"note": note, "note_digest": digest}))
         return approval
 
-    def people(self, event: str, to: State, model: ModelRef = MODEL) -> Entry:
+    def people(self, event: str, to: State, reason: Cause = Cause.OPERATOR, model: ModelRef = MODEL) -> Entry:
         """People act."""
-        return self._change(model, event, to, "OPERATOR", None, None, None)
+        return self._change(model, event, to, reason.value, None, None, None)
 
     def approvals(self) -> tuple[Any, ...]:
         """See service.monitoring.Register."""
@@ -104,13 +105,17 @@ class FakeRegister:
         model = next((one.model for one in self.known if one.model.digest == digest), None)
         if model is None:
             return None
-        state, cut_off = State.APPROVED, set()
+        state, cause, cut_off = State.APPROVED, None, set()
         for entry in self.log.entries():
             if entry.kind is Kind.STATE_CHANGE and dict(entry.body["model"])["digest"] == digest:  # type: ignore[arg-type]
                 state = State(str(entry.body["to"]))
+                if entry.body["event"] == "SUSPEND":
+                    cause = graver(cause, Cause(str(entry.body["reason"])))
+                elif state is not State.SUSPENDED:
+                    cause = None
                 if entry.body["event"] == "RESTRICT":
                     cut_off.add((str(entry.body["condition"]), str(entry.body["observed"])))
-        return Standing(model, state, cut_off=frozenset(cut_off))
+        return Standing(model, state, cause=cause, cut_off=frozenset(cut_off))
 
     def suspend(self, model: ModelRef, cause: Cause, evidence: int | None) -> Entry:
         """See service.monitoring.Register."""
@@ -136,7 +141,8 @@ class FakeRegister:
         if self.dies is not None:
             raise self.dies
         state = self.standing(model.digest)
-        if state is None or state.state not in {State.SHADOW, State.LIVE}:
+        suspended = {State.SUSPENDED} if outcome == "SUSPEND" else set()
+        if state is None or state.state not in {State.SHADOW, State.LIVE} | suspended:
             raise ReviewError("only what is in use can be tightened")
         assert evidence is not None
         found = next(self.log.entries(evidence))
@@ -229,8 +235,8 @@ class Ward:
     def in_use(self, model: ModelRef = MODEL, **terms: Any) -> None:
         """The model is approved and live."""
         self.register.record(model, **terms)
-        self.register.people("DEPLOY", State.SHADOW, model)
-        self.register.people("GO_LIVE", State.LIVE, model)
+        self.register.people("DEPLOY", State.SHADOW, model=model)
+        self.register.people("GO_LIVE", State.LIVE, model=model)
 
     def call(self, *, sex: str = "F", state: str = "LIVE", model: ModelRef = MODEL) -> str:
         """Intent, result and release of a call, within a minute; its name."""

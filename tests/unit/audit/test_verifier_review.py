@@ -122,7 +122,7 @@ def whole_life() -> Hospital:
     denied(hospital, "SUSPENDED", "STATE", "SUSPENDED")
     resumed(hospital)
     hospital.tightened("SUSPEND", "HARM", incident(hospital))
-    evaluated(hospital, metric="INCIDENT", tier="T0", last=0)  # of what was suspended for already
+    evaluated(hospital, metric="INCIDENT", tier="T0")  # of what was suspended for already
     resumed(hospital, "owner", "safety", "reviewer-2")
     suspended(hospital, "DRILL")
     resumed(hospital)
@@ -795,6 +795,16 @@ CALLS: dict[str, tuple[Callable[[], Hospital], Tale, str]] = {
         live,
         then(lambda one: one.call(9), evaluated, lambda one: one.intent(1)),
         f"entry {FIRST_CALL + 4} asked for a suspension that did not come",
+    ),
+    "suspended for less before": (
+        live,
+        then(suspended, lambda one: evaluated(one, metric="INCIDENT", tier="T0"), resumed, lambda one: one.intent(1)),
+        "asked for a suspension that did not come",
+    ),
+    "suspended for a drill before": (
+        live,
+        then(lambda one: suspended(one, "DRILL"), evaluated, resumed, lambda one: one.intent(1)),
+        "asked for a suspension that did not come",
     ),
     "suspended for something else": (
         live,

@@ -224,19 +224,31 @@ def test_killed_and_then_resumed_by_people(ward: Ward) -> None:
     assert ward.register.suspended == []
 
 
-@pytest.mark.parametrize("state", [State.APPROVED, State.SUSPENDED])
-def test_only_what_is_in_use_is_suspended(ward: Ward, state: State) -> None:
-    """A model that is not in use, or suspended already, is evaluated and left where it is."""
+@pytest.mark.parametrize(
+    ("before", "then"),
+    [
+        (None, []),
+        (Cause.HARM, []),
+        (Cause.INTEGRITY, []),
+        (Cause.OPERATOR, [Cause.INTEGRITY]),
+        (Cause.PERFORMANCE, [Cause.INTEGRITY]),
+        (Cause.DRILL, [Cause.INTEGRITY]),
+    ],
+)
+def test_what_is_not_running_is_suspended_for_something_graver_alone(
+    ward: Ward, before: Cause | None, then: list[Cause]
+) -> None:
+    """Approved and not begun, or suspended for as much: it is evaluated and left where it is."""
     ward.register.record()
-    if state is State.SUSPENDED:
+    if before is not None:
         ward.register.people("DEPLOY", State.SHADOW)
-        ward.register.people("SUSPEND", State.SUSPENDED)
+        ward.register.people("SUSPEND", State.SUSPENDED, before)
     monitor = ward.monitoring()
     ward.golden("MISMATCH")
     monitor()
 
     assert len(ward.evaluations("SUSPEND")) == 1
-    assert ward.register.suspended == []
+    assert [cause for _, cause, _ in ward.register.suspended] == then
     assert monitor.state == "ok"
 
 
