@@ -4,6 +4,7 @@
 
     AuditError
     |- EntryInvalid      ENTRY_INVALID         us: an entry that the schema refuses, or bytes that are no entry
+    |- Overtaken         AUDIT_OVERTAKEN       us: what the entry rests on changed before it was logged; look again
     |- KeyConflict       AUDIT_KEY_CONFLICT    us: one idempotency key, two different contents
     |- AuditUnavailable  AUDIT_UNAVAILABLE     site: the disk refuses; try again later (also an OSError)
     |- AuditCorrupt      AUDIT_CORRUPT         site: what is on disk is not what was signed; trying again cannot help
@@ -35,6 +36,12 @@ class EntryInvalid(AuditError):
     """An entry that the closed schema refuses, or bytes that are not one of our entries."""
 
     code = "ENTRY_INVALID"
+
+
+class Overtaken(AuditError):
+    """Something was logged first that changes what the entry rests on. Nothing was logged: look again."""
+
+    code = "AUDIT_OVERTAKEN"
 
 
 class KeyConflict(AuditError):

@@ -36,7 +36,7 @@ from audit.canonical import JsonValue
 from audit.checkpoint import Checkpoint
 from audit.durable import Disk
 from audit.entry import Draft, Entry, Kind, refuse_bad_source
-from audit.errors import AuditCorrupt, AuditError, AuditSealed, AuditUnavailable, EntryInvalid, KeyConflict
+from audit.errors import AuditCorrupt, AuditError, AuditSealed, AuditUnavailable, EntryInvalid, KeyConflict, Overtaken
 from audit.files import Files
 from audit.layout import HEAD, LOCK, STAGING, StagedName
 from audit.lock import DirectoryLock
@@ -45,7 +45,7 @@ from audit.note import Signer
 from audit.placing import Placer
 from audit.published import Published
 from audit.state import Growth
-from audit.ticket import Line, Ticket
+from audit.ticket import Line, Proviso, Ticket
 
 BATCH_MAX = 256
 """Entries in one commit: one tile's worth, so that a commit stays below 16 MiB."""
@@ -143,13 +143,14 @@ class AuditLog:
             raise
         return log
 
-    def append(self, draft: Draft) -> Entry:
+    def append(self, draft: Draft, proviso: Proviso | None = None) -> Entry:
         """Log it. When this returns, the entry is durable and under a signed head; readable by all when published.
 
         The same key with the same kind, call and body gives the first entry and logs nothing; with any other content it
-        raises KeyConflict. Callers that wait at the same time share one commit.
+        raises KeyConflict. Callers that wait at the same time share one commit. Raises Overtaken, and logs nothing,
+        where the `proviso` does not hold; whichever process logged what it does not hold for.
         """
-        ticket = Ticket(draft)
+        ticket = Ticket(draft, proviso)
         try:
             self.line.join(ticket)
             if not ticket.done:
@@ -270,10 +271,12 @@ class AuditLog:
                 if first is None:
                     if SEAL_KEY in fresh or self._ahead.find(SEAL_KEY) is not None:
                         raise AuditSealed("this log has ended: another one succeeds it")
-                    first = fresh[draft.key] = self._place(draft, len(fresh))
+                    placed = self._place(draft, len(fresh))
+                    self._refuse_overtaken(placed, ticket.proviso, list(fresh.values()))
+                    first = fresh[draft.key] = placed
                 elif first.draft.content != draft.content:
                     raise KeyConflict("the key is in the log with other content")
-            except (AuditSealed, EntryInvalid, KeyConflict) as error:
+            except (AuditSealed, EntryInvalid, KeyConflict, Overtaken) as error:
                 ticket.fail(error)
             else:
                 ticket.entry = first
@@ -281,6 +284,13 @@ class AuditLog:
             self._commit(list(fresh.values()))
         for ticket in batch:
             ticket.done = True
+
+    def _refuse_overtaken(self, placed: Entry, proviso: Proviso | None, fresh: Sequence[Entry]) -> None:
+        if proviso is None:
+            return
+        between = [self._entry(index) for index in range(proviso.since, self._ahead.tree.size)]
+        if not proviso.holds(placed, [*between, *fresh]):
+            raise Overtaken("what it rests on changed before it was logged; look again")
 
     def _place(self, draft: Draft, ahead: int) -> Entry:
         """The draft as the entry that is ``ahead`` places after the tree's end."""

@@ -9,18 +9,34 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from audit.entry import Draft, Entry
 from audit.errors import AuditError, AuditUnavailable
 
 
+@dataclass(frozen=True, slots=True)
+class Proviso:
+    """On what condition an entry is logged: what it rests on is decided at one moment and logged at a later one.
+
+    Attributes:
+        since: the index of the first entry that whoever drafted it has not seen.
+        holds: given the entry as it would stand, and all from `since` that stand before it: whether it may. It runs
+            inside the commit, for whoever waits there: it must be quick, and ask neither the log nor anybody's lock.
+    """
+
+    since: int
+    holds: Callable[[Entry, Sequence[Entry]], bool]
+
+
 class Ticket:
     """One caller's draft, and its answer."""
 
-    __slots__ = ("_asleep", "_error", "done", "draft", "entry")
+    __slots__ = ("_asleep", "_error", "done", "draft", "entry", "proviso")
 
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
+    def __init__(self, draft: Draft, proviso: Proviso | None = None) -> None:
+        self.draft, self.proviso = draft, proviso
         self.done = False
         self.entry: Entry | None = None
         self._error: AuditError | None = None

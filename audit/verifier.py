@@ -1069,11 +1069,10 @@ class Review:
             # What was found of a run before the present one ends nothing.
             if outcome == "SUSPEND" and body["tier"] in {"T0", "T1"} and life.began < body["last"]:
                 # Suspended already: for less than this, which is then to be ended by more.
-                graver = (
-                    body["tier"] == "T0" and body["metric"] != "EVIDENCE_OVERDUE" and life.cause not in FOR_REVIEWER
-                )
-                more = life.state == "SUSPENDED" and (graver or life.cause == "DRILL")
-                life.pending |= {index} if more or life.state in {"SHADOW", "LIVE"} else set()
+                grave = body["tier"] == "T0" and body["metric"] != "EVIDENCE_OVERDUE"
+                more = life.cause == "DRILL" or (grave and life.cause not in FOR_REVIEWER)
+                if life.state in {"SHADOW", "LIVE"} or (life.state == "SUSPENDED" and more):
+                    life.pending |= {index}
         elif kind == "GOLDEN":
             good = outcome in {"MATCH", "OK"}
             self._proofs[index] = ("MATCH" if good else "INVARIANT", digest)
@@ -1138,7 +1137,8 @@ class Review:
             "APPROVAL_EXPIRED": any(one.ends <= time for one in mine),
             "APPROVAL_NOT_YET_VALID": any(time < one.starts for one in mine),
             "NOT_DEPLOYED": life.state in f"{BEFORE_USE} {GRANTED} REJECTED".split(),
-            **{state: life.state == state for state in ("SUSPENDED", "RETIRED")},
+            "SUSPENDED": life.state == "SUSPENDED" or life.pending,
+            "RETIRED": life.state == "RETIRED",
             "STOPPED": any(level == seen for level, _ in self._stops),
             "SUBGROUP_CUT_OFF": _is_cut(life, name, seen),
             **dict.fromkeys(("CONDITION_NOT_MET", "ATTRIBUTE_UNKNOWN", "AUTONOMY_EXCEEDED"), of_condition),

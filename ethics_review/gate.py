@@ -182,8 +182,10 @@ def _in_use(request: Request, standings: Sequence[Standing]) -> Standing:
         if others:
             raise Refused(DIGEST_MISMATCH, MODEL_DIGEST, OTHER, others[0])
         raise Refused(NO_APPROVAL, None, None)
-    if mine[0].state not in IN_USE:
-        raise Refused(_ENDED.get(mine[0].state, NOT_DEPLOYED), STATE, mine[0].state.value)
+    # What is to be suspended is as good as suspended.
+    state = State.SUSPENDED if mine[0].asked and mine[0].state in IN_USE else mine[0].state
+    if state not in IN_USE:
+        raise Refused(_ENDED.get(state, NOT_DEPLOYED), STATE, state.value)
     return mine[0]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from audit.entry import JsonValue
+from audit.entry import Entry, JsonValue
 from ethics_review import questions
 from ethics_review.dossier import Approval
 from ethics_review.parties import Trust
@@ -57,7 +57,8 @@ class Life:
 
     Attributes:
         judged_at: time of the last approval, renewal or follow-up.
-        suspended_at, deployed_at: index of the entry; -1 for never.
+        suspended_at, deployed_at, began: index of the entry; -1 for never. It began when it last came to run.
+        asked: evaluations that ask for a suspension which has not come.
         drills: entries that ended a drill since the deployment. goldens: entries of golden cases that came out right
             since the suspension. acceptances: entry and approval of each acceptance that met every bound.
         reports: digests of safety reports.
@@ -73,6 +74,8 @@ class Life:
     suspended_by: tuple[str, ...] = ()
     suspended_at: int = -1
     deployed_at: int = -1
+    began: int = -1
+    asked: tuple[int, ...] = ()
     drills: tuple[int, ...] = ()
     goldens: tuple[int, ...] = ()
     acceptances: tuple[tuple[int, str], ...] = ()
@@ -175,7 +178,8 @@ def happened(
         return suspended(life, Cause(str(statement["cause"])), names, at)
     drill = life.past.cause is Cause.DRILL
     past = _remembered(life.past, event, end, signers, statement)
-    life = _told(dataclasses.replace(life, past=past), event, life.state, reason, names, at)
+    began = at.index if end in RUNNING and end is not life.state else life.began
+    life = _told(dataclasses.replace(life, past=past, began=began), event, life.state, reason, names, at)
     match event:
         case Event.RESUME:
             return dataclasses.replace(life, suspended_by=(), drills=(*life.drills, at.index) if drill else life.drills)
@@ -261,6 +265,28 @@ def suspended(life: Life, cause: Cause, by: Sequence[str], at: Moment) -> Life:
     return _told(life, Event.SUSPEND, past.state, cause, tuple(by), at)
 
 
+def evaluated(life: Life, said: Entry) -> Life:
+    """An evaluation that says SUSPEND asks for it, where it was made of the present run, and until it is answered.
+
+    What is suspended already is suspended for this too, if this is harder to end: see `graver`.
+    """
+    body = said.body
+    of_now = body["tier"] in {"T0", "T1"} and life.began < int(str(body["last"]))
+    if body["outcome"] != "SUSPEND" or not of_now:
+        return life
+    grave = body["tier"] == "T0" and body["metric"] != "EVIDENCE_OVERDUE"
+    more = life.past.cause is Cause.DRILL or (grave and life.past.cause not in FOR_REVIEWER)
+    if life.state in RUNNING or (life.state is State.SUSPENDED and more):
+        return dataclasses.replace(life, asked=(*life.asked, said.index))
+    return life
+
+
+def answered(life: Life, reason: JsonValue, evidence: JsonValue) -> Life:
+    """A suspension answers the evaluation that it names; one that a reviewer must end answers all."""
+    asked = () if reason in FOR_REVIEWER else tuple(one for one in life.asked if one != evidence)
+    return dataclasses.replace(life, asked=asked)
+
+
 def graver(one: Cause | None, other: Cause) -> Cause:
     """Of two causes of a suspension the one that is harder to end: who may end it follows from it."""
     if one is None or one is Cause.DRILL or (other in FOR_REVIEWER and one not in FOR_REVIEWER):
@@ -322,5 +348,6 @@ def standing(life: Life, time: datetime, trust: Trust) -> Standing | None:
         last_note=life.last_note,
         submission=life.submission,
         history=life.history,
+        asked=life.asked,
         follow_up_at=None if approval is None else questions.follow_up_due(approval, life.judged_at, trust),
     )

@@ -76,6 +76,7 @@ class Replay:
             Kind.ACCEPTANCE: self._acceptance,
             Kind.GOLDEN: self._golden,
             Kind.SAFETY_REPORT: self._report,
+            Kind.EVALUATION: self._evaluation,
             Kind.OPT_OUT: self._opt_out,
         }
 
@@ -237,6 +238,8 @@ class Replay:
             after = life.tightened(
                 one, str(body["event"]), str(body["reason"]), pair, _panel(note), at, noted=note is not None
             )
+        if body["event"] == Event.SUSPEND:
+            after = life.answered(after, body["reason"], body["evidence"])
         self.put(dataclasses.replace(after, last_note=last))
 
     def _signed(self, one: Life, note: str, body: Mapping[str, JsonValue], at: Moment) -> Life:
@@ -317,6 +320,12 @@ class Replay:
         one = self._known(entry)
         if one is not None:
             self.put(dataclasses.replace(one, reports=(*one.reports, str(entry.body["report"]))))
+
+    def _evaluation(self, entry: Entry, at: Moment) -> None:
+        del at
+        one = self._known(entry)
+        if one is not None:
+            self.put(life.evaluated(one, entry))
 
     def _opt_out(self, entry: Entry, at: Moment) -> None:
         del at

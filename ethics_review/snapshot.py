@@ -135,6 +135,7 @@ def _life(one: Life) -> dict[str, Any]:
         "history": [list(dataclasses.astuple(step)) for step in one.history],
         "suspended_at": one.suspended_at + 1,
         "deployed_at": one.deployed_at + 1,
+        "began": one.began + 1,
     }
 
 
@@ -154,6 +155,7 @@ def _living(fields: Mapping[str, Any], again: Callable[[int], Approval]) -> Life
             "history": tuple(_step(step) for step in fields["history"]),
             "suspended_at": fields["suspended_at"] - 1,
             "deployed_at": fields["deployed_at"] - 1,
+            "began": fields["began"] - 1,
         }
     )
 

@@ -32,6 +32,7 @@ class Standing:
         cut_off: (CONDITION, class) pairs that were taken out of use; no approval gives them back.
         last_note: "sha256:..." of the newest signed note about it; the next act names it.
         submission: digest of what was submitted last.
+        asked: evaluations that ask for a suspension which has not come: until it does, nothing is permitted.
         history: what counted, in the log's order. follow_up_at: when the next follow-up is overdue.
     """
 
@@ -44,6 +45,7 @@ class Standing:
     cut_off: frozenset[tuple[str, str]] = frozenset()
     last_note: str | None = None
     submission: str | None = None
+    asked: tuple[int, ...] = ()
     history: tuple[Step, ...] = ()
     follow_up_at: datetime | None = None
 

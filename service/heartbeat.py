@@ -7,6 +7,7 @@ from typing import Protocol
 
 from audit.checkpoint import Checkpoint
 from audit.entry import Draft, Entry, Kind
+from audit.ticket import Proviso
 
 INTERVAL_S = 60
 """What each beat promises: the next one comes within so many seconds, or something was wrong."""
@@ -21,8 +22,11 @@ class Log(Protocol):
         """See AuditLog."""
 
 
-class CallLog(Log, Protocol):
+class CallLog(Protocol):
     """Where the entries of calls go."""
+
+    def append(self, draft: Draft, proviso: Proviso | None = None) -> Entry:
+        """See AuditLog."""
 
     def receipt(self, index: int) -> Checkpoint:
         """See AuditLog."""

@@ -32,7 +32,6 @@ from ethics_review.dossier import Approval
 from ethics_review.errors import RequestInvalid, ReviewError
 from ethics_review.evaluation import INVARIANTS, SEVERITY, Evaluation, Outcome, Plan, code_digest
 from ethics_review.facts import What, fact_of
-from ethics_review.life import graver
 from ethics_review.monitor import Monitor, cut_off
 from ethics_review.standing import Standing
 from ethics_review.states import Cause, State
@@ -273,18 +272,16 @@ class Monitoring:
 
     def _tighten(self, said: Evaluation, since: int, evidence: int) -> None:
         standing = self._register.standing(said.model.digest)
-        if standing is None or self._began(said.model.digest) >= since:
+        if standing is None:
             return
-        reading, running = said.reading, standing.state in IN_USE
+        reading = said.reading
         if said.outcome is Outcome.SUSPEND:
-            cause = cause_of(reading.metric)
-            # What is suspended already may not come back as easily as before.
-            graver_now = standing.state is State.SUSPENDED and graver(standing.cause, cause) is not standing.cause
-            if running or graver_now:
-                self._register.suspend(said.model, cause, evidence)
+            # The register knows whether it still asks for it: people may have begun the model anew since.
+            if evidence in standing.asked:
+                self._register.suspend(said.model, cause_of(reading.metric), evidence)
                 _log.error("model_suspended", model=said.model.name, version=said.model.version, metric=reading.metric)
             return
-        if not running:
+        if standing.state not in IN_USE or self._began(said.model.digest) >= since:
             return
         part = cut_off(reading)
         if part is not None and part not in standing.cut_off:

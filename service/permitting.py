@@ -4,19 +4,27 @@ The images say who and what; the site's configuration says where and how the res
 requirements are fulfilled; the log says who has opted out, and how often the model ran today.
 """
 
+import errno
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Final, Protocol
 
-from audit.entry import Draft, Entry
+from audit.entry import Draft, Entry, Kind
+from audit.errors import AuditUnavailable, Overtaken
+from audit.ticket import Proviso
 from dicom_bridge.patient import Patient
 from dicom_bridge.volume import LoadedSeries
 from ethics_review import gate
 from ethics_review.dossier import CIVIL_TIME
+from ethics_review.errors import Refused
 from ethics_review.permit import Permit
 from ethics_review.register import Register
+from ethics_review.replay import day_end
+from ethics_review.standing import Standing
 from ethics_review.vocabulary import OPT_OUT_CHECK
 from models.library import VerifiedModel
 from service import records
@@ -26,6 +34,10 @@ from service.store import Run
 
 OPT_OUT_NAMES = "opt-out"
 """Keeps the names of those who opted out apart from all others that the site's own key makes."""
+
+MOVERS: Final = frozenset({Kind.APPROVAL, Kind.STATE_CHANGE, Kind.STOP, Kind.RESUME, Kind.OPT_OUT})
+LOOKS_MAX: Final = 100
+"""How often a call that is overtaken is weighed again before its step is put off."""
 
 Facts = dict[str, Any]
 """What steps hand to the next one: JSON, kept by the workflow engine."""
@@ -124,15 +136,28 @@ class Device(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Who is asked. `patient`: whose images a run's are, None where they do not say. `record`: appends to the log."""
+    """Who is asked.
+
+    `patient`: whose images a run's are, None where they do not say. `record`: appends to the log. `denied`: a refusal's
+    entry.
+    """
 
     practice: Practice
     register: Register
     device: Device
     pseudonyms: Pseudonyms
     patient: Callable[[Run], Patient | None]
-    record: Callable[[Draft], Entry]
+    record: Callable[[Draft, Proviso], Entry]
+    denied: Callable[[Run, Facts, Refused], Draft]
     now: Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the gate said, and what must not have changed when that is logged."""
+
+    given: Permit | Refused
+    rests_on: Proviso
 
 
 class Permitting:
@@ -142,38 +167,53 @@ class Permitting:
         self._s = sources
         self._one_call = threading.Lock()
 
-    def permit(self, run: Run, facts: Facts, model: VerifiedModel, loaded: LoadedSeries) -> tuple[Permit, Entry]:
-        """A permit and its CALL_INTENT. Raises Refused, and what the device and the log raise."""
+    def permit(
+        self, run: Run, facts: Facts, model: VerifiedModel, loaded: LoadedSeries, *, intended: bool = False
+    ) -> tuple[Permit, Entry]:
+        """A permit and its CALL_INTENT. Raises Refused, which is logged too, and what the device and the log raise.
+
+        `intended`: the call had a permit before, and its refusal is not one that comes before the model.
+        """
         names = self._names(run)
-        self._ask(facts, model, loaded, names)  # nothing is loaded for a call that is refused
-        self._s.device.warm(model)  # so that the intent can say on what it will run
+        if isinstance(self._ask(facts, model, loaded, names).given, Permit):
+            self._s.device.warm(model)  # so that the intent can say on what it will run; not for what is refused
+        for _ in range(LOOKS_MAX):
+            # Loading took its time: what the answer rests on, the day's count above all, must be so when it is logged.
+            # Who stops or suspends meanwhile, in whatever process, comes first or is too late.
+            with self._one_call, suppress(Overtaken):
+                answer = self._ask(facts, model, loaded, names)
+                given = answer.given
+                if isinstance(given, Permit):
+                    return given, self._s.record(self._intent(given, facts, model, loaded), answer.rests_on)
+                if not intended:
+                    self._s.record(self._s.denied(run, facts, given), answer.rests_on)
+                raise given
+        raise AuditUnavailable("what permits calls changes faster than a call can be logged; repeat", errno.EBUSY)
+
+    def _intent(self, permit: Permit, facts: Facts, model: VerifiedModel, loaded: LoadedSeries) -> Draft:
+        self._s.device.warm(model)  # was refused a moment ago, perhaps; else it is loaded
         state = self._s.device.describe()
-        runtime = {"device": str(state["device"])} | state["runtime"]
-        # Loading took its time: what the answer rests on, the day's count above all, must be so when it is logged.
-        with self._one_call:
-            permit = self._ask(facts, model, loaded, names)
-            draft = records.call_intent(
-                permit,
-                records.Subject(
-                    site=self._s.practice.site,
-                    requester=facts.get("requester"),
-                    patient=facts.get("patient"),
-                    study=facts["study"],
-                    committed=facts["committed"],
-                    instances=len({frame.sop_uid for frame in loaded.frames}),
-                ),
-                card=records.card_digest(model),
-                runtime=runtime,
-            )
-            return permit, self._s.record(draft)
+        return records.call_intent(
+            permit,
+            records.Subject(
+                site=self._s.practice.site,
+                requester=facts.get("requester"),
+                patient=facts.get("patient"),
+                study=facts["study"],
+                committed=facts["committed"],
+                instances=len({frame.sop_uid for frame in loaded.frames}),
+            ),
+            card=records.card_digest(model),
+            runtime={"device": str(state["device"])} | state["runtime"],
+        )
 
     def _names(self, run: Run) -> tuple[str, ...]:
         patient = self._s.patient(run)
         return () if patient is None else names_of_images(self._s.pseudonyms, patient)
 
-    def _ask(self, facts: Facts, model: VerifiedModel, loaded: LoadedSeries, names: tuple[str, ...]) -> Permit:
+    def _ask(self, facts: Facts, model: VerifiedModel, loaded: LoadedSeries, names: tuple[str, ...]) -> "_Answer":
         practice, register = self._s.practice, self._s.register
-        now = self._s.now()
+        now, seen = self._s.now(), register.size
         standings, stops, latest = register.standings(now), register.stops(), register.latest_known()
         request = asked(
             practice,
@@ -185,7 +225,12 @@ class Permitting:
             calls_today=self._others_today(facts, model, now),
             at=max(now, latest or now),
         )
-        return gate.decide(request, standings, stops, now, latest_known=latest)
+        until = min(_calendar(model.ref.digest, standings, max(now, latest or now)))
+        rests_on = Proviso(seen, partial(_unmoved, until))
+        try:
+            return _Answer(gate.decide(request, standings, stops, now, latest_known=latest), rests_on)
+        except Refused as refused:
+            return _Answer(refused, rests_on)
 
     def _others_today(self, facts: Facts, model: VerifiedModel, now: datetime) -> int:
         """Calls of the model that were begun today; not this one, if it was begun before a crash."""
@@ -198,3 +243,21 @@ class Permitting:
 
 def _civil_day(at: datetime) -> date:
     return at.astimezone(CIVIL_TIME).date()
+
+
+def _calendar(digest: str, standings: Sequence[Standing], now: datetime) -> Iterator[datetime]:
+    """When time alone may change an answer about this model: at the day's end its calls are counted anew."""
+    yield day_end(now)
+    for one in standings:
+        if one.model.digest == digest:
+            turns = [turn for approval in one.approvals for turn in (approval.starts_at, approval.ends_at)]
+            yield from (turn for turn in (*turns, one.follow_up_at) if turn is not None and turn > now)
+
+
+def _unmoved(until: datetime, placed: Entry, between: Sequence[Entry]) -> bool:
+    return datetime.fromisoformat(placed.time) < until and not any(map(_moves, between))
+
+
+def _moves(entry: Entry) -> bool:
+    """Whether it may change what the gate answers."""
+    return entry.kind in MOVERS or (entry.kind is Kind.EVALUATION and entry.body["outcome"] == "SUSPEND")

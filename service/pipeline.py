@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 from audit.entry import Draft, Entry
 from audit.errors import AuditUnavailable
+from audit.ticket import Proviso
 from dicom_bridge.outbox import Outbox
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.spool_index import Instance
@@ -113,6 +114,7 @@ class Pipeline:
                 pseudonyms=parts.pseudonyms,
                 patient=parts.reading.patient,
                 record=self._record,
+                denied=lambda run, facts, why: _denied(run, Step.PERMITTED, facts["study"], facts, explain(why)),
                 now=parts.now,
             )
         )
@@ -231,7 +233,8 @@ class Pipeline:
             self._models[run.run_id] = model
             loaded = self._p.reading.series(run, facts["series"], facts["part"])
             # After a crash there is no permit in memory: the gate is asked again, with the clock of now.
-            permit = self._permits.get(run.run_id) or self._permitting.permit(run, facts, model, loaded)[0]
+            permit = self._permits.get(run.run_id)
+            permit = permit or self._permitting.permit(run, facts, model, loaded, intended=True)[0]
             if not permit.released:
                 shadow = {"state": permit.state}  # the two permits may differ: the closer one counts
             try:
@@ -324,17 +327,7 @@ class Pipeline:
         call = facts.get("call")
         study = facts.get("study") or self._study(run)
         if refused:
-            ref = records.model_ref(facts["model"]) if "model" in facts else None
-            draft = records.denied(
-                run.run_id,
-                study=study,
-                stage=step,
-                code=fault.code,
-                condition=fault.condition,
-                observed=fault.observed,
-                ref=ref,
-                call=call,
-            )
+            draft = _denied(run, step, study, facts, fault)
         else:
             draft = records.failed(run.run_id, study=study, stage=step, code=fault.code, fault=fault.side, call=call)
         self._record(draft)
@@ -344,9 +337,9 @@ class Pipeline:
         _log.warning("run_ended", run=run.run_id, state=state, stage=step, code=fault.code, fault=fault.side)
         return {"ended": state}
 
-    def _record(self, draft: Draft) -> Entry:
+    def _record(self, draft: Draft, proviso: Proviso | None = None) -> Entry:
         """Append; for as long as the log cannot be written AuditUnavailable leaves the step, which is then repeated."""
-        entry = self._p.log.append(draft)
+        entry = self._p.log.append(draft, proviso)
         self._p.observe(draft.kind, "logged", draft.call or "")
         return entry
 
@@ -370,6 +363,20 @@ class Pipeline:
 
     def _show(self, run: Run, state: State, **changes: Any) -> None:
         self._p.store.update(run.run_id, self._p.now(), state=state, **changes)
+
+
+def _denied(run: Run, step: Step, study: str, facts: Facts, fault: Fault) -> Draft:
+    """The entry of a refusal. The same refusal is one entry, whoever is the first to log it."""
+    return records.denied(
+        run.run_id,
+        study=study,
+        stage=step,
+        code=fault.code,
+        condition=fault.condition,
+        observed=fault.observed,
+        ref=records.model_ref(facts["model"]) if "model" in facts else None,
+        call=facts.get("call"),
+    )
 
 
 def _is_shadow(facts: Facts) -> bool:

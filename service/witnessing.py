@@ -28,6 +28,7 @@ from audit.layout import CHECKPOINT, HEAD
 from audit.log import AuditLog
 from audit.note import Verifier
 from audit.policy import Policy, PolicyInvalid, WitnessAt
+from audit.ticket import Proviso
 from audit.witness import origin_hash
 from audit.witnessing import (
     Post,
@@ -98,10 +99,10 @@ class Guarded:
     log: CallLog
     permit: Callable[[Draft], None]
 
-    def append(self, draft: Draft) -> Entry:
+    def append(self, draft: Draft, proviso: Proviso | None = None) -> Entry:
         """See AuditLog. Raises AuditUnavailable where it is refused: whoever appends waits, and nothing is lost."""
         self.permit(draft)
-        return self.log.append(draft)
+        return self.log.append(draft, proviso)
 
     def receipt(self, index: int) -> Checkpoint:
         """See AuditLog."""

@@ -20,6 +20,7 @@ from audit.entry import Draft, Entry, Kind
 from audit.errors import AuditUnavailable
 from audit.log import AuditLog
 from audit.note import Signer
+from audit.ticket import Proviso
 from dicom_bridge import uids
 from dicom_bridge.attributes import Attributes
 from dicom_bridge.patient import Patient
@@ -103,8 +104,10 @@ class ObservedLog:
         self.after = False
         self.refused = 0
         self.broken: Exception | None = None
+        self.before: tuple[Kind, Callable[[], object]] | None = None
+        """What happens once, just before an entry of this kind is logged."""
 
-    def append(self, draft: Draft) -> Entry:
+    def append(self, draft: Draft, proviso: Proviso | None = None) -> Entry:
         """See AuditLog."""
         if self.broken is not None:
             self.refused += 1
@@ -115,9 +118,12 @@ class ObservedLog:
             self.refuse -= 1
             self.refused += 1
             if self.after:
-                self.inner.append(draft)
+                self.inner.append(draft, proviso)
             raise AuditUnavailable("the disk refuses", errno.ENOSPC)
-        return self.inner.append(draft)
+        if self.before is not None and draft.kind is self.before[0]:
+            first, self.before = self.before[1], None
+            first()
+        return self.inner.append(draft, proviso)
 
     def entries(self, start: int = 0) -> Iterator[Entry]:
         """See AuditLog."""

@@ -4,6 +4,7 @@ The register keeps the contract of ethics_review.register as far as the monitor 
 for the monitor to call; `people` is what humans do by signed acts.
 """
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
@@ -14,10 +15,11 @@ from typing import Any
 
 from audit.entry import Draft, Entry, JsonValue, Kind
 from audit.log import AuditLog
+from ethics_review import life
 from ethics_review.errors import ReviewError
-from ethics_review.life import graver
+from ethics_review.life import Life
 from ethics_review.standing import Standing
-from ethics_review.states import Cause, State
+from ethics_review.states import Cause, Past, State
 from models.ref import ModelRef
 from service.monitoring import Monitoring
 from tests.simulators.audit_log import DIGEST, ORIGIN, QUICK, SIGNER, body
@@ -105,17 +107,26 @@ class FakeRegister:
         model = next((one.model for one in self.known if one.model.digest == digest), None)
         if model is None:
             return None
-        state, cause, cut_off = State.APPROVED, None, set()
+        one, cut_off = Life(model, Past(State.APPROVED)), set()
         for entry in self.log.entries():
-            if entry.kind is Kind.STATE_CHANGE and dict(entry.body["model"])["digest"] == digest:  # type: ignore[arg-type]
-                state = State(str(entry.body["to"]))
-                if entry.body["event"] == "SUSPEND":
-                    cause = graver(cause, Cause(str(entry.body["reason"])))
-                elif state is not State.SUSPENDED:
-                    cause = None
-                if entry.body["event"] == "RESTRICT":
-                    cut_off.add((str(entry.body["condition"]), str(entry.body["observed"])))
-        return Standing(model, state, cause=cause, cut_off=frozenset(cut_off))
+            if entry.kind not in {Kind.STATE_CHANGE, Kind.EVALUATION}:
+                continue
+            body = entry.body
+            if dict(body["model"])["digest"] != digest:  # type: ignore[arg-type]
+                continue
+            if entry.kind is Kind.EVALUATION:
+                one = life.evaluated(one, entry)
+                continue
+            to, suspends = State(str(body["to"])), body["event"] == "SUSPEND"
+            cause = life.graver(one.past.cause, Cause(str(body["reason"]))) if suspends else None
+            began = entry.index if to in {State.SHADOW, State.LIVE} and to is not one.state else one.began
+            one = dataclasses.replace(one, past=Past(to, cause), began=began)
+            if suspends:
+                one = life.answered(one, body["reason"], body["evidence"])
+            if body["event"] == "RESTRICT":
+                cut_off.add((str(body["condition"]), str(body["observed"])))
+        assert one.state is not None
+        return Standing(model, one.state, cause=one.past.cause, cut_off=frozenset(cut_off), asked=one.asked)
 
     def suspend(self, model: ModelRef, cause: Cause, evidence: int | None) -> Entry:
         """See service.monitoring.Register."""

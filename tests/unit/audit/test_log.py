@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from audit import durable, fsck
-from audit.entry import Draft, Kind
-from audit.errors import AuditCorrupt, AuditUnavailable, EntryInvalid, KeyConflict
+from audit.entry import Draft, Entry, Kind
+from audit.errors import AuditCorrupt, AuditUnavailable, EntryInvalid, KeyConflict, Overtaken
 from audit.layout import CHECKPOINT, HEAD, pack
 from audit.lock import DirectoryLock
 from audit.log import AuditLog
 from audit.merkle import leaf_hash, root
 from audit.note import Signer
+from audit.ticket import Proviso
 from tests.simulators.audit_log import ORIGIN, SIGNER, FaultyDisk, body, draft, fill, open_log
 
 REPOSITORY = Path(__file__).parents[3]
@@ -344,3 +345,66 @@ def test_nothing_is_signed_beside_a_forgery(tmp_path: Path, log: AuditLog) -> No
     assert (folder / HEAD).read_text() == before.note
     with pytest.raises(AuditCorrupt, match="root"):
         open_log(folder)
+
+
+# ---- an entry that is logged only if nothing came between ------------------------------------------------------------
+
+
+class Told:
+    """A proviso that writes down what it is given."""
+
+    def __init__(self, holds: bool) -> None:
+        self.holds, self.given = holds, list[tuple[int, list[int]]]()
+
+    def __call__(self, placed: Entry, between: Sequence[Entry]) -> bool:
+        """See Proviso.holds."""
+        self.given.append((placed.index, [one.index for one in between]))
+        return self.holds
+
+
+@pytest.mark.parametrize("publish_s", [0.0, 1000.0], ids=["published", "put-off"])
+def test_what_does_not_hold_is_not_logged(tmp_path: Path, publish_s: float) -> None:
+    """It is asked with the entry as it would stand and all that came since; refused, the log is as it was."""
+    with open_log(tmp_path / "log", publish_s=publish_s, clock=lambda: 0.0) as log:
+        fill(log, range(300))
+        head, no, yes = log.head(), Told(False), Told(True)
+        with pytest.raises(Overtaken):
+            log.append(draft(900), Proviso(298, no))
+        assert (no.given, log.head(), log.find(draft(900).key)) == ([(301, [298, 299, 300])], head, None)
+        assert log.append(draft(900), Proviso(298, yes)).index == 301
+        assert yes.given == no.given
+        # What is logged stays logged: a step that is repeated finds it, whatever came since.
+        assert log.append(draft(900), Proviso(0, no)).index == 301
+        assert log.append(draft(901), Proviso(1000, yes)).index == 302
+        assert yes.given[1:] == [(302, [])]
+    clean(tmp_path / "log", 303)
+
+
+def test_another_process_may_have_come_between(tmp_path: Path) -> None:
+    """Two that share the folder: what the other one logged is seen before the entry is placed."""
+    with open_log(tmp_path / "log") as ours, open_log(tmp_path / "log") as theirs:
+        ours.append(draft(1))
+        seen = ours.head().size
+        theirs.append(draft(2))
+        told = Told(False)
+        with pytest.raises(Overtaken):
+            ours.append(draft(3), Proviso(seen, told))
+        assert told.given == [(3, [2])]
+    clean(tmp_path / "log", 3)
+
+
+def test_in_one_commit_too_those_before_it_count(tmp_path: Path) -> None:
+    """Of many who wait for one commit, each conditional on the other's absence, one alone is logged."""
+    with open_log(tmp_path / "log") as log, ThreadPoolExecutor(32) as pool:
+        seen, start = log.head().size, threading.Barrier(32)
+
+        def enter(number: int) -> bool:
+            start.wait()
+            try:
+                log.append(draft(number), Proviso(seen, lambda _, between: not between))
+            except Overtaken:
+                return False
+            return True
+
+        assert sum(pool.map(enter, range(32))) == 1
+    clean(tmp_path / "log", 2)

@@ -1,5 +1,6 @@
 """The gate before it looks at approvals: stops, the dossier's state, opt-out; and what was cut off."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from datetime import timedelta
@@ -267,3 +268,12 @@ def test_a_later_time_changes_the_permits_times_alone() -> None:
     first, later = (decide(request(), in_use(APPROVAL), (), DURING + timedelta(hours=hours)) for hours in (0, 1))
     assert later.issued_at - first.issued_at == timedelta(hours=1)
     assert (first.checks, first.policy, first.state) == (later.checks, later.policy, later.state)
+
+
+@pytest.mark.parametrize("state", State)
+def test_what_is_to_be_suspended_permits_nothing(state: State) -> None:
+    """From the evaluation on that asks for it: as if it were suspended, wherever it runs; elsewhere as it stands."""
+    standings = in_use(APPROVAL, state=state)
+    asked = tuple(dataclasses.replace(one, asked=(7,)) for one in standings)
+    running = state in {State.SHADOW, State.LIVE}
+    assert said(request(), asked, ()) == (("SUSPENDED", "STATE") if running else said(request(), standings, ()))

@@ -209,7 +209,7 @@ def test_what_people_have_judged_is_not_judged_again(ward: Ward) -> None:
 
 
 def test_killed_and_then_resumed_by_people(ward: Ward) -> None:
-    """An evaluation whose suspension never came is history when people have begun the model anew since."""
+    """They ended another suspension than the one that was asked for: this one comes, once, and is theirs to end."""
     ward.in_use()
     disagree(ward)
     ward.register.dies = Died()
@@ -220,8 +220,10 @@ def test_killed_and_then_resumed_by_people(ward: Ward) -> None:
     ward.register.people("RESUME", State.LIVE)
 
     ward.monitoring()()
-
-    assert ward.register.suspended == []
+    assert [cause for _, cause, _ in ward.register.suspended] == [Cause.PERFORMANCE]
+    ward.register.people("RESUME", State.LIVE)
+    ward.monitoring()()
+    assert len(ward.register.suspended) == 1
 
 
 @pytest.mark.parametrize(

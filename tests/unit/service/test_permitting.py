@@ -1,6 +1,6 @@
 """What the site knows when it asks: where and how it uses AI, what it fulfils, who opted out, how often it ran."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -8,8 +8,11 @@ from typing import Any, get_args
 import pytest
 
 from audit.entry import Draft, Entry, Kind
+from audit.ticket import Proviso
 from dicom_bridge.patient import Patient
 from ethics_review.opt_out import Choice, OptOuts
+from ethics_review.states import Cause, Event
+from ethics_review.states import State as Standing
 from ethics_review.vocabulary import CARE_SETTINGS, READING_MODES
 from models.library import Library
 from service.config import Config, Review
@@ -17,6 +20,8 @@ from service.keys import Pseudonyms
 from service.permitting import Evidence, Practice, names_of_images, names_to_write
 from service.pipeline import Step
 from service.store import State
+from tests.simulators.audit_log import body
+from tests.simulators.parties import D1, Case
 from tests.simulators.reviewer import DURING
 from tests.simulators.story import PATIENT, World, install
 
@@ -26,6 +31,8 @@ LAST = date(2026, 12, 15)
 """The civil day of DURING."""
 MIDNIGHT = datetime(2026, 12, 15, 16, 0, tzinfo=UTC)
 """When it ends, in UTC+8."""
+AFTER = DURING + timedelta(days=400)
+"""When no approval of these is in force any more."""
 
 
 @pytest.fixture(scope="module")
@@ -199,10 +206,10 @@ def test_nobody_is_counted_between_an_answer_and_its_entry(world: World) -> None
     append = world.log.append
     held: list[bool] = []
 
-    def watched(draft: Draft) -> Entry:
+    def watched(draft: Draft, proviso: Proviso | None = None) -> Entry:
         if draft.kind is Kind.CALL_INTENT:
             held.append(pipeline._permitting._one_call.locked())
-        return append(draft)
+        return append(draft, proviso)
 
     world.log.append = watched  # type: ignore[method-assign]
     facts: dict[str, Any] = {}
@@ -243,3 +250,90 @@ def test_what_was_permitted_is_what_was_asked_last(world: World) -> None:
     assert [dict(one) for one in logged["checks"]] == [  # type: ignore[union-attr, call-overload, arg-type]
         {"condition": one.condition, "outcome": one.outcome, "observed": one.observed} for one in permit.checks
     ]
+
+
+# ---- what comes between the gate's answer and the log ----------------------------------------------------------------
+
+
+def case_of(world: World) -> Case:
+    """The dossier of the one model, for its people."""
+    return Case(world.parties, world.register, world.log.inner, world.library.find("small-model"))
+
+
+def evaluation(world: World) -> Entry:
+    """The monitor asks for a suspension, which has not come."""
+    ref = world.library.find("small-model")
+    return world.log.inner.append(
+        Draft(
+            Kind.EVALUATION,
+            "evaluation:1",
+            body(Kind.EVALUATION)
+            | {
+                "model": {"name": ref.name, "version": ref.version, "digest": ref.digest},
+                "outcome": "SUSPEND",
+                "tier": "T1",
+                "metric": "DISAGREEMENT",
+                "first": 0,
+                "last": world.log.inner.head().size - 1,
+            },
+        )
+    )
+
+
+OVERTAKEN: dict[str, tuple[Callable[[World], object], str]] = {
+    "the service is stopped": (lambda world: case_of(world).switch("STOP", "reader", reason="OPERATOR"), "STOPPED"),
+    "the site is stopped": (
+        lambda world: case_of(world).switch("STOP", "reader", level="SITE", site="test-site", reason="OPERATOR"),
+        "STOPPED",
+    ),
+    "a reader suspends it": (lambda world: case_of(world).suspend(), "SUSPENDED"),
+    "the monitor suspends it": (
+        lambda world: world.register.suspend(world.library.find("small-model"), Cause.HARM, None),
+        "SUSPENDED",
+    ),
+    "the monitor asks for it": (evaluation, "SUSPENDED"),
+    "it is retired": (
+        lambda world: case_of(world).do(Event.RETIRE, Standing.RETIRED, "owner", "safety", statement={"archive": D1}),
+        "RETIRED",
+    ),
+    "its class is cut off": (
+        lambda world: world.register.restrict(world.library.find("small-model"), "SEX", "F", None),
+        "SUBGROUP_CUT_OFF",
+    ),
+    "the patient opts out": (lambda world: opt_out(world, Patient(PATIENT, "")), "OPTED_OUT"),
+    "its approval ends": (lambda world: setattr(world.clock, "at", AFTER), "SUSPENDED"),
+}
+
+
+@pytest.mark.parametrize("what", OVERTAKEN)
+def test_who_stops_before_the_intent_is_logged_stops_the_call(world: World, what: str) -> None:
+    """Between the gate's answer and the commit of the intent: no intent, no run of the model, the code of what came."""
+    happens, code = OVERTAKEN[what]
+    world.approve()
+    world.log.before = (Kind.CALL_INTENT, lambda: happens(world))
+    assert ended(world)[:2] == (State.REFUSED, code)
+    assert world.log.before is None, "it never came to an intent"
+    assert [entry.kind for entry in world.entries(Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.DENIED)] == [Kind.DENIED]
+
+
+def test_who_resumes_before_the_refusal_is_logged_lets_the_call_through(world: World) -> None:
+    """The other way round: no refusal stands in the log that was none any more when it was logged."""
+    world.approve()
+    case_of(world).switch("STOP", "reader", reason="OPERATOR")
+    world.log.before = (Kind.DENIED, lambda: case_of(world).switch("RESUME", "owner", "safety", reason="OPERATOR"))
+    assert ended(world)[0] is State.WRITTEN
+    assert world.entries(Kind.DENIED) == []
+
+
+def test_what_does_not_change_the_answer_does_not_hold_it_up(world: World) -> None:
+    """Heartbeats and the calls of others come between all the time."""
+    world.approve()
+    beat = Draft(Kind.HEARTBEAT, "heartbeat:1", body(Kind.HEARTBEAT))
+    world.log.before = (Kind.CALL_INTENT, lambda: world.log.inner.append(beat))
+    assert ended(world)[0] is State.WRITTEN
+
+
+def test_a_refusal_is_one_entry(world: World) -> None:
+    """It is logged where the gate refuses, and again where the run ends: the same entry."""
+    assert ended(world)[:2] == (State.REFUSED, "NO_APPROVAL")
+    assert len(world.entries(Kind.DENIED)) == 1
