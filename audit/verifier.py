@@ -56,7 +56,7 @@ DOES_NOT_PROVE = {
         "that no AI call was made outside the log: compare the PACS's list of our output UIDs (reconciliation)",
         "that witnesses are independent; of entries that no quorum cosigned, more than that the hospital's key signed",
         "what entries out of scope say: they are here as hashes; honest exports hide no suspension, stop or approval",
-        "that the monitor's figures are right: metrics are recomputed with the product, not here",
+        "that the monitor's figures are right: `zhiying review recompute` makes them again, this file does not",
         "that a denial was right that is counted as unknown (what the patient wanted, what an image did not say)",
         "the exporter's words: period, filter, summary.html, tables, fhir, dicom-audit, phi_scan.json, reconciliation",
     ],

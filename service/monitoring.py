@@ -25,7 +25,6 @@ import structlog
 
 from audit import durable
 from audit.canonical import canonical
-from audit.checkpoint import Checkpoint
 from audit.entry import Draft, Entry, JsonValue, Kind
 from audit.errors import AuditError
 from ethics_review.dossier import Approval
@@ -50,13 +49,21 @@ SCHEMA: Final = "zhiying.monitor/1"
 _log = structlog.get_logger()
 
 
+class Head(Protocol):
+    """As much of a signed head as is asked for."""
+
+    @property
+    def size(self) -> int:
+        """How many entries are under it."""
+
+
 class Log(Protocol):
     """What is followed and written: audit.log.AuditLog. All raise AuditError."""
 
     def entries(self, start: int = 0) -> Iterator[Entry]:
         """All entries from this index, in order, proven."""
 
-    def head(self) -> Checkpoint:
+    def head(self) -> Head:
         """The newest signed head."""
 
     def find(self, key: str) -> Entry | None:

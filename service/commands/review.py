@@ -18,7 +18,7 @@ from ethics_review.states import IN_USE, NONE, ROWS, Cause, Event
 from models.library import Installed, Library
 from models.ref import ModelRef
 from service import wire
-from service.commands import review_report
+from service.commands import review_recompute, review_report
 from service.commands.opt_out import opt_out
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 app.command("opt-out")(opt_out)
 review_report.register(app)
+review_recompute.register(app)
 
 
 @app.command("draft")

@@ -54,8 +54,11 @@ class Hospital(Site):
 
     def asked(self, *words: str | Path, status: int = 0) -> Any:
         """What a command prints as JSON; where it must fail, its line on the standard error."""
-        command = [ZHIYING, *words, "--config", self.config_file, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return self.printed(*words, "--config", self.config_file, "--json", status=status)
+
+    def printed(self, *words: str | Path, status: int = 0) -> Any:
+        """The same of one that needs no site."""
+        done = subprocess.run([ZHIYING, *words], capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stderr if status else json.loads(done.stdout)
 
@@ -153,6 +156,11 @@ def weighed(hospital: Hospital, folder: Path) -> None:
         report = verifier.verify(file, verifier.Policy(policy))
     failed = [remark for remark in report.remarks if remark.verdict == verifier.FAIL]
     assert failed == []
+    trust, key = folder / "trust.policy", wire.log_vkey(hospital.config)
+    trust.write_text(hospital.parties.policy(), encoding="utf-8")
+    again = hospital.printed("review", "recompute", package, "--trust", trust, "--log-key", key, "--json")
+    assert (again["good"], again["agree"], again["missing"], again["set_aside"]) == (True, again["evaluations"], [], [])
+    assert again["evaluations"] == hospital.counted()[Kind.EVALUATION] > 10
     decisions = report.figures["decisions"]
     counted = hospital.counted()
     # No witness was asked, so it is not PASS; but every intent was weighed, and what the dossier's state denied.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -20,9 +21,10 @@ from ethics_review.facts import fact_of
 from ethics_review.monitor import recompute
 from ethics_review.parties import NOBODY
 from ethics_review.register import Register
-from ethics_review.states import Cause
+from ethics_review.states import Cause, State
 from models.library import Library
 from service.config import Config, Data, ReaderSection
+from service.recomputing import Recomputed, run_again
 from service.store import Store, connect
 from service.watching import Watching
 from tests.simulators.audit_log import SIGNER
@@ -117,6 +119,51 @@ def test_from_a_rejection_to_the_suspension_and_back(ward: Ward, tmp_path: Path)
         again = recompute(plan, facts, said)
         assert again is not None
         assert dict(Evaluation(MODEL, plan.approval, again).body()) == dict(entry.body)
+
+
+@pytest.mark.slow
+def test_the_whole_monitor_runs_again(ward: Ward, tmp_path: Path) -> None:
+    """Over the package alone, resumptions, days and a renewal included: all of it comes out, and nothing else."""
+    door, monitor = Door(ward, tmp_path), ward.monitoring()
+    for day in range(4):
+        for number in range(9):
+            judged(ward, door, number, rejects=day == 1)
+            monitor()
+        if day == 1:
+            assert list(ward.states())[-1] == "SUSPENDED"
+            ward.register.people("RESUME", State.LIVE)
+        if day == 2:
+            ward.register.record(name="TEST-2", cusum_h="4")
+        ward.clock.passes(days=1)
+    judged(ward, door, 1, rejects=False)
+    monitor()
+    monitor()
+    entries, approvals = exported(ward, tmp_path / "package.zip"), tuple(ward.register.known)
+    said = [entry for entry in entries if entry.kind is Kind.EVALUATION]
+    assert len({str(one.body["approval"]) for one in said}) == 2
+    again = run_again(entries, approvals)  # type: ignore[arg-type]
+    assert again == Recomputed(len(said), len(said), (), (), (), ())
+    assert again.good
+
+    # Without the one that suspended, with another value, by another version, by other thresholds: each is found.
+    worst = next(one for one in said if one.body["outcome"] == "SUSPEND")
+    hidden = [one for one in entries if one.index != worst.index]
+    assert run_again(hidden, approvals).missing == (f"{worst.body['metric']} SUSPEND at {worst.body['last']}",)  # type: ignore[arg-type]
+    for changes, found in (
+        ({"value": "0.500000"}, ((worst.index,), ())),
+        ({"outcome": "OK"}, ((worst.index,), ())),
+        ({"code": "sha256:" + "0" * 64}, ((), (worst.index,))),
+    ):
+        changed = [altered(one, changes) if one.index == worst.index else one for one in entries]
+        again = run_again(changed, approvals)  # type: ignore[arg-type]
+        assert (again.differ, again.other_code) == found
+        assert not again.good
+    assert len(run_again(entries, ()).differ) == len(said)
+
+
+def altered(entry: Entry, changes: dict[str, str]) -> Entry:
+    """The same entry, saying something else."""
+    return dataclasses.replace(entry, body={**entry.body, **changes})
 
 
 def test_another_figure_is_not_confirmed(ward: Ward, tmp_path: Path) -> None:
