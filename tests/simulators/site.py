@@ -211,7 +211,11 @@ reading_mode = "second_reader"
         command = [*under, sys.executable, str(victim), str(self.config_file), *(die_at or ())]
         with (self.root / "serve.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY)
-        until(lambda: self.checks() if degraded else self._up(), START_LIMIT_S, "the service answers")
+        try:
+            until(lambda: self.checks() if degraded else self._up(), START_LIMIT_S, "the service answers")
+        except TimeoutError:
+            self.kill()
+            raise
 
     def checks(self) -> dict[str, str]:
         """What /health says of each part; nothing while it does not answer, or answers that all is well."""

@@ -173,8 +173,9 @@ def test_a_changed_weight_stops_the_study(tmp_path: Path) -> None:
         ref = site.install_model()
         site.approve(ref)
         _flip(site.data / "models" / ref.name / ref.version / "models" / "model.pt", 100)
-        site.start()
+        site.start(degraded=True)
         try:
+            assert site.checks()["golden"].startswith("MODEL_FILE_CHANGED"), "IT hears of it before a study does"
             site.send(write_series(tmp_path / "series"))
             run = site.run_in("REFUSED", "FAILED", "RELEASED")
         finally:
