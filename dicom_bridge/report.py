@@ -20,6 +20,7 @@ from dicom_bridge.composite import code_item, common_modules, part10, referenced
 from dicom_bridge.contour import Outline, key_outline
 from dicom_bridge.result_context import (
     MARKING,
+    NOT_PERFORMED,
     SR_SERIES_NUMBER,
     Algorithm,
     Language,
@@ -71,6 +72,7 @@ _QUALITATIVE = Code("C0034375", "UMLS", "Qualitative Evaluations")
 _SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 _WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
 _WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")
+_NONE_SUCCEEDED = Code("111245", "DCM", "No algorithms succeeded; without findings")
 _COMMENT = Code("121106", "DCM", "Comment")
 _PRESENT = Code("52101004", "SCT", "Present")
 _ABSENT = Code("272519000", "SCT", "Absent")
@@ -98,31 +100,14 @@ def write_sr(
     if bool(segments) != (seg is not None):
         raise OutputInvalid("SEGMENT_REFERENCE_WRONG", "a SEG exists exactly when a segment has a pixel")
     algorithm = Algorithm.of(manifest, ref)
-    head = source_head(sources)
-    ds = common_modules(head, context, algorithm)
-    ds.Modality = "SR"
-    ds.SeriesInstanceUID = context.uid("SR-SERIES")
-    ds.SeriesNumber = SR_SERIES_NUMBER
-    ds.SeriesDescription = series_description(context, algorithm.name, "SR")
-    ds.ReferencedPerformedProcedureStepSequence = []
-    ds.CompletionFlag = "COMPLETE"
-    # A person verifies, never this code (I9); PRELIMINARY because ours is never the definitive report.
-    ds.VerificationFlag = "UNVERIFIED"
-    ds.PreliminaryFlag = "PRELIMINARY"
-    ds.PerformedProcedureCodeSequence = []
-    if request := _referenced_request(head):
-        ds.ReferencedRequestSequence = [request]
+    ds = _document(algorithm, sources, context, completion="COMPLETE")
     if context.predecessors:
         ds.PredecessorDocumentsSequence = _predecessors(context.predecessors)
     outlines = {s.number: key_outline(s.mask) for s in segments}
     key_slices = sorted({outline.slice_index for outline in outlines.values()}) or [len(sources) // 2]
     ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, seg, key_slices)]
-    ds.ValueType = "CONTAINER"
-    ds.ConceptNameCodeSequence = [code_item(_REPORT)]
-    ds.ContinuityOfContent = "SEPARATE"
-    ds.ContentTemplateSequence = [content.template("1500")]
     ds.ContentSequence = [
-        *_document_context(manifest, algorithm, head, context),
+        *_document_context(manifest, algorithm, source_head(sources), context),
         _image_library([sources[k] for k in key_slices]),
     ]
     if seg is not None:
@@ -135,6 +120,56 @@ def write_sr(
     data = part10(ds, Comprehensive3DSRStorage, context.uid("SR"))
     check_report(data, sources, seg)
     return data
+
+
+def write_denial(
+    code: str, manifest: Manifest, ref: ModelRef, sources: Sequence[Dataset], context: ResultContext
+) -> bytes:
+    """The SR that says that the model did not run on these images, and the code of why; checked as `write_sr`'s is.
+
+    The same document without a measurement: partial, since nothing was done, and no algorithm succeeded (CID 6047). It
+    says nothing of the patient. `context.call` is whatever the refusal is named by. Raises OutputInvalid,
+    CharsetRefused.
+    """
+    algorithm = Algorithm.of(manifest, ref)
+    key_slices = [len(sources) // 2]
+    ds = _document(algorithm, sources, context, completion="PARTIAL")
+    ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, None, key_slices)]
+    comments = [
+        content.text(content.CONTAINS, _COMMENT, NOT_PERFORMED[context.site_language].format(code=code)),
+        content.text(content.CONTAINS, _COMMENT, MARKING[context.site_language]),
+    ]
+    ds.ContentSequence = [
+        *_document_context(manifest, algorithm, source_head(sources), context),
+        _image_library([sources[k] for k in key_slices]),
+        content.container(_QUALITATIVE, [content.code(content.CONTAINS, _SUMMARY, _NONE_SUCCEEDED), *comments]),
+    ]
+    data = part10(ds, Comprehensive3DSRStorage, context.uid("SR"))
+    check_report(data, sources, None)
+    return data
+
+
+def _document(algorithm: Algorithm, sources: Sequence[Dataset], context: ResultContext, *, completion: str) -> Dataset:
+    """The header of a report: everything but evidence and tree."""
+    head = source_head(sources)
+    ds = common_modules(head, context, algorithm)
+    ds.Modality = "SR"
+    ds.SeriesInstanceUID = context.uid("SR-SERIES")
+    ds.SeriesNumber = SR_SERIES_NUMBER
+    ds.SeriesDescription = series_description(context, algorithm.name, "SR")
+    ds.ReferencedPerformedProcedureStepSequence = []
+    ds.CompletionFlag = completion
+    # A person verifies, never this code (I9); PRELIMINARY because ours is never the definitive report.
+    ds.VerificationFlag = "UNVERIFIED"
+    ds.PreliminaryFlag = "PRELIMINARY"
+    ds.PerformedProcedureCodeSequence = []
+    if request := _referenced_request(head):
+        ds.ReferencedRequestSequence = [request]
+    ds.ValueType = "CONTAINER"
+    ds.ConceptNameCodeSequence = [code_item(_REPORT)]
+    ds.ContinuityOfContent = "SEPARATE"
+    ds.ContentTemplateSequence = [content.template("1500")]
+    return ds
 
 
 def _document_context(manifest: Manifest, algorithm: Algorithm, head: Dataset, context: ResultContext) -> list[Dataset]:

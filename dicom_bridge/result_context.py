@@ -40,6 +40,10 @@ MARKING: dict[Language, str] = {
     "en-US": "AI output. Not for diagnosis. Requires review by a physician.",
     "zh-CN": "人工智能输出结果，不得直接用于诊断，须经医师审核确认。",
 }
+NOT_PERFORMED: dict[Language, str] = {
+    "en-US": "AI not performed: {code}. The images were not analysed; this says nothing about them.",
+    "zh-CN": "未执行人工智能分析：{code}。影像未经分析，本文件不含任何关于影像的结论。",
+}
 SERIES_MARKING: dict[Language, str] = {"en-US": "not for diagnosis", "zh-CN": "非诊断用"}
 
 

@@ -80,6 +80,7 @@ _STUDY_UID = 0x0020000D
 
 _COPIED = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "AccessionNumber")
 _MARKS = ("not for diagnosis", "非诊断用")
+_NONE_SUCCEEDED = "111245"
 _TEXT_MARKS = ("Not for diagnosis", "不得直接用于诊断")
 
 
@@ -137,7 +138,12 @@ def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dat
     ds = _read(data, Comprehensive3DSRStorage)
     _check_header(ds, sources)
     flags = (ds.get("CompletionFlag"), ds.get("VerificationFlag"), ds.get("PreliminaryFlag"))
-    _require(flags == ("COMPLETE", "UNVERIFIED", "PRELIMINARY"), "FLAGS_WRONG", "completion, verification, preliminary")
+    # What ran is complete; what did not run is partial, and then nothing was found.
+    refused = flags[0] == "PARTIAL" and seg is None
+    flagged = flags[0] == "COMPLETE" or refused
+    _require(
+        flagged and flags[1:] == ("UNVERIFIED", "PRELIMINARY"), "FLAGS_WRONG", "completion, verification, preliminary"
+    )
     _require(not ds.get("VerifyingObserverSequence"), "FLAGS_WRONG", "a verifying observer is present")
     items = list(_walk(ds))
     _require(
@@ -150,7 +156,9 @@ def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dat
     _require(any(_named(i, "121058") for i in top), "PROCEDURE_MISSING", "no procedure reported")
     observer = [_coded(i) for i in top if _named(i, "121005")]
     _require(observer == ["121007"] and any(_named(i, "121012") for i in top), "DEVICE_OBSERVER_MISSING", "no device")
-    _require(any(_named(i, "111017") for i in items), "SUMMARY_MISSING", "no processing summary")
+    summary = [_coded(i) for i in items if _named(i, "111017")]
+    _require(bool(summary), "SUMMARY_MISSING", "no processing summary")
+    _require(refused == (summary == [_NONE_SUCCEEDED]), "FLAGS_WRONG", "the summary is not that of the completion flag")
     comments = [str(i.TextValue) for i in items if _named(i, "121106")]
     _require(any(m in c for c in comments for m in _TEXT_MARKS), "MARKING_MISSING", "no marking text in the tree")
     groups = [i for i in items if _named(i, "125007")]
@@ -158,6 +166,7 @@ def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dat
     for group in groups:
         _check_group(group, seg)
     _require(seg is None or bool(groups), "SEGMENT_REFERENCE_WRONG", "a SEG exists that the report does not show")
+    _require(not (refused and groups), "FLAGS_WRONG", "a measurement of what did not run")
     _check_evidence(ds, items, sources)
     _check_frames(items, sources)
     if seg is not None:

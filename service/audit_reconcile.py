@@ -5,6 +5,7 @@ The PACS's list comes from the PACS: asked by us, or written by its own administ
     UNLOGGED     the PACS holds it, and no CALL_RESULT names it: a call that the log does not know, or one cut out of it
     UNRELEASED   the PACS holds it, and the log has its result, but after the time of grace still no release
     MISSING      the log says that it was released, and the PACS does not hold it
+    (The report of a refusal, "denied", may be held or not: its DENIED entry names it, and no result is in it.)
     STUCK        the log has its result, and after the time of grace neither a release nor a failure
     RECEIPT_...  a report that was looked into carries no receipt, a false one, or that of another call
 
@@ -101,6 +102,7 @@ class _Logged:
 
     results: dict[str, Entry] = field(default_factory=dict)
     released: dict[str, Entry] = field(default_factory=dict)
+    denials: set[str] = field(default_factory=set)  # what may be there, and need not: reports of refusals
     given_up: set[str] = field(default_factory=set)  # calls
 
 
@@ -158,7 +160,9 @@ def reconcile(log: AuditLog, key: Verifier, holding: Holding, asked: Asked, obje
     agreed = pending = 0
     for uid in sorted(holding.uids):
         result = logged.results.get(uid)
-        if result is None:
+        if uid in logged.denials:
+            agreed += 1
+        elif result is None:
             findings.append(Finding(Problem.UNLOGGED, uid))
         elif uid in logged.released:
             agreed += 1
@@ -247,6 +251,8 @@ def _logged(entries: Iterable[Entry]) -> _Logged:
             for output in outputs if isinstance(outputs, (list, tuple)) else ():
                 if isinstance(output, Mapping):
                     table.setdefault(str(output["uid"]), entry)
+        elif entry.kind is Kind.DENIED:
+            logged.denials.add(uids.derive("SR", entry.key))
         elif entry.kind is Kind.FAILED and entry.call is not None:
             logged.given_up.add(entry.call)
     return logged
@@ -271,7 +277,7 @@ def _receipts(log: AuditLog, key: Verifier, objects: Sequence[bytes]) -> tuple[i
 
 
 def _against_log(log: AuditLog, uid: str, index: int, root: bytes) -> Problem | None:
-    """The entry at the receipt's index is the CALL_INTENT of the call whose name the UID is made of."""
+    """The entry at the receipt's index is the CALL_INTENT of the call, or the DENIED, of which the UID is made."""
     try:
         same = log.receipt(index).root == root
     except AuditError:
@@ -279,5 +285,9 @@ def _against_log(log: AuditLog, uid: str, index: int, root: bytes) -> Problem | 
     entry = next(log.entries(index))
     if not same:
         return Problem.RECEIPT_INVALID
-    names = {uids.derive(kind, entry.call) for kind in MODALITIES} if entry.call is not None else set()
-    return None if entry.kind is Kind.CALL_INTENT and uid in names else Problem.RECEIPT_OF_ANOTHER_CALL
+    if entry.kind is Kind.DENIED:
+        names = {uids.derive("SR", entry.key)}
+    else:
+        intended = entry.call if entry.kind is Kind.CALL_INTENT else None
+        names = set() if intended is None else {uids.derive(kind, intended) for kind in MODALITIES}
+    return None if uid in names else Problem.RECEIPT_OF_ANOTHER_CALL

@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 from audit.entry import Draft, Entry
 from audit.errors import AuditUnavailable
 from audit.ticket import Proviso
+from dicom_bridge.errors import BridgeError
 from dicom_bridge.outbox import Outbox
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.spool_index import Instance
@@ -30,8 +31,10 @@ from ethics_review.register import Register
 from inference import run as inference_run
 from inference.checks import fit
 from inference.errors import EngineDied
+from models.errors import ModelError
 from models.library import Library, VerifiedModel
 from service import records
+from service.errors import ServiceError
 from service.faults import INTERNAL, Fault, explain
 from service.heartbeat import CallLog
 from service.identity import IdentityMap
@@ -39,7 +42,7 @@ from service.keys import Pseudonyms
 from service.permitting import Device as Warmed
 from service.permitting import Facts, Permitting, Practice, Sources
 from service.reading import Reading
-from service.results import ResultWriter
+from service.results import ResultWriter, batch_of, is_denial
 from service.store import Run, State, Store
 
 RETRY_S = 1.0  # how often a step asks again whether the log and the database can be written
@@ -92,6 +95,7 @@ class Parts:
     results: ResultWriter
     outbox: Outbox
     peer: str | None  # its name in the configuration; the outbox knows the rest
+    denials: bool  # whether the peer is told of the gate's refusals, too
     store: Store
     pseudonyms: Pseudonyms
     identities: IdentityMap
@@ -285,6 +289,8 @@ class Pipeline:
 
     def delivered(self, call: str, peer: str, attempts: int, proof: str) -> None:
         """The PACS has every object of the call. Called by the outbox, again after a crash."""
+        if is_denial(call):
+            return  # no result has left: the refusal's own entry is all that is to be said
         runs = self._p.store.of_call(call)
         outputs = runs[-1].outputs if runs else []
         self._p.observe(Step.RELEASED, "delivered", call)
@@ -328,14 +334,33 @@ class Pipeline:
         study = facts.get("study") or self._study(run)
         if refused:
             draft = _denied(run, step, study, facts, fault)
+            entry = self._record(draft)
+            if step is Step.PERMITTED and self._p.denials:
+                self._show_denial(run, facts, fault.code, entry)
         else:
             draft = records.failed(run.run_id, study=study, stage=step, code=fault.code, fault=fault.side, call=call)
-        self._record(draft)
+            self._record(draft)
         state = State.REFUSED if refused else State.FAILED
         seen = {"condition": fault.condition, "observed": fault.observed}
         self._show(run, state, stage=step, code=fault.code, fault=fault.side, **seen)
         _log.warning("run_ended", run=run.run_id, state=state, stage=step, code=fault.code, fault=fault.side)
         return {"ended": state}
+
+    def _show_denial(self, run: Run, facts: Facts, code: str, entry: Entry) -> None:
+        """Tell the PACS. It is a courtesy: where it cannot be made, the entry and the table of runs have said it."""
+        if self._p.peer is None:
+            return
+        try:
+            model = self._p.library.open(records.model_ref(facts["model"]))
+            loaded = self._p.reading.series(run, facts["series"], facts["part"])
+            receipt = Receipt(entry.index, self._p.log.receipt(entry.index).note)
+            report = self._p.results.deny(entry.key, code, model, loaded, entry.time, receipt)
+            self._p.outbox.enqueue(batch_of(entry.key), self._p.peer, [report])
+        except AuditUnavailable:
+            raise
+        except (BridgeError, ModelError, ServiceError, OSError) as error:
+            why = getattr(error, "code", type(error).__name__)
+            _log.warning("denial_not_shown", run=run.run_id, code=why)
 
     def _record(self, draft: Draft, proviso: Proviso | None = None) -> Entry:
         """Append; for as long as the log cannot be written AuditUnavailable leaves the step, which is then repeated."""

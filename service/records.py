@@ -7,7 +7,7 @@ classes; `audit.entry` refuses anything else.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from audit.canonical import JsonValue, canonical
 from audit.entry import Draft, Kind
@@ -129,6 +129,10 @@ def released(call: str, *, outputs: Sequence[Mapping[str, str]], peer: str, atte
     return Draft(kind=Kind.RELEASED, key=f"released:{call}", call=call, body=body)
 
 
+DENIAL: Final = "denied:"
+"""How the key of a run's refusal begins."""
+
+
 def denied(
     run_id: str,
     *,
@@ -149,7 +153,7 @@ def denied(
         "observed": observed,
         "model": None if ref is None else model_body(ref),
     }
-    return Draft(kind=Kind.DENIED, key=f"denied:{run_id}", call=call, body=body)
+    return Draft(kind=Kind.DENIED, key=f"{DENIAL}{run_id}", call=call, body=body)
 
 
 def failed(run_id: str, *, study: str, stage: str, code: str, fault: str, call: str | None) -> Draft:

@@ -3,6 +3,7 @@
 results/<call>/findings.npz   written when the model has answered
 results/<call>/seg.dcm        written together with the SR; from then on these bytes are resent, never made again
 results/<call>/sr.dcm
+results/denied-<run>/sr.dcm   what the PACS is told of a refusal, where the site wants that
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from dicom_bridge.volume import LoadedSeries
 from inference.errors import FindingsCorrupt
 from inference.types import Findings
 from models.library import VerifiedModel
+from service import records
 from service.records import decimal
 
 FINDINGS = "findings.npz"
@@ -116,6 +118,21 @@ class ResultWriter:
             software=f"zhiying {readback.read_report(sr_path).software}",
         )
 
+    def deny(
+        self, denial: str, code: str, model: VerifiedModel, loaded: LoadedSeries, denied_at: str, receipt: Receipt
+    ) -> Path:
+        """The report that says that the AI did not run, and why; the one that an earlier try has made, if there is one.
+
+        `denial`: the key of the DENIED entry, of which the object's UIDs are made. Raises OutputInvalid.
+        """
+        folder = self._root / batch_of(denial)
+        path = folder / SR
+        if not path.exists():
+            durable.make_dirs(folder)
+            context = self._context(denial, denied_at, receipt, None)
+            durable.replace(path, report.write_denial(code, model.manifest, model.ref, loaded.headers, context))
+        return path
+
     def _findings(self, call: str) -> Path:
         return self._root / call / FINDINGS
 
@@ -141,6 +158,16 @@ class ResultWriter:
         # Nobody has seen these bytes before the CALL_RESULT entry names them, so an earlier half-made pair may go.
         for path, data in zip(self.files(call), (seg, sr), strict=True):
             durable.replace(path, data)
+
+
+def batch_of(denial: str) -> str:
+    """What the outbox and the folder call the report of a refusal; never a call's name, which has no dash."""
+    return denial.replace(":", "-", 1)
+
+
+def is_denial(batch: str) -> bool:
+    """Whether a batch of the outbox is the report of a refusal."""
+    return batch.startswith(batch_of(records.DENIAL))
 
 
 def _output(kind: str, call: str, path: Path) -> dict[str, str]:

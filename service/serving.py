@@ -346,6 +346,7 @@ class Service:
                 results=ResultWriter(config.data.folder / "results", style),
                 outbox=self.outbox,
                 peer=config.results.to,
+                denials=config.results.denials,
                 store=self.store,
                 pseudonyms=wire.pseudonyms(config),
                 identities=wire.identities(config),

@@ -30,6 +30,7 @@ from inference.errors import EngineCancelled
 from service.errors import Halted
 from service.permitting import Facts
 from service.pipeline import Act, Step
+from service.results import is_denial
 from service.store import Run
 
 ROUND_S: Final = 0.5
@@ -121,6 +122,8 @@ class Door:
 
     def may_leave(self, call: str) -> Leave:
         """See Outbox. Where it cannot be known nothing leaves; the outbox asks again."""
+        if is_denial(call):
+            return Leave.GO  # that nothing was done may be said while nothing is done
         try:
             halt = self._halts.halted(self._model_of(call))
         except (AuditError, ReviewError, SQLAlchemyError, OSError) as error:

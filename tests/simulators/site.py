@@ -100,17 +100,19 @@ class Site:
         database: str | None = None,
         pacs_more: str = "",
         more: str = "",
+        denials: bool = False,
     ) -> None:
         """`database`: URL of a PostgreSQL; without it, SQLite files as by default.
 
-        `pacs_more`: further lines of the PACS's [[peers]] section; `more`: further sections of the file.
+        `pacs_more`: further lines of the PACS's [[peers]] section; `more`: further sections of the file; `denials`: the
+        PACS is told of refusals.
         """
         self.root = root
         self.pacs = pacs
         self.dicom_port, self.http_port = free_port(), free_port()
         self.config_file = root / "zhiying.toml"
         self._quiet_s = quiet_s
-        self._database, self._pacs_more, self._more = database, pacs_more, more
+        self._database, self._pacs_more, self._more, self._denials = database, pacs_more, more, denials
         self._process: subprocess.Popen[bytes] | None = None
         root.mkdir(parents=True, exist_ok=True)
         keys = root / "parties.json"  # a copy of a prepared site has the same people
@@ -150,6 +152,7 @@ port = {self.pacs.port}
 {self._pacs_more}
 [results]
 to = "pacs"
+denials = {json.dumps(self._denials)}
 [assembly]
 quiet_s = {self._quiet_s}
 [review]

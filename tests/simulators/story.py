@@ -233,6 +233,7 @@ class FakeResults:
         self.findings: dict[str, Findings] = {}
         self.written: dict[str, tuple[Written, str, str | None]] = {}
         self.broken: Exception | None = None
+        self.denied: list[tuple[str, str]] = []
 
     def kept(self, call: str) -> bool:
         """See ResultWriter."""
@@ -279,6 +280,20 @@ class FakeResults:
             self.written[call] = made, intended_at, supersedes
         return self.written[call][0]
 
+    def deny(
+        self, denial: str, code: str, model: VerifiedModel, _loaded: LoadedSeries, denied_at: str, receipt: Receipt
+    ) -> Path:
+        """See ResultWriter: of the refusal's own entry, by its time."""
+        if self.broken is not None:
+            raise self.broken
+        entry = list(self._log.entries())[receipt.index]
+        if (entry.kind, entry.key, entry.time, entry.body["code"]) != (Kind.DENIED, denial, denied_at, code):
+            raise WrongOrder("a report of another refusal")
+        assert entry.body["model"] is not None
+        assert model.ref.name in str(entry.body["model"])
+        self.denied.append((denial, code))
+        return Path(denial) / "sr.dcm"
+
     def supersedes(self, call: str) -> str | None:
         """The call that the report of `call` replaces."""
         return self.written[call][2]
@@ -295,7 +310,10 @@ class FakeOutbox:
 
     def enqueue(self, batch_id: str, peer: str, files: list[Path]) -> None:
         """See Outbox."""
-        if not self._log.has(Kind.CALL_RESULT, batch_id):
+        if batch_id.startswith("denied-"):
+            if batch_id.replace("-", ":", 1) not in [one.key for one in self._log.entries() if one.kind is Kind.DENIED]:
+                raise WrongOrder("a refusal was to be told before it was logged")
+        elif not self._log.has(Kind.CALL_RESULT, batch_id):
             raise WrongOrder("a result was to be sent before CALL_RESULT was logged")
         if self.broken is not None:
             raise self.broken
@@ -352,6 +370,7 @@ class World:
         self.care_setting: str | None = "OP"
         self.evidence = (Evidence("pia:PIA-2026-03", None),)
         self.peer: str | None = PACS
+        self.denials = False
 
     def close(self) -> None:
         """Let go of files."""
@@ -381,6 +400,7 @@ class World:
             "results": self.results,
             "outbox": self.outbox,
             "peer": self.peer,
+            "denials": self.denials,
             "store": self.store,
             "pseudonyms": self.pseudonyms,
             "identities": self.identities,

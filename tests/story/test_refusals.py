@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 
+from audit.entry import Kind
 from audit.errors import AuditCorrupt
+from dicom_bridge import uids
+from dicom_bridge.result_context import NOT_PERFORMED
 from ethics_review.errors import ApprovalForged
 from models.errors import ModelChanged
 from models.library import Library
 from models.ref import ModelRef
 from service import wire
 from tests.simulators.pacs import FakePacs
-from tests.simulators.site import Site, write_series
+from tests.simulators.parties import Case
+from tests.simulators.site import Site, until, write_series
+from tests.simulators.validators import dciodvfy
 
 ZHIYING = Path(sys.executable).with_name("zhiying")
 
@@ -183,3 +189,45 @@ def test_a_changed_weight_stops_the_study(tmp_path: Path) -> None:
 
         assert (run.state, run.code, run.observed) == ("REFUSED", "MODEL_FILE_CHANGED", "models/model.pt")
         assert pacs.stored == {}
+
+
+@pytest.mark.timeout(240)
+def test_the_pacs_shows_that_the_ai_did_not_run(tmp_path: Path) -> None:
+    """Where the site wants it: one report for each refusal, valid, of no finding; the log has no release for it."""
+    with FakePacs() as pacs:
+        site = Site(tmp_path / "site", pacs, denials=True)
+        ref = site.install_model()
+        site.start()
+        try:
+            study = _sent(site, tmp_path / "one", "NO_APPROVAL")
+            until(lambda: len(pacs.stored) == 1, 30, "the report of the refusal")
+            site.approve(ref)
+            with wire.offline_of(site.config) as opened:
+                Case(site.parties, opened.register, opened.log, ref).switch("STOP", "reader", reason="DRILL")
+            _sent(site, tmp_path / "two", "STOPPED")
+            until(lambda: len(pacs.stored) == 2, 30, "the report of the stop, while it lasts")
+        finally:
+            site.stop()
+        entries = site.entries()
+    reports = {}
+    for path in (site.data / "results").glob("denied-*/sr.dcm"):
+        assert dciodvfy(path) == []
+        ds = dcmread(path)
+        said = ds.ContentSequence[-1].ContentSequence[1].TextValue
+        reports[str(ds.SOPInstanceUID)] = (str(ds.StudyInstanceUID), str(ds.CompletionFlag), str(said))
+    assert set(reports) == set(pacs.stored)
+    denied = [entry for entry in entries if entry.kind is Kind.DENIED]
+    assert {uids.derive("SR", entry.key) for entry in denied} == set(reports)
+    first = reports[uids.derive("SR", denied[0].key)]
+    assert first == (study, "PARTIAL", NOT_PERFORMED["zh-CN"].format(code="NO_APPROVAL"))
+    assert {str(entry.body["code"]) in reports[uids.derive("SR", entry.key)][2] for entry in denied} == {True}
+    assert not {Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.RELEASED} & {entry.kind for entry in entries}
+
+
+def _sent(site: Site, folder: Path, code: str) -> str:
+    """Send a new study, which must end with this code; gives its UID."""
+    files = write_series(folder, seed=folder.name)
+    site.send(files)
+    study = _study_of(files)
+    assert site.run_in("REFUSED", "FAILED", "RELEASED", study=study).code == code
+    return study

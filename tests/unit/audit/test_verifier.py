@@ -37,7 +37,7 @@ from tests.simulators.audit_package import (
 from tests.simulators.reviewer import Reviewer
 
 CALLS_BEFORE, CALLS = 4, 7
-LINES_MAX = 1325
+LINES_MAX = 1330
 """Of the verifier: what can be read in an evening."""
 
 

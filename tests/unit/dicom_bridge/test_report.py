@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from dicom_bridge import uids
 from dicom_bridge.contour import POINTS_MAX, key_outline
-from dicom_bridge.report import write_sr
-from dicom_bridge.result_context import MARKING
+from dicom_bridge.report import write_denial, write_sr
+from dicom_bridge.result_context import MARKING, NOT_PERFORMED
 from dicom_bridge.segmentation import write_seg
 from dicom_bridge.validity import OutputInvalid, check_report
 from inference.types import Findings, Measurement
@@ -222,6 +223,83 @@ def test_nothing_found_is_a_report_without_numbers_and_without_a_seg() -> None:
     assert named(results.sr, "126010") == []
     assert named(results.sr, "111017")[0].ConceptCodeSequence[0].CodeValue == "111241"
     assert named(results.sr, "50960005")[0].ConceptCodeSequence[0].CodeValue == "272519000"
+
+
+# ---- the AI did not run ----------------------------------------------------------------------------------------------
+
+RUN_OF_DENIAL = "denied:0123456789abcdef01234567-1"
+
+
+def denial(code: str = "CONDITION_NOT_MET", language: str = "en-US", charset: str = "ISO_IR 192") -> bytes:
+    """The report of a refusal."""
+    context = phantom.context(language, charset, call=RUN_OF_DENIAL)
+    return write_denial(code, phantom.manifest(), phantom.REF, phantom.series(SHAPE), context)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("charset", ["ISO_IR 192", "GB18030"])
+@pytest.mark.parametrize("language", ["zh-CN", "en-US"])
+def test_a_refusal_is_a_report_that_judges_accept(language, charset, tmp_path) -> None:
+    """dciodvfy, dsrdump and PixelMed: no error; its text says that nothing was analysed, and the code of why."""
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(denial("SUSPENDED", language, charset))
+    assert validators.dciodvfy(path) == []
+    assert validators.dciodvfy_warnings(path) == []
+    assert validators.dsrdump(path) == []
+    assert validators.sr_validator(path) == []
+    text = validators.dsrdump_text(path)
+    assert NOT_PERFORMED[language][:6] in text
+    assert phantom.NAME_ZH in text
+    comments = [item.TextValue for item in named(dcmread(path), "121106")]
+    assert comments == [NOT_PERFORMED[language].format(code="SUSPENDED"), MARKING[language]]
+
+
+def test_a_refusal_says_nothing_of_the_patient() -> None:
+    """Partial, no algorithm succeeded, no number, no presence or absence, no segment; one slice to find the series."""
+    report = dcmread(io.BytesIO(denial()))
+    assert (report.CompletionFlag, report.VerificationFlag) == ("PARTIAL", "UNVERIFIED")
+    assert [item.ConceptCodeSequence[0].CodeValue for item in named(report, "111017")] == ["111245"]
+    assert not [item for item in walk(report) if item.ValueType in {"NUM", "SCOORD"}]
+    assert not named(report, "126010")
+    (qualitative,) = named(report, "C0034375")
+    assert [child.ValueType for child in qualitative.ContentSequence] == ["CODE", "TEXT", "TEXT"]
+    assert report.SOPInstanceUID == uids.derive("SR", RUN_OF_DENIAL)
+
+
+def test_another_refusal_is_another_object() -> None:
+    """Same entry, same bytes; a result of the same images has other UIDs."""
+    assert denial() == denial()
+    assert dcmread(io.BytesIO(denial())).SeriesInstanceUID != Results().sr.SeriesInstanceUID
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda ds: setattr(ds, "CompletionFlag", "COMPLETE"),
+        lambda ds: setattr(named(ds, "111017")[0].ConceptCodeSequence[0], "CodeValue", "111241"),
+        lambda ds: setattr(ds, "VerificationFlag", "VERIFIED"),
+    ],
+)
+def test_the_check_refuses_a_refusal_that_looks_like_a_result(damage) -> None:
+    """A report of nothing must not be taken for "nothing found"."""
+    ds = dcmread(io.BytesIO(denial()))
+    damage(ds)
+    out = io.BytesIO()
+    ds.save_as(out)
+    with pytest.raises(OutputInvalid) as caught:
+        check_report(out.getvalue(), phantom.series(SHAPE), None)
+    assert caught.value.code == "FLAGS_WRONG"
+
+
+def test_a_result_that_calls_itself_partial_is_refused(good) -> None:
+    """With or without a SEG: what was measured is whole."""
+    for results in (good, Results(np.zeros(SHAPE, np.bool_))):
+        ds = dcmread(io.BytesIO(results.data))
+        ds.CompletionFlag = "PARTIAL"
+        out = io.BytesIO()
+        ds.save_as(out)
+        with pytest.raises(OutputInvalid):
+            check_report(out.getvalue(), results.sources, results.seg)
 
 
 def test_evidence_lists_the_source_series_and_the_seg_each_once() -> None:

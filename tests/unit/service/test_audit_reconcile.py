@@ -18,7 +18,7 @@ from audit.verifier import Policy, verify
 from dicom_bridge import uids
 from dicom_bridge.peers import Peer
 from dicom_bridge.receipt import CREATOR, GROUP, Receipt
-from dicom_bridge.report import write_sr
+from dicom_bridge.report import write_denial, write_sr
 from dicom_bridge.segmentation import write_seg
 from service import wire
 from service.audit_reconcile import of_list
@@ -359,6 +359,26 @@ def test_the_reconciliation_goes_with_the_package(hospital: Hospital) -> None:
         refused = hospital.run(*asked, out)
         assert (refused.exit_code, package.exists()) == (1, False)
         assert "COMMAND_REFUSED" in refused.stderr
+
+
+def test_the_report_of_a_refusal_is_of_the_log(hospital: Hospital, tmp_path: Path) -> None:
+    """It may be there or not; its receipt leads to the refusal. One of which the log has no refusal is found."""
+    with wire.offline(hospital.config) as site:
+        entry = site.log.append(Draft(Kind.DENIED, "denied:run-1", body(Kind.DENIED), call_of(5)))
+        receipt = Receipt(entry.index, site.log.receipt(entry.index).note)
+    assert hospital.reconcile()[:2] == (0, set())
+
+    made = {}
+    for name, key, given in (("good", "denied:run-1", receipt), ("unknown", "denied:run-2", receipt)):
+        context = phantom.context("zh-CN", call=key, receipt=given)
+        made[name] = write_denial("SUSPENDED", phantom.manifest(), phantom.REF, phantom.series(SHAPE), context)
+        hospital.pacs.instances.append(dcmread(io.BytesIO(made[name])))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sr.dcm").write_bytes(made[name])
+    unknown = uids.derive("SR", "denied:run-2")
+    assert hospital.reconcile()[:2] == (1, {("UNLOGGED", unknown)})
+    assert hospital.reconcile("--objects", tmp_path / "good")[2]["receipts_checked"] == 1
+    assert ("RECEIPT_OF_ANOTHER_CALL", unknown) in hospital.reconcile("--objects", tmp_path / "unknown")[1]
 
 
 # ---- a PACS that we did not write ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from audit.entry import Kind
 from audit.errors import AuditCorrupt
+from dicom_bridge.delivery import Leave
 from dicom_bridge.errors import VolumeRefused
 from dicom_bridge.ledger import OutboxUnavailable
 from dicom_bridge.validity import OutputInvalid
@@ -23,6 +24,7 @@ from models.library import Library
 from service.errors import InputSuperseded, NothingFits
 from service.permitting import Facts
 from service.pipeline import BEFORE_THE_MODEL, Step
+from service.stopping import Halt
 from service.store import RETRYABLE, Run, State, Store
 from tests.simulators import story
 from tests.simulators.reviewer import DURING
@@ -251,6 +253,73 @@ def test_refused_before_the_model(world: World, step: str, code: str, condition:
     assert (entry.body["stage"], entry.body["code"], entry.body["condition"]) == (step, code, condition)
     assert (shown.state, shown.stage, shown.code, shown.condition) == (State.REFUSED, step, code, condition)
     assert world.engine.inferred == 0
+
+
+# ---- telling the PACS that nothing was done --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("step", "code", "condition", "spoil"), REFUSALS)
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_pacs_is_told_of_what_the_gate_refuses(
+    world: World, step: str, code: str, condition: str | None, spoil: Spoil, wanted: bool
+) -> None:
+    """Where the site wants it, and a model and images are known: one report, named by the refusal's own entry."""
+    spoil(world)
+    world.denials = wanted
+    run = world.run()
+    world.tell(run)
+    readable = step == "PERMITTED" and code != "SLICE_MISSING"
+    key = f"denied:{run.run_id}"
+    told = [(key, code)] if wanted and readable else []
+    assert world.results.denied == told
+    assert list(world.outbox.batches) == [f"denied-{run.run_id}" for _ in told]
+    assert (world.store.get(run.run_id).state, world.store.get(run.run_id).condition) == (State.REFUSED, condition)
+
+
+def test_a_refusal_that_was_told_is_no_release(world: World) -> None:
+    """When the PACS has it, nothing more is logged, and the run stays refused; no call has a result."""
+    _reads(age_years=12.0)(world)
+    world.denials = True
+    pipeline, run = world.pipeline(), world.run()
+    world.outbox.quick = lambda batch: pipeline.delivered(batch, PACS, 1, "COMMITMENT")
+    world.tell(run)
+    assert world.outbox.batches
+    assert (world.kinds()[-1], "RELEASED" in world.kinds()) == ("DENIED", False)
+    assert world.store.get(run.run_id).state is State.REFUSED
+    assert world.door.may_leave(f"denied-{run.run_id}") is Leave.GO
+
+
+def test_a_refusal_may_leave_while_everything_is_stopped(world: World) -> None:
+    """What says that nothing is done need not wait until something is done again; a result must."""
+    world.halts.all = Halt("STOPPED")
+    assert (world.door.may_leave("denied-1-1"), world.door.may_leave("0" * 32)) == (Leave.GO, Leave.HOLD)
+
+
+def test_telling_that_was_cut_off_is_done_again_and_is_one_report(world: World) -> None:
+    """Killed before the step was over: it is repeated, and entry, report and batch are those of before."""
+    _reads(age_years=12.0)(world)
+    world.denials = True
+    run = world.run()
+    facts = world.tell(run, until=Step.SELECTED)
+    for _ in range(2):
+        assert world.pipeline().act(Step.PERMITTED, run.run_id, dict(facts))["ended"] == State.REFUSED
+    assert (world.kinds().count("DENIED"), len(world.outbox.batches)) == (1, 1)
+
+
+@pytest.mark.parametrize("broken", ["results", "outbox"])
+@pytest.mark.parametrize(
+    "error",
+    [OutputInvalid("IDENTITY_DIFFERS"), OSError(28, "no space"), OutboxUnavailable(min(OutboxUnavailable.CODES))],
+)
+def test_a_report_that_cannot_be_made_or_sent_changes_nothing(world: World, broken: str, error: Exception) -> None:
+    """The entry has said it; whether the PACS hears of it is a courtesy."""
+    _reads(age_years=12.0)(world)
+    world.denials = True
+    getattr(world, broken).broken = error
+    run = world.run()
+    world.tell(run)
+    assert (world.store.get(run.run_id).state, world.kinds()[-1]) == (State.REFUSED, "DENIED")
+    assert world.outbox.batches == {}
 
 
 def test_a_refusal_names_the_model_once_it_is_known(world: World) -> None:
