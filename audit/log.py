@@ -26,7 +26,7 @@ import errno
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -54,7 +54,7 @@ SEAL_KEY = "seal"
 """The one key of a SEAL entry. A log that holds it takes nothing more."""
 
 
-class AuditLog:
+class AuditLog(AbstractContextManager["AuditLog"]):
     """One log in one directory. Threads may share it, and processes may open the same directory.
 
     Reads and writes raise AuditUnavailable when the disk refuses (repeat later, with the same key) and AuditCorrupt
@@ -147,8 +147,7 @@ class AuditLog:
         """Log it. When this returns, the entry is durable and under a signed head; readable by all when published.
 
         The same key with the same kind, call and body gives the first entry and logs nothing; with any other content it
-        raises KeyConflict. Callers that wait at the same time share one commit. Raises Overtaken, and logs nothing,
-        where the `proviso` does not hold; whichever process logged what it does not hold for.
+        raises KeyConflict, and Overtaken where the `proviso` does not hold. Callers that wait together share a commit.
         """
         ticket = Ticket(draft, proviso)
         try:
@@ -219,9 +218,6 @@ class AuditLog:
         with self._writer, self._refusals():
             self._publish_now()
 
-    def __enter__(self) -> AuditLog:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -272,25 +268,19 @@ class AuditLog:
                     if SEAL_KEY in fresh or self._ahead.find(SEAL_KEY) is not None:
                         raise AuditSealed("this log has ended: another one succeeds it")
                     placed = self._place(draft, len(fresh))
-                    self._refuse_overtaken(placed, ticket.proviso, list(fresh.values()))
+                    if ticket.proviso is not None:
+                        between = map(self._entry, range(ticket.proviso.since, self._ahead.tree.size))
+                        ticket.proviso.weigh(placed, [*between, *fresh.values()])
                     first = fresh[draft.key] = placed
                 elif first.draft.content != draft.content:
                     raise KeyConflict("the key is in the log with other content")
+                ticket.entry = first
             except (AuditSealed, EntryInvalid, KeyConflict, Overtaken) as error:
                 ticket.fail(error)
-            else:
-                ticket.entry = first
         if fresh:
             self._commit(list(fresh.values()))
         for ticket in batch:
             ticket.done = True
-
-    def _refuse_overtaken(self, placed: Entry, proviso: Proviso | None, fresh: Sequence[Entry]) -> None:
-        if proviso is None:
-            return
-        between = [self._entry(index) for index in range(proviso.since, self._ahead.tree.size)]
-        if not proviso.holds(placed, [*between, *fresh]):
-            raise Overtaken("what it rests on changed before it was logged; look again")
 
     def _place(self, draft: Draft, ahead: int) -> Entry:
         """The draft as the entry that is ``ahead`` places after the tree's end."""

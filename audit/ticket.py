@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from audit.entry import Draft, Entry
-from audit.errors import AuditError, AuditUnavailable
+from audit.errors import AuditError, AuditUnavailable, Overtaken
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,11 @@ class Proviso:
 
     since: int
     holds: Callable[[Entry, Sequence[Entry]], bool]
+
+    def weigh(self, placed: Entry, between: Sequence[Entry]) -> None:
+        """Raise Overtaken unless it holds."""
+        if not self.holds(placed, between):
+            raise Overtaken("what it rests on changed before it was logged; look again")
 
 
 class Ticket:

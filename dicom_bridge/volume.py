@@ -6,6 +6,7 @@ names are never trusted. Nothing is interpolated, dropped or repaired (standard:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,12 +98,16 @@ def _read(head: Head) -> tuple[Slice, ...]:
     return (read_single(head),)
 
 
+CODE_STRING: Final = re.compile("[A-Z0-9_]{1,16}")
+"""A modality's defined term as it may be: VR CS without spaces (PS3.5 section 6.2)."""
+
+
 def build(slices: Sequence[Slice], source_digest: str, *, part: str = "", voxels_max: int = VOXELS_MAX) -> LoadedSeries:
     """The volume of slices of one series. `part` names one of several (`split.Part.id`); "" means the only one.
 
     `source_digest` ("sha256:...") names exactly these instances; it goes into the Volume.
     Raises VolumeRefused, with these gates in this order: AMBIGUOUS_VOLUMES (several volumes, none or no such named),
-    NOT_AN_IMAGE (empty matrix), MIXED_MATRIX, MIXED_FRAME_OF_REFERENCE, GEOMETRY_MISSING, GEOMETRY_INVALID,
+    NOT_AN_IMAGE (no matrix, no modality), MIXED_MATRIX, MIXED_FRAME_OF_REFERENCE, GEOMETRY_MISSING, GEOMETRY_INVALID,
     MIXED_ORIENTATION, SINGLE_SLICE, VOLUMES_INCOMPLETE, DUPLICATE_POSITION, GANTRY_TILT, SLICE_MISSING,
     NON_UNIFORM_SPACING, VOLUME_TOO_LARGE, PIXELS_UNDECODABLE. Raises OSError when a file is gone.
     """
@@ -114,6 +119,8 @@ def build(slices: Sequence[Slice], source_digest: str, *, part: str = "", voxels
     rows, columns = ordered[0].shape
     if min(rows, columns) < 1:
         raise VolumeRefused("NOT_AN_IMAGE", "the matrix is empty")
+    if not CODE_STRING.fullmatch(ordered[0].modality):
+        raise VolumeRefused("NOT_AN_IMAGE", "Modality (0008,0060) is missing or no code string")
     if len(ordered) * rows * columns > voxels_max:
         raise VolumeRefused("VOLUME_TOO_LARGE", "more voxels than this service loads")
     voxels = _voxels(ordered)

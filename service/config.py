@@ -313,13 +313,11 @@ class Config(BaseSettings):
     @field_validator("peers")
     @classmethod
     def _character_sets_can_be_read(cls, peers: tuple[PeerSection, ...]) -> tuple[PeerSection, ...]:
-        assumed = {one.assumed_charset for one in peers if one.assumed_charset is not None}
-        if assumed:
+        for term in sorted({one.assumed_charset for one in peers if one.assumed_charset is not None}):
             from dicom_bridge.charset import known  # deferred: pulls in pydicom, which most commands need not
 
-            for term in sorted(assumed):
-                if not known(term):
-                    raise ValueError(f"assumed_charset '{term}' is no character set (0008,0005) that is read here")
+            if not known(term):
+                raise ValueError(f"assumed_charset '{term}' is no character set (0008,0005) that is read here")
         return peers
 
     @field_validator("peers")

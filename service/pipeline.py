@@ -118,7 +118,9 @@ class Pipeline:
                 pseudonyms=parts.pseudonyms,
                 patient=parts.reading.patient,
                 record=self._record,
-                denied=lambda run, facts, why: _denied(run, Step.PERMITTED, facts["study"], facts, explain(why)),
+                denied=lambda run, facts, why: records.refused(
+                    run.run_id, Step.PERMITTED, facts["study"], facts, explain(why)
+                ),
                 now=parts.now,
             )
         )
@@ -333,7 +335,7 @@ class Pipeline:
         call = facts.get("call")
         study = facts.get("study") or self._study(run)
         if refused:
-            draft = _denied(run, step, study, facts, fault)
+            draft = records.refused(run.run_id, step, study, facts, fault)
             entry = self._record(draft)
             if step is Step.PERMITTED and self._p.denials:
                 self._show_denial(run, facts, fault.code, entry)
@@ -388,20 +390,6 @@ class Pipeline:
 
     def _show(self, run: Run, state: State, **changes: Any) -> None:
         self._p.store.update(run.run_id, self._p.now(), state=state, **changes)
-
-
-def _denied(run: Run, step: Step, study: str, facts: Facts, fault: Fault) -> Draft:
-    """The entry of a refusal. The same refusal is one entry, whoever is the first to log it."""
-    return records.denied(
-        run.run_id,
-        study=study,
-        stage=step,
-        code=fault.code,
-        condition=fault.condition,
-        observed=fault.observed,
-        ref=records.model_ref(facts["model"]) if "model" in facts else None,
-        call=facts.get("call"),
-    )
 
 
 def _is_shadow(facts: Facts) -> bool:

@@ -17,6 +17,7 @@ from ethics_review.permit import Permit
 from models.library import VerifiedModel
 from models.manifest import MANIFEST_NAME
 from models.ref import ModelRef
+from service.faults import Fault
 
 SERIES_OF_A_CALL = 1  # a model reads one volume of one series
 INTENT_KEY_HEX = 16  # of the body's digest: another approval makes another intent, a retry does not
@@ -154,6 +155,20 @@ def denied(
         "model": None if ref is None else model_body(ref),
     }
     return Draft(kind=Kind.DENIED, key=f"{DENIAL}{run_id}", call=call, body=body)
+
+
+def refused(run_id: str, step: str, study: str, facts: Mapping[str, Any], fault: Fault) -> Draft:
+    """The entry of a run's refusal. The same refusal is one entry, whoever is the first to log it."""
+    return denied(
+        run_id,
+        study=study,
+        stage=step,
+        code=fault.code,
+        condition=fault.condition,
+        observed=fault.observed,
+        ref=model_ref(facts["model"]) if "model" in facts else None,
+        call=facts.get("call"),
+    )
 
 
 def failed(run_id: str, *, study: str, stage: str, code: str, fault: str, call: str | None) -> Draft:

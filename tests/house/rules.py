@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 FUNCTION_LINES_MAX = 60
 MODULE_LINES_MAX = 400
-ONE_FILE = {"audit/verifier.py": 1325, "ethics_review/reviewer.py": 530}
+ONE_FILE = {"audit/verifier.py": 1330, "ethics_review/reviewer.py": 530}
 """What must be one file, as strangers run it alone; its own budget."""
 
 # The three walls: where anything may be caught, because it is recorded there and reported upward. One handler each.

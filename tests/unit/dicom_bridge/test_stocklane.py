@@ -145,6 +145,7 @@ def test_both_lanes_store_the_same(tmp_path: Path) -> None:
             command = store_command(MRImageStorage, urgent.SOPInstanceUID, priority=1)
             peer.send(data(1, 3, command), data(1, 2, dataset_bytes(urgent)))
             assert peer.status() == 0
+        station.inbox.input_digest(STUDY)  # which waits for those of all
         rows = station.inbox.instances(STUDY)
         found.append(
             ([one.path.read_bytes() for one in rows], [(one.digest, one.urgent, one.position) for one in rows])

@@ -330,6 +330,8 @@ def shift(by: tuple[float, float, float], only: int | None = None) -> Callable[[
         (setter("PhotometricInterpretation", "MONOCHROME1", 2), "MIXED_MATRIX"),
         (setter("Rows", 8, 2), "MIXED_MATRIX"),
         (setter("Rows", 0), "NOT_AN_IMAGE"),
+        (setter("Modality", ""), "NOT_AN_IMAGE"),
+        (setter("Modality", "\x01R"), "NOT_AN_IMAGE"),
         (setter("PixelSpacing", [1.0, 1.01], 2), "MIXED_MATRIX"),
         (setter("FrameOfReferenceUID", "2.25.9", 1), "MIXED_FRAME_OF_REFERENCE"),
         (setter("FrameOfReferenceUID", None), "GEOMETRY_MISSING"),

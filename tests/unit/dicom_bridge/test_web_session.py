@@ -90,7 +90,7 @@ def test_a_stream_is_bounded_by_the_size_of_a_file() -> None:
 
 def test_no_read_waits_longer_than_the_patience() -> None:
     """Seconds to connect and for a byte."""
-    assert timeouts(Patience(QUICK)) == (5, 5)
+    assert timeouts(Patience(QUICK)) == (QUICK.connect_s, QUICK.stall_s)
     assert timeouts(Patience(replace(QUICK, stall_s=600)))[1] <= 30
 
 
