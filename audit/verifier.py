@@ -748,8 +748,8 @@ EVENTS = {  # where it starts, where it ends (nothing: where it was), who must s
 FOR_REVIEWER = {"HARM", "CONDITION_BREACH", "EXPIRY", "FOLLOW_UP", "CRITERIA", "SUBGROUP_GAP", "INTEGRITY"}
 CHINA = timezone(timedelta(hours=8))  # in whose civil days approvals are valid
 ALWAYS = {"MODEL_DIGEST": "EQUAL", "VALIDITY": "IN_FORCE", "STATE": "SHADOW LIVE", "STOP": "NONE", "REQUIRE": "ALL"}
-# Times as entries write them, ends excluded; days: to the next follow-up; held: classes known to agree, by condition.
-Approval = namedtuple("Approval", "name model policy starts ends days conditions held")
+# Times as entries write them, ends excluded; days: to the next follow-up; weighed: what checks saw that hold.
+Approval = namedtuple("Approval", "name model policy starts ends days conditions weighed")
 _PERSONAL = re.compile(r"[0-9]{6,}|[0-9]{4}[-./][0-9]{1,2}[-./][0-9]{1,2}|(?:[0-9]+\.){5,}")
 _NUMBER = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,2})?")
 _CLASS = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,6})?)(?:(\+)|-([0-9]{1,4}))?")
@@ -939,7 +939,7 @@ class Review:
         policy = hashlib.sha256(canonical({"valid": valid, "conditions": said["conditions"]})).hexdigest()
         days = min(said["follow_up"]["days"], self._policy.follow_up[said["follow_up"]["listed"]])
         times = (_day(valid["from"], 0), _day(valid["to"], 1))
-        approval = Approval(name, said["model"], f"sha256:{policy}", *times, days, conditions, set())
+        approval = Approval(name, said["model"], f"sha256:{policy}", *times, days, conditions, {})
         _must(name not in self._approvals, "approval: its name is another's")
         first = life.state == "UNDER_REVIEW"
         self._seen(index, first or life.state in IN_USE.split(), f"approved where it was {life.state}")
@@ -1066,13 +1066,12 @@ class Review:
         digest, outcome = life.model["digest"], body.get("outcome")
         if kind == "EVALUATION" and outcome in {"SUSPEND", "RESTRICT"}:
             self._proofs[index] = (outcome, digest)
+            grave = body["tier"] == "T0" and body["metric"] != "EVIDENCE_OVERDUE"
+            more = life.cause == "DRILL" or (grave and life.cause not in FOR_REVIEWER)  # than it is suspended for
+            asks = life.state in {"SHADOW", "LIVE"} or (life.state == "SUSPENDED" and more)
             # What was found of a run before the present one ends nothing.
-            if outcome == "SUSPEND" and body["tier"] in {"T0", "T1"} and life.began < body["last"]:
-                # Suspended already: for less than this, which is then to be ended by more.
-                grave = body["tier"] == "T0" and body["metric"] != "EVIDENCE_OVERDUE"
-                more = life.cause == "DRILL" or (grave and life.cause not in FOR_REVIEWER)
-                if life.state in {"SHADOW", "LIVE"} or (life.state == "SUSPENDED" and more):
-                    life.pending |= {index}
+            if asks and outcome == "SUSPEND" and body["tier"] in {"T0", "T1"} and life.began < body["last"]:
+                life.pending |= {index}
         elif kind == "GOLDEN":
             good = outcome in {"MATCH", "OK"}
             self._proofs[index] = ("MATCH" if good else "INVARIANT", digest)
@@ -1103,13 +1102,14 @@ class Review:
         if approval is None:
             return False
         today = self._today()
-        life.day, life.calls = today, (life.calls if life.day == today else set()) | {call}
+        life.day, life.calls = today, life.calls if life.day == today else set()
+        life.calls.add(call)
         seen = _weigh(approval, self._time, body)
         _must(approval is life.current(self._time), "a newer approval counts")
         self._seen(index, body["state"] == seen["STATE"] == life.state, f"the model was {life.state} by then")
         stopped = any(site in {None, body["site"], seen["SITE"]} for _, site in self._stops)
         self._seen(index, not stopped, "it was stopped by then")
-        cut = [name for name, one in seen.items() if life.cut and _is_cut(life, name, one)]
+        cut = [name for name, one in seen.items() if _is_cut(life, name, one)] if life.cut else []
         _must(not cut, f"a class was cut off: {', '.join(cut)}")
         _must(len(life.calls) <= approval.conditions["MAX_CALLS_DAY"], "more calls than are allowed in a day")
         _must(not life.pending, f"entry {min(life.pending, default=0)} asked for a suspension that did not come")
@@ -1163,21 +1163,21 @@ def _weigh(approval: Any, time: str, body: dict[str, Any]) -> dict[str, str]:
     _must(body.get("model") == approval.model, "another model than the approved one")
     _must(body.get("policy") == approval.policy, "another policy digest than the approval's")
     _must(approval.starts <= time < approval.ends, "the approval was not in force")
-    seen: dict[str, str] = {}
-    checks = body.get("checks")
-    for check in checks if type(checks) is list else []:
+    checks, same = body.get("checks"), repr((body.get("checks"), body.get("autonomy")))
+    seen: dict[str, str] = approval.weighed.get(same) or {}
+    for check in checks if type(checks) is list and not seen else []:
         said = check if type(check) is dict else {}
         name, observed = str(said.get("condition")), str(said.get("observed"))
         _must(said.get("outcome") == "HOLDS", f"{name} has the outcome {said.get('outcome')}")
         allowed = ALWAYS[name].split() if name in ALWAYS else approval.conditions.get(name)
-        holds = (name, observed) in approval.held or condition_holds(allowed, observed)
-        _must(holds and name not in seen, f"{name} does not hold for what was observed, or is there twice")
-        approval.held.add((name, observed))
+        holds = name not in seen and condition_holds(allowed, observed)
+        _must(holds, f"{name} does not hold for what was observed, or is there twice")
         used = name != "MAX_AUTONOMY" or observed == body.get("autonomy")
         _must(used, "the autonomy that was checked is not the one that was used")
         seen[name] = observed
     lacking = sorted((approval.conditions.keys() | ALWAYS.keys()) - seen.keys())
     _must(not lacking, f"not checked: {', '.join(lacking)}")
+    approval.weighed.update({same: seen} if len(approval.weighed) < CHUNK else {})
     return seen
 
 
