@@ -16,10 +16,12 @@ from typing import Any, Final
 from audit.note import Signer
 from ethics_review.dossier import CIVIL_TIME
 from service.demo.commands import Zhiying
+from service.demo.errors import NotHeld
 
 SITE: Final = "demo-hospital"
 VENDOR: Final = "DEMO-vendor"
 CENTRE: Final = "DEMO-reviewer"
+LIVE: Final = "LIVE"
 VALID_DAYS: Final = 30  # long enough to play with, short enough that nobody forgets that it is a demo
 PEOPLE: Final = {
     "maker": (VENDOR, "DEVELOPER"),
@@ -68,23 +70,52 @@ class Parties:
         return "\n".join(lines) + "\n"
 
     def live(
-        self, zhiying: Zhiying, model: dict[str, str], images: Path, now: datetime, tell: Callable[[str], None]
+        self,
+        zhiying: Zhiying,
+        model: dict[str, str],
+        images: Path,
+        now: datetime,
+        tell: Callable[[str], None],
+        *,
+        state: str | None = None,
     ) -> Lived:
         """From nothing to LIVE: assessed, submitted, reviewed, approved, tried in shadow, stopped once for practice.
 
-        `images`: the one case on which the hospital tries it.
+        `images`: the one case on which the hospital tries it. `state`: where it stands, from which they go on. Raises
+        NotHeld where LIVE cannot be reached any more.
         """
-        paper = _digest(_PAPER)
+        paper, terms = _digest(_PAPER), terms_for(model, _digest(_PAPER), now)
         asked = {"submission": paper, "coi": [VENDOR, SITE], "documents": {"model card": paper}}
-        self._act(zhiying, model, "OPEN", {}, "maker")
-        self._act(zhiying, model, "SELF_ASSESS", {"submission": paper}, "maker", "owner")
-        self._act(zhiying, model, "SUBMIT", asked, "secretary")
-        self._act(zhiying, model, "BEGIN_REVIEW", {}, "reviewer-1")
-        terms = terms_for(model, paper, now)
+
+        def act(event: str, statement: dict[str, Any], *by: str) -> Callable[[], None]:
+            return lambda: self._act(zhiying, model, event, statement, *by)
+
+        steps: dict[str | None, Callable[[], None]] = {
+            None: act("OPEN", {}, "maker"),
+            "DRAFT": act("SELF_ASSESS", {"submission": paper}, "maker", "owner"),
+            "SELF_ASSESSED": act("SUBMIT", asked, "secretary"),
+            "SUBMITTED": act("BEGIN_REVIEW", {}, "reviewer-1"),
+            "UNDER_REVIEW": lambda: self._approve(zhiying, terms),
+            "APPROVED_WITH_CONDITIONS": act("DEPLOY", {}, "ops", "owner"),
+            "SHADOW": lambda: self._go_live(zhiying, model, images, tell),
+        }
+        if state not in steps:
+            raise NotHeld(f"the model's dossier is {state}: `make demo-clean` begins anew")
+        for step in list(steps)[list(steps).index(state) :]:
+            steps[step]()
+        return Lived(terms, tuple(self._steps))
+
+    def state(self, zhiying: Zhiying, model: dict[str, str]) -> str | None:
+        """Where the model's dossier stands; None where there is none."""
+        found = zhiying.ask("review", "show")["dossiers"]
+        return next((str(one["state"]) for one in found if one["digest"] == model["digest"]), None)
+
+    def _approve(self, zhiying: Zhiying, terms: dict[str, Any]) -> None:
         draft = self._new("terms.json")
         draft.write_text(json.dumps(terms, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         self._sign(zhiying, draft, "APPROVE", "reviewer-1", "reviewer-2")
-        self._act(zhiying, model, "DEPLOY", {}, "ops", "owner")
+
+    def _go_live(self, zhiying: Zhiying, model: dict[str, str], images: Path, tell: Callable[[str], None]) -> None:
         tell("the hospital tries it in the shadow: one case, which nobody sees")
         tried = zhiying.ask("evaluate", model["name"], self._dataset(images))
         stop = ("--level", "service", "--reason", "DRILL")
@@ -92,9 +123,9 @@ class Parties:
         keys = ("--key", self.key("owner"), "--key", self.key("safety"))
         drill = zhiying.ask("review", "resume", *stop, *keys)
         self._steps += [("STOP, for practice", "reader"), ("RESUME", "owner, safety")]
+        paper = _digest(_PAPER)
         shown = {"notice": paper, "training": paper, "drill": drill["entry"], "acceptance": tried["entry"]}
         self._act(zhiying, model, "GO_LIVE", shown, "owner", "safety")
-        return Lived(terms, tuple(self._steps))
 
     def _act(self, zhiying: Zhiying, model: dict[str, str], event: str, statement: dict[str, Any], *by: str) -> None:
         said, text = self._new("statement.json"), self._new(f"{event.lower()}.txt")

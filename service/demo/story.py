@@ -22,7 +22,7 @@ from service.demo.commands import Zhiying, own_environment, scan
 from service.demo.errors import NotHeld, NotInTime, StepFailed
 from service.demo.hospital import AE_TITLE, DICOM_PORT, HTTP_PORT, Hospital
 from service.demo.pacs import SCANNER_AE, Node, Orthanc, orthanc_at
-from service.demo.parties import SITE, Parties
+from service.demo.parties import LIVE, SITE, Parties
 from service.demo.screen import Screen
 from service.demo.servers import Servers, free_port
 from service.demo.witness import DemoWitness
@@ -94,6 +94,11 @@ class Story:
         witness.start(self._servers)
         with OrthancReader(pacs.url) as reader:
             world = World(pacs, hospital, zhiying, parties, reader)
+            stands = parties.state(zhiying, case.model)
+            if stands not in {None, LIVE}:
+                self._screen.tell("an earlier demo was interrupted: its parties go on where they stood")
+                images = case.series.files[0].parent
+                parties.live(zhiying, case.model, images, self._now(), self._screen.tell, state=stands)
             study = self._send(world, case)
             self._screen.step(
                 5, "without an approval the study is refused; three parties let the model live; it is sent again"

@@ -23,7 +23,7 @@ from service.demo.commands import Zhiying, own_environment, shown
 from service.demo.errors import NotHeld, NotInTime, StepFailed
 from service.demo.evidence import Results, Trail, promises, trail
 from service.demo.hospital import Hospital
-from service.demo.parties import SITE, terms_for
+from service.demo.parties import SITE, Parties, terms_for
 from service.demo.screen import Screen
 from service.demo.servers import free_port
 
@@ -284,3 +284,48 @@ def test_local_wheels(tmp_path: Path) -> None:
     assert main._local_wheels(None) == {}
     with pytest.raises(NotHeld):
         main._local_wheels(str(tmp_path / "nowhere"))
+
+
+# ---- the parties, played ---------------------------------------------------------------------------------------------
+
+LIFE = ["OPEN", "SELF_ASSESS", "SUBMIT", "BEGIN_REVIEW", "APPROVE", "DEPLOY", "GO_LIVE"]
+NOW = datetime(2026, 12, 15, 4, tzinfo=UTC)
+STATES = [None, "DRAFT", "SELF_ASSESSED", "SUBMITTED", "UNDER_REVIEW", "APPROVED_WITH_CONDITIONS", "SHADOW", "LIVE"]
+
+
+class Played:
+    """Stands for the command line: writes down what is done; each note that is imported moves the dossier on."""
+
+    def __init__(self, state: str | None) -> None:
+        self.at, self.done = STATES.index(state), list[str]()
+
+    def ask(self, *words: str | Path, configured: bool = True) -> Any:
+        """One command's answer."""
+        del configured
+        match words[:2]:
+            case ("review", "import"):
+                self.done.append(LIFE[self.at])
+                self.at += 1
+            case ("review", "stop") | ("evaluate", _):
+                self.done.append("evaluate" if words[0] == "evaluate" else "stop")
+        return {"entry": 7}
+
+
+@pytest.mark.parametrize("state", STATES[:-1])
+def test_a_demo_that_was_interrupted_goes_on_where_it_stood(tmp_path: Path, state: str | None) -> None:
+    """From every state the parties do what is left, once, and end LIVE."""
+    played = Played(state)
+    done = Parties(tmp_path).live(played, MODEL, tmp_path, NOW, lambda _: None, state=state)  # type: ignore[arg-type]
+    left = LIFE[STATES.index(state) :]
+    assert [one for one in played.done if one in LIFE] == left
+    assert [event for event, _ in done.steps if event in LIFE] == left
+    assert played.done[-3:] == ["evaluate", "stop", "GO_LIVE"]
+    assert STATES[played.at] == "LIVE"
+
+
+def test_a_demo_whose_model_ended_says_so(tmp_path: Path) -> None:
+    """Suspended, as when its approval ran out: nothing is signed; a person begins anew."""
+    played = Played(None)
+    with pytest.raises(NotHeld, match="demo-clean"):
+        Parties(tmp_path).live(played, MODEL, tmp_path, NOW, lambda _: None, state="SUSPENDED")  # type: ignore[arg-type]
+    assert played.done == []
