@@ -6,8 +6,10 @@ Each entry has a key that is made of the dataset, the model and the approval: wh
 was, and what is done is not done again. Results stay in the data folder's `evaluation`, and go to no peer.
 """
 
+import errno
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
@@ -19,6 +21,7 @@ import numpy as np
 
 from audit.canonical import JsonValue, canonical
 from audit.entry import Draft, Entry, Kind
+from audit.errors import AuditUnavailable, Overtaken
 from audit.log import AuditLog
 from dicom_bridge import candidates, selection, volume
 from dicom_bridge.errors import VolumeRefused
@@ -48,7 +51,7 @@ from service.errors import DatasetInvalid, NothingFits
 from service.faults import Fault, explain
 from service.identity import IdentityMap
 from service.keys import PeriodKeys, Pseudonyms
-from service.permitting import Practice, asked, names_of_images
+from service.permitting import LOOKS_MAX, OVERTAKEN, Practice, asked, names_of_images, rests_on
 from service.pipeline import Device, Step
 from service.reading import NoRuleMatches
 from service.results import ResultWriter
@@ -220,7 +223,14 @@ class Evaluation:
 
     def _permitted(self, call: str, read: _Read) -> tuple[Permit, Entry]:
         """The gate is asked as the pipeline asks it, about this one approval; its yes is logged first."""
+        for _ in range(LOOKS_MAX):
+            with suppress(Overtaken):
+                return self._asked(call, read)
+        raise AuditUnavailable(OVERTAKEN, errno.EBUSY)
+
+    def _asked(self, call: str, read: _Read) -> tuple[Permit, Entry]:
         model, register, now = self._model, self._p.register, self._p.now()
+        seen = register.size
         # Of this approval alone: another one's yes would not be what the reviewer asked about.
         standings = [
             replace(one, approvals=(self._approval,))
@@ -251,7 +261,7 @@ class Evaluation:
         )
         runtime = {"device": str(state["device"])} | state["runtime"]
         draft = records.call_intent(permit, subject, card=records.card_digest(model), runtime=runtime)
-        return permit, self._append(draft)
+        return permit, self._p.log.append(draft, rests_on(seen, model.ref, standings, max(now, latest or now)))
 
     def _inferred(self, call: str, permit: Permit, read: _Read) -> Findings:
         if not self._p.results.kept(call):

@@ -27,6 +27,7 @@ from ethics_review.replay import day_end
 from ethics_review.standing import Standing
 from ethics_review.vocabulary import OPT_OUT_CHECK
 from models.library import VerifiedModel
+from models.ref import ModelRef
 from service import records
 from service.config import Config
 from service.keys import Pseudonyms
@@ -38,6 +39,7 @@ OPT_OUT_NAMES = "opt-out"
 MOVERS: Final = frozenset({Kind.APPROVAL, Kind.STATE_CHANGE, Kind.STOP, Kind.RESUME, Kind.OPT_OUT})
 LOOKS_MAX: Final = 100
 """How often a call that is overtaken is weighed again before its step is put off."""
+OVERTAKEN: Final = "what permits calls changes faster than a call can be logged; repeat"
 
 Facts = dict[str, Any]
 """What steps hand to the next one: JSON, kept by the workflow engine."""
@@ -188,7 +190,7 @@ class Permitting:
                 if not intended:
                     self._s.record(self._s.denied(run, facts, given), answer.rests_on)
                 raise given
-        raise AuditUnavailable("what permits calls changes faster than a call can be logged; repeat", errno.EBUSY)
+        raise AuditUnavailable(OVERTAKEN, errno.EBUSY)
 
     def _intent(self, permit: Permit, facts: Facts, model: VerifiedModel, loaded: LoadedSeries) -> Draft:
         self._s.device.warm(model)  # was refused a moment ago, perhaps; else it is loaded
@@ -225,12 +227,11 @@ class Permitting:
             calls_today=self._others_today(facts, model, now),
             at=max(now, latest or now),
         )
-        until = min(_calendar(model.ref.digest, standings, max(now, latest or now)))
-        rests_on = Proviso(seen, partial(_unmoved, until))
+        proviso = rests_on(seen, model.ref, standings, max(now, latest or now))
         try:
-            return _Answer(gate.decide(request, standings, stops, now, latest_known=latest), rests_on)
+            return _Answer(gate.decide(request, standings, stops, now, latest_known=latest), proviso)
         except Refused as refused:
-            return _Answer(refused, rests_on)
+            return _Answer(refused, proviso)
 
     def _others_today(self, facts: Facts, model: VerifiedModel, now: datetime) -> int:
         """Calls of the model that were begun today; not this one, if it was begun before a crash."""
@@ -245,11 +246,16 @@ def _civil_day(at: datetime) -> date:
     return at.astimezone(CIVIL_TIME).date()
 
 
-def _calendar(digest: str, standings: Sequence[Standing], now: datetime) -> Iterator[datetime]:
+def rests_on(seen: int, model: ModelRef, standings: Sequence[Standing], now: datetime) -> Proviso:
+    """What an answer of the gate about this model, given `now`, rests on, where it knew the first `seen` entries."""
+    return Proviso(seen, partial(_unmoved, min(_calendar(model, standings, now))))
+
+
+def _calendar(model: ModelRef, standings: Sequence[Standing], now: datetime) -> Iterator[datetime]:
     """When time alone may change an answer about this model: at the day's end its calls are counted anew."""
     yield day_end(now)
     for one in standings:
-        if one.model.digest == digest:
+        if one.model == model:
             turns = [turn for approval in one.approvals for turn in (approval.starts_at, approval.ends_at)]
             yield from (turn for turn in (*turns, one.follow_up_at) if turn is not None and turn > now)
 

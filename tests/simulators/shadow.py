@@ -10,6 +10,7 @@ from audit.entry import Draft, Entry, Kind
 from audit.errors import AuditUnavailable
 from audit.log import AuditLog
 from audit.note import Signer
+from audit.ticket import Proviso
 from ethics_review.dossier import Approval
 from ethics_review.register import Register
 from inference.types import Prediction, Volume
@@ -37,13 +38,18 @@ class Refusing:
 
     def __init__(self, inner: AuditLog) -> None:
         self.inner, self.refuse_at, self.appended = inner, -1, 0
+        self.before_intent: Callable[[], object] | None = None
+        """What happens once, just before an intent is logged."""
 
-    def append(self, draft: Draft) -> Entry:
+    def append(self, draft: Draft, proviso: Proviso | None = None) -> Entry:
         """See AuditLog."""
         if self.appended == self.refuse_at:
             raise AuditUnavailable("the disk refuses")
         self.appended += 1
-        return self.inner.append(draft)
+        if self.before_intent is not None and draft.kind is Kind.CALL_INTENT:
+            happens, self.before_intent = self.before_intent, None
+            happens()
+        return self.inner.append(draft, proviso)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)

@@ -162,6 +162,19 @@ def test_unfit_is_refused(shadow: Shadow, labelled: Labelled, tags: dict[str, st
     assert code in {None, found.refusals[0][0]}
 
 
+def test_a_stop_that_comes_just_before_the_intent_comes_first(shadow: Shadow, labelled: Labelled) -> None:
+    """Between the gate's yes and its entry: the gate is asked again, and nothing is read."""
+    labelled.add()
+    approval = shadow.approve()
+    run = shadow.evaluation(labelled.write(), approval)
+    shadow.log.before_intent = lambda: shadow.case.switch("STOP", "reader", reason="OPERATOR")
+    with pytest.raises(Refused) as refused:
+        run.run(quiet)
+    assert refused.value.code == "STOPPED"
+    assert shadow.log.before_intent is None
+    assert Kind.CALL_INTENT not in {entry.kind for entry in shadow.entries()}
+
+
 def test_stopped_is_not_the_case_s_fault(shadow: Shadow, labelled: Labelled) -> None:
     """A refusal of the moment, such as an approval that has ended, ends the evaluation and is told of no case."""
     labelled.add()
