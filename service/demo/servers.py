@@ -25,7 +25,7 @@ from service.demo.errors import ServerNotStarted, ToolMissing
 
 STOP_GRACE_S = 15.0  # Orthanc flushes its index, the service ends its worker; more than this is a hang
 KILL_LIMIT_S = 5.0  # the kernel's part of ending a process that was killed
-START_LIMIT_S = 60.0  # importing the service's libraries takes seconds on a slow disk
+START_LIMIT_S = 180.0  # importing the service's libraries takes seconds on a slow disk, more on a busy machine
 POLL_S = 0.1
 # Below those that the system gives to outgoing connections (Linux: 32768 and up): one of those may be lent to somebody
 # between our look and the server's start.

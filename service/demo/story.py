@@ -29,7 +29,7 @@ from service.demo.witness import DemoWitness
 
 MODEL = "brain-extraction-t1"
 SCANNER_PORT = 104  # never used: the scanner only sends
-FORWARD_LIMIT_S = 60.0  # Orthanc waits until the series is quiet, then sends it in about a second
+FORWARD_LIMIT_S = 300.0  # Orthanc waits until the series is quiet, then sends it in a second; a busy one, in minutes
 READ_LIMIT_S = 600.0  # loading the networks and reading one brain takes seconds; a busy small machine, minutes
 POLL_S = 0.2
 NEEDS_APPROVAL = frozenset({"NO_APPROVAL", "APPROVAL_EXPIRED", "MODEL_DIGEST_MISMATCH"})

@@ -79,7 +79,9 @@ def application(dist: Path, orthanc: str, changes: dict[str, object] | None = No
 
     @asynccontextmanager
     async def client_open(_: Starlette) -> AsyncIterator[dict[str, object]]:
-        async with httpx.AsyncClient(base_url=orthanc, timeout=ANSWER_S, trust_env=False) as client:
+        # A connection for each request: Orthanc closes those that are kept, now and then just as one is used again.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        async with httpx.AsyncClient(base_url=orthanc, timeout=ANSWER_S, trust_env=False, limits=limits) as client:
             yield {"client": client}
 
     async def configuration(_: Request) -> Response:

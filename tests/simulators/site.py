@@ -39,8 +39,8 @@ AE = "ZHIYING"
 REPOSITORY = Path(__file__).resolve().parents[2]
 SLICES, ROWS, COLUMNS = 24, 40, 40
 BALL_RADIUS = 9.0
-START_LIMIT_S = 60.0
-"""The service's start, with the imports of a cold disk."""
+START_LIMIT_S = LIMIT_S = 180.0
+"""The service's start, and what takes it a second or two: on a cold disk, and on a machine that does much else."""
 
 
 def until(condition: Callable[[], Any], limit_s: float, what: str) -> Any:
@@ -245,14 +245,14 @@ reading_mode = "second_reader"
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
-    def wait_for_death(self, limit_s: float = 60.0) -> int:
+    def wait_for_death(self, limit_s: float = LIMIT_S) -> int:
         """The status with which the process ended: -9 after SIGKILL."""
         process = self._process
         assert process is not None
         until(lambda: process.poll() is not None, limit_s, "the service dies at its crash point")
         return int(process.returncode)
 
-    def wait_for_freeze(self, limit_s: float = 60.0) -> None:
+    def wait_for_freeze(self, limit_s: float = LIMIT_S) -> None:
         """Wait until the service, told to die by SIGSTOP, stands still."""
         process = self._process
         assert process is not None
@@ -274,7 +274,7 @@ reading_mode = "second_reader"
         """As systemd does."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(60)
+            self._process.wait(LIMIT_S)
 
     # ---- what people do and see --------------------------------------------------------------------------------------
 
@@ -287,7 +287,7 @@ reading_mode = "second_reader"
         with wire.ledger(self.config_file) as (store, _):
             return store.latest()
 
-    def settle(self, limit_s: float = 60.0) -> None:
+    def settle(self, limit_s: float = LIMIT_S) -> None:
         """Wait until no study waits to be looked at."""
 
         def settled() -> bool:
@@ -296,7 +296,7 @@ reading_mode = "second_reader"
 
         until(settled, limit_s, "every study that was sent has been looked at")
 
-    def run_in(self, *states: str, study: str | None = None, limit_s: float = 60.0) -> Run:
+    def run_in(self, *states: str, study: str | None = None, limit_s: float = LIMIT_S) -> Run:
         """Wait until the newest run (of `study`) is in one of the states."""
 
         def look() -> Run | None:

@@ -200,12 +200,12 @@ def test_the_pacs_shows_that_the_ai_did_not_run(tmp_path: Path) -> None:
         site.start()
         try:
             study = _sent(site, tmp_path / "one", "NO_APPROVAL")
-            until(lambda: len(pacs.stored) == 1, 30, "the report of the refusal")
+            until(lambda: len(pacs.stored) == 1, 120, "the report of the refusal")
             site.approve(ref)
             with wire.offline_of(site.config) as opened:
                 Case(site.parties, opened.register, opened.log, ref).switch("STOP", "reader", reason="DRILL")
             _sent(site, tmp_path / "two", "STOPPED")
-            until(lambda: len(pacs.stored) == 2, 30, "the report of the stop, while it lasts")
+            until(lambda: len(pacs.stored) == 2, 120, "the report of the stop, while it lasts")
         finally:
             site.stop()
         entries = site.entries()

@@ -84,7 +84,7 @@ def test_a_backup_that_was_put_back(tmp_path: Path, witness: tuple[Witness, int]
             site.approve(ref)
             site.start()
             assert site.run_in("RELEASED", "REFUSED", "FAILED").state == "RELEASED"
-            until(lambda: len(pacs.stored) == stored + 2, 30, "the second study's results")
+            until(lambda: len(pacs.stored) == stored + 2, 120, "the second study's results")
             site.stop()
         finally:
             site.kill()

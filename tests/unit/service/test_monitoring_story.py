@@ -225,7 +225,7 @@ def test_wired_as_the_service_wires_it(tmp_path: Path) -> None:
         taken = client.post(f"/calls/{call}/decision", json={"decision": "ACCEPT"}, headers=bearer("test-li"))
     assert taken.status_code == 201
     size = ward.log.head().size
-    until(lambda: watching.monitor._next == size, 20.0, "the monitor has looked at everything")
+    until(lambda: watching.monitor._next == size, 60.0, "the monitor has looked at everything")
     assert watching.checks() == {"monitor": "ok", "golden": "ok"}
     began = time.monotonic()
     watching.stop()
