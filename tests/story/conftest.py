@@ -28,6 +28,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
             assert done.returncode == 0, done.stdout + done.stderr
             # A second run writes its results over the first one's.
             shutil.copytree(folder / "out", folder / "first")
+            # Of the PACS too: two Orthancs on one folder, a second run's and a judge's, would end each other.
+            shutil.copytree(folder / "work" / "pacs", folder / "pacs")
             printed.write_text(done.stdout, encoding="utf-8")
     first = folder / "first"
     said = json.loads((first / "run.json").read_text(encoding="utf-8"))

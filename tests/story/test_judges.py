@@ -40,7 +40,7 @@ WAYS = ("C-GET", "C-MOVE", "REST")
 def pacs(told: Told) -> Iterator[Orthanc]:
     """The demo's PACS, up again, with what it holds."""
     station = Node("reading-room", STATION, free_port())
-    with running_orthanc(told.folder / "work" / "pacs", known=(station,)) as running:
+    with running_orthanc(told.folder / "pacs", known=(station,)) as running:
         yield running
 
 
