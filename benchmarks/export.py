@@ -127,7 +127,7 @@ def measure(calls: int, number: int) -> dict[str, Any]:
         took("package, entries alone", lambda path: export(log, path, evidence=Evidence()))
         took(
             "package, for people too",
-            lambda path: hand_over(log, path, Asked(), to, lambda: None, log.head, people),
+            lambda path: hand_over(log, path, Asked(), to, lambda: None, log.head, people=people),
         )
     found["log"] = {"entry_bytes_per_call": inside // calls, "disk_bytes_per_call": tiles // calls}
     return found
