@@ -93,7 +93,7 @@ def run_again(
             if paper.wrong:
                 raise CommandRefused(f"the monitor cannot run over these entries: {paper.wrong[-1]}")
     said = {entry.key: entry for entry in entries if entry.kind is Kind.EVALUATION}
-    agree = [key for key, entry in said.items() if key in paper.made and paper.made[key].body == entry.body]
+    agree = {key for key, entry in said.items() if key in paper.made and paper.made[key].body == entry.body}
     others = [entry for key, entry in said.items() if key not in agree]
     foreign = tuple(entry.index for entry in others if entry.body["code"] != code_digest())
     # What was found at the very end may not have been written when the package was made.
