@@ -13,7 +13,8 @@ from dicom_bridge.peers import Peer
 from service import wire
 from service.audit_feed import AuditFeed
 from service.caretaker import Caretaker
-from service.config import Config, Syslog
+from service.config import Config
+from service.sections import Syslog
 from service.syslog import Header, Repository, SyslogSender, SyslogState
 from service.syslog_spool import Spool
 

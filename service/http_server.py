@@ -5,7 +5,7 @@ import threading
 import uvicorn
 from fastapi import FastAPI
 
-from service.config import Http
+from service.sections import Http
 
 STOP_S = 5  # for requests under way
 

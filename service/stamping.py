@@ -14,8 +14,9 @@ from audit.errors import AuditError
 from audit.files import Files
 from audit.layout import CHECKPOINT
 from service import wire
-from service.config import Config, Timestamps
+from service.config import Config
 from service.errors import CommandRefused, ConfigInvalid
+from service.sections import Timestamps
 from service.stamps import Held, Stamps, text_of
 from service.timestamping import Authority, TimestampRefused, query, verify
 from service.tsa_client import TimestampUnreachable, post

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from service import wire
 from service.commands.output import AsJson, ConfigFile, show, told
-from service.config import Http
 from service.errors import ServiceError
+from service.sections import Http
 
 POLL_S = 0.1
 ANSWER_S = 10.0  # the service answers at once, or is in trouble

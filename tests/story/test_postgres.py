@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from service.config import Database
 from service.demo.servers import free_port
+from service.sections import Database
 from tests.simulators.pacs import FakePacs
 from tests.simulators.postgres import Postgres, running_postgres
 from tests.simulators.site import Site, copy_of, write_series

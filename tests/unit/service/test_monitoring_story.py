@@ -23,8 +23,9 @@ from ethics_review.parties import NOBODY
 from ethics_review.register import Register
 from ethics_review.states import Cause, State
 from models.library import Library
-from service.config import Config, Data, ReaderSection
+from service.config import Config
 from service.recomputing import Recomputed, run_again
+from service.sections import Data, ReaderSection
 from service.store import Store, connect
 from service.watching import Watching
 from tests.simulators.audit_log import SIGNER

@@ -15,10 +15,11 @@ from ethics_review.states import Cause, Event
 from ethics_review.states import State as Standing
 from ethics_review.vocabulary import CARE_SETTINGS, READING_MODES
 from models.library import Library
-from service.config import Config, Review
+from service.config import Config
 from service.keys import Pseudonyms
 from service.permitting import Evidence, Practice, names_of_images, names_to_write
 from service.pipeline import Step
+from service.sections import Review
 from service.store import State
 from tests.simulators.audit_log import body
 from tests.simulators.parties import D1, Case

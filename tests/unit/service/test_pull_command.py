@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from service.commands.pull import base_url, pull
-from service.config import Http
+from service.sections import Http
 
 STUDY = "1.2.840.99999.7.1"
 JOB: dict[str, Any] = {

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from audit.checkpoint import Checkpoint
 from service import wire
-from service.config import Timestamps
+from service.sections import Timestamps
 from service.stamping import RETRY_S, Stamper, StampMetrics
 from service.stamps import Stamps, text_of
 from service.timestamping import TimestampRefused, query
