@@ -48,7 +48,7 @@ _CANVAS = f"""(points) => {{ {_VIEWPORT}
   const pane = document.querySelector('[data-cy="viewport-pane"]').getBoundingClientRect();
   return points.map(point => {{
     const at = vp.worldToCanvas(point); return [at[0] + b.x - pane.x, at[1] + b.y - pane.y]; }}); }}"""
-_IMAGE = f"() => {{ {_VIEWPORT} return vp.getCurrentImageId(); }}"
+_IMAGE = f"() => {{ {_VIEWPORT} return vp ? vp.getCurrentImageId() : ''; }}"
 _LABELS = """() => window.services.segmentationService.getSegmentations()
   .flatMap(one => Object.values(one.segments).filter(Boolean).map(each => each.label))"""
 _WORDS = """() => [...document.querySelectorAll('svg tspan, svg text')]
@@ -135,7 +135,7 @@ class Screen:
         return [str(one) for one in self._page.evaluate(_WORDS)]
 
     def image(self) -> str:
-        """The image in the viewport, by its address, which holds its SOP Instance UID."""
+        """The image in the viewport, by its address, which holds its SOP Instance UID; "" where there is none."""
         return str(self._page.evaluate(_IMAGE))
 
     def complaints(self) -> list[str]:

@@ -25,6 +25,11 @@ DICE_MIN = 0.97
 BARE_MAX = 0.1
 GREY_MIN = 5.0
 SHIFT = 8
+KNOWN: dict[str, list[str]] = {
+    "3.13.2": [],
+    "3.12.10": ["no number with its unit", "the number on another image"],
+}
+"""What each version of the viewer does wrong with right results; docs/hazards.md tells what a site can do."""
 SLICES = 30
 
 
@@ -157,9 +162,13 @@ def faults(study: Study, pacs: RealOrthanc, version: str, shots: Path) -> list[s
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_viewer_shows_the_findings(study: Study, pacs: RealOrthanc, tmp_path: Path) -> None:
-    """The overlay lies on the right voxels, the number with its unit on the right slice, and nothing complains."""
-    assert faults(study, pacs, "3.13.2", tmp_path) == []
+@pytest.mark.parametrize("version", KNOWN)
+def test_the_viewer_shows_the_findings(study: Study, pacs: RealOrthanc, version: str, tmp_path: Path) -> None:
+    """The overlay lies on the right voxels, the number with its unit on the right slice, and nothing complains.
+
+    Nothing else is wrong than what docs/hazards.md says of this version; and that is still so.
+    """
+    assert faults(study, pacs, version, tmp_path) == KNOWN[version]
 
 
 @pytest.mark.slow
