@@ -227,7 +227,16 @@ def _whole(value: JsonValue) -> int:
     return int(value)
 
 
-SOURCES: Final = ("charts.py", "drift.py", "evaluation.py", "facts.py", "gaps.py", "monitor.py", "sequential.py")
+SOURCES: Final = (
+    "charts.py",
+    "drift.py",
+    "duties.py",
+    "evaluation.py",
+    "facts.py",
+    "gaps.py",
+    "monitor.py",
+    "sequential.py",
+)
 """Everything that decides what an evaluation says."""
 
 

@@ -1,19 +1,30 @@
-"""What the monitor reads in the log: one small fact for each entry that matters, and nothing of any other.
+"""What the monitor reads in the log: one small fact for each entry, and nothing in it that does not matter.
 
-A fact is derived from its own entry alone, so that a reviewer derives the same from the exported entries. Pure.
+A fact is derived from its own entry alone, so that a reviewer derives the same from the exported entries. Of an entry
+of which only its place matters it is OTHER. Pure.
 """
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Protocol
 
 from audit.entry import JsonValue, parse_time
+from audit.errors import NoteError
+from audit.note import parse_note
+from models.strict import Malformed, parse_json
 
 GRAVE: Final = frozenset({"DEATH", "SERIOUS"})
 """Severities of an incident that suspend whatever its category."""
+GOLDEN_MISMATCH: Final = "GOLDEN_MISMATCH"
+COUNTERSIGN_DAYS: Final = 30
+"""From a safety report's entry to its countersignature. No figure is given; 30 days are ours."""
+_CIVIL: Final = timezone(timedelta(hours=8))
+_PERIOD: Final = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
+_YEAR_MAX: Final = 9990
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -22,6 +33,10 @@ class Logged(Protocol):
 
     @property
     def index(self) -> int: ...  # noqa: D102
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def seq(self) -> int: ...  # noqa: D102
     @property
     def time(self) -> str: ...  # noqa: D102
     @property
@@ -48,6 +63,9 @@ class What(StrEnum):
     DECISION = "DECISION"
     INVARIANT = "INVARIANT"  # what must never be, was
     HEARTBEAT = "HEARTBEAT"
+    GOLDEN = "GOLDEN"  # a golden case came out
+    DUTY = "DUTY"  # something is owed by a date, or was done
+    OTHER = "OTHER"  # it has its place in the log, and no more
 
 
 class Decision(StrEnum):
@@ -69,7 +87,9 @@ class Fact:
         classes: (condition, class) pairs of the call, never a patient's own datum.
         outcome, measure: of a result: its outcome, and its first measurement as text.
         reasons, significant, reader, seconds: of a decision.
-        boot, tick_us: of a heartbeat: the run of the writer, and its clock that nothing can set.
+        boot, tick_us: of a heartbeat or a golden case: the run of the writer, and its clock that nothing can set.
+        owed: (name, due in microseconds since 1970) of what is to be done by then. done: names of what was.
+        source, seq: who wrote the entry, and as its how-manieth; without a source nobody knows.
     """
 
     index: int
@@ -87,17 +107,26 @@ class Fact:
     seconds: int | None = None
     boot: str = ""
     tick_us: int = 0
+    owed: tuple[tuple[str, int], ...] = ()
+    done: tuple[str, ...] = ()
+    source: str = ""
+    seq: int = 0
 
 
-def fact_of(entry: Logged) -> Fact | None:
-    """The fact in an entry; None where there is none for the monitor. The entry's body obeys audit.entry.BODIES."""
+def fact_of(entry: Logged) -> Fact:
+    """The fact in an entry. The entry's body obeys audit.entry.BODIES."""
     maker = _MAKERS.get(str(entry.kind))
-    return maker(entry) if maker else None
+    fact = maker(entry) if maker else None
+    return replace(fact or _base(entry, What.OTHER), source=entry.source, seq=entry.seq)
 
 
 def microseconds(entry: Logged) -> int:
     """The entry's time in microseconds since 1970, UTC."""
-    return (parse_time(entry.time) - _EPOCH) // timedelta(microseconds=1)
+    return _since_1970(parse_time(entry.time))
+
+
+def _since_1970(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _base(entry: Logged, what: What, code: str = "") -> Fact:
@@ -150,22 +179,59 @@ def _decision(entry: Logged) -> Fact:
 
 
 def _state_change(entry: Logged) -> Fact | None:
-    to = entry.body["to"]
+    to, event = entry.body["to"], entry.body["event"]
     # A suspension that needed no entry of its own (an expiry, say) may be ended by a RESUME to the state before it.
-    began = to in {"SHADOW", "LIVE"} and (to != entry.body["from"] or entry.body["event"] == "RESUME")
-    return _base(entry, What.EPOCH) if began else None
+    if to in {"SHADOW", "LIVE"} and (to != entry.body["from"] or event == "RESUME"):
+        return _base(entry, What.EPOCH)
+    report = _countersigned(entry.body["note"]) if event == "COUNTERSIGN" else None
+    return None if report is None else replace(_base(entry, What.DUTY), done=(report,))
 
 
-def _golden(entry: Logged) -> Fact | None:
+def _countersigned(note: JsonValue) -> str | None:
+    """The report that the note of a COUNTERSIGN names. Whether it counts is the replay's and the verifier's to say."""
+    try:
+        act = parse_json(parse_note(str(note)).text.partition("\n")[2].encode("utf-8"))
+    except (NoteError, Malformed):
+        return None
+    statement = act.get("statement") if isinstance(act, dict) else None
+    return str(statement["report"]) if isinstance(statement, dict) and "report" in statement else None
+
+
+def _golden(entry: Logged) -> Fact:
     same = entry.body["outcome"] == "MATCH"
-    return None if same else _base(entry, What.INVARIANT, "GOLDEN_MISMATCH")
+    fact = _base(entry, What.GOLDEN) if same else _base(entry, What.INVARIANT, GOLDEN_MISMATCH)
+    return replace(fact, boot=entry.boot, tick_us=entry.tick_us)
 
 
 def _incident(entry: Logged) -> Fact | None:
-    # A case is opened once; what becomes of it later is not a second harm.
     body = entry.body
+    given = [one for one in _listed(body["clocks"]) if isinstance(one, Mapping)]
+    if body["event"] == "NOTIFIED":
+        return replace(_base(entry, What.DUTY), done=tuple(f"{body['incident']} {one['clock']}" for one in given))
+    if body["event"] != "OPENED":
+        return None
+    # A case is opened once; what becomes of it later is not a second harm.
     harm = body["category"] == "HARM" or body["severity"] in GRAVE
-    return _base(entry, What.INVARIANT, "INCIDENT") if harm and body["event"] == "OPENED" else None
+    owed = tuple((f"{body['incident']} {one['clock']}", _since_1970(parse_time(str(one["due"])))) for one in given)
+    fact = _base(entry, What.INVARIANT, "INCIDENT") if harm else _base(entry, What.DUTY)
+    return replace(fact, owed=owed) if harm or owed else None
+
+
+def _safety_report(entry: Logged) -> Fact | None:
+    # Of a period that is not over there will be another report.
+    found, months = _PERIOD.fullmatch(str(entry.body["period"])), entry.body["months"]
+    if found is None or not isinstance(months, int):
+        return None
+    year, month = divmod(int(found[1]) * 12 + int(found[2]) - 1 + months, 12)
+    made = parse_time(entry.time)
+    if not 0 < year < _YEAR_MAX or made < datetime(year, month + 1, 1, tzinfo=_CIVIL):
+        return None
+    due = made + timedelta(days=COUNTERSIGN_DAYS)
+    return replace(_base(entry, What.DUTY), owed=((str(entry.body["report"]), _since_1970(due)),))
+
+
+def _listed(value: JsonValue) -> list[JsonValue]:
+    return list(value) if isinstance(value, (list, tuple)) else []
 
 
 def _heartbeat(entry: Logged) -> Fact:
@@ -184,5 +250,6 @@ _MAKERS: Final[Mapping[str, Callable[[Logged], Fact | None]]] = MappingProxyType
         "HUMAN_DECISION": _decision,
         "GOLDEN": _golden,
         "INCIDENT": _incident,
+        "SAFETY_REPORT": _safety_report,
     }
 )

@@ -13,6 +13,7 @@ from typing import Final
 
 from audit.entry import JsonValue
 from ethics_review.charts import NOTHING, Chart, Cusum, Drift, Due, Latency, Share
+from ethics_review.duties import Duties
 from ethics_review.errors import RequestInvalid
 from ethics_review.evaluation import METRICS, SEVERITY, Evaluation, Outcome, Plan, Reading, Tier
 from ethics_review.facts import Decision, Fact, What
@@ -46,12 +47,16 @@ class Monitor:
         self.plan = plan
         self.index, self.time_us, self.day = NOTHING, NOTHING, NOTHING
         self.beat: list[JsonValue] = []  # entry, boot and tick of the last heartbeat
+        self.seen, self.seqs = NOTHING, dict[str, list[int]]()  # last entry; of each source: last entry and its number
         self.due = Due(plan.decision_h)  # outlives an epoch: a suspension does not forgive what is overdue
+        self.duties = Duties()  # so do these
         self._begin()
 
     def _begin(self) -> None:
         plan = self.plan
-        self.calls: OrderedDict[str, list[JsonValue]] = OrderedDict()  # call: begun, time, finish, judged bad, classes
+        self.calls: OrderedDict[str, list[JsonValue]] = (
+            OrderedDict()
+        )  # call: begun, time, finish, judged bad, classes, has a result
         self.readers: dict[str, tuple[Share, Share]] = {}
         self.told: dict[str, list[int]] = {}  # metric and subgroup: severity said today, last entry and n said
         self.disagree = Cusum("DISAGREEMENT", plan.disagree)
@@ -81,6 +86,7 @@ class Monitor:
             "denied": self.denied,
             "not_used": self.not_used,
             "due": self.due,
+            "duties": self.duties,
             "outcomes": self.outcomes,
             "measures": self.measures,
         }
@@ -88,9 +94,13 @@ class Monitor:
 
     def feed(self, fact: Fact) -> tuple[Evaluation, ...]:
         """Take the next fact; the evaluations that are now to be logged. Raises RequestInvalid for one out of order."""
-        if fact.index <= self.index:
+        if fact.index <= self.seen:
             raise RequestInvalid("facts come in the log's order")
-        said = list(self._clock(fact))
+        self.seen = fact.index
+        gap = list(self._sequence(fact))
+        if fact.what is What.OTHER:
+            return tuple(self._evaluation(reading) for reading in gap)
+        said = [*gap, *self._clock(fact)]
         self.index = fact.index
         touched = [self.due, *self._take(fact)]
         said += self._invariants(fact)
@@ -111,7 +121,9 @@ class Monitor:
             raise RequestInvalid("the approval of another model")
         other = Monitor(plan)
         other.index, other.time_us, other.day, other.beat = self.index, self.time_us, self.day, list(self.beat)
+        other.seen, other.seqs = self.seen, {source: list(last) for source, last in self.seqs.items()}
         other.due.restore(self.due.state())
+        other.duties.restore(self.duties.state())
         return other
 
     def _evaluation(self, reading: Reading) -> Evaluation:
@@ -132,7 +144,26 @@ class Monitor:
         self.day = today
         self.due.passes(fact.index, self.time_us)
 
+    def _sequence(self, fact: Fact) -> Iterator[Reading]:
+        # What must have come before, and did not: an entry of the same source, or the result that is released.
+        begun = []
+        if fact.source:
+            last = self.seqs.get(fact.source)
+            if last is not None and fact.seq != last[1] + 1:
+                begun.append(last[0])
+            self.seqs[fact.source] = [fact.index, fact.seq]
+        call = self.calls.get(fact.call) if fact.call is not None and fact.what is What.RELEASED else None
+        if call is not None and not call[5]:
+            begun.append(int(str(call[0])))
+        if begun:
+            yield self._broken("SEQUENCE_GAP", min(begun), fact.index, text(len(begun)), "0.000000", len(begun))
+
     def _invariants(self, fact: Fact) -> Iterator[Reading]:
+        late = self.duties.passes(fact)
+        if late:
+            yield self._broken("EVIDENCE_OVERDUE", min(late), fact.index, text(len(late)), "0.000000", len(late))
+        if fact.model in {None, self.plan.model.digest}:
+            self.duties.take(fact)
         if fact.what is What.INVARIANT and fact.model in {None, self.plan.model.digest}:
             yield self._broken(fact.code, fact.index, fact.index, "1.000000", "0.000000")
         if fact.what is What.HEARTBEAT:
@@ -145,10 +176,10 @@ class Monitor:
             self.beat = [fact.index, fact.boot, fact.tick_us]
 
     @staticmethod
-    def _broken(metric: str, first: int, last: int, value: str, limit: str) -> Reading:
+    def _broken(metric: str, first: int, last: int, value: str, limit: str, n: int = 1) -> Reading:
         if metric not in METRICS or METRICS[metric].tier is not Tier.T0:
             raise RequestInvalid("not an invariant")
-        return Reading(metric, None, first, last, 1, value, limit, Outcome.SUSPEND)
+        return Reading(metric, None, first, last, n, value, limit, Outcome.SUSPEND)
 
     def _take(self, fact: Fact) -> list[Chart]:
         if fact.what in {What.INTENT, What.DENIED}:
@@ -176,7 +207,7 @@ class Monitor:
             return []
         self.denied.add(fact.index, fact.index, event=False)
         classes: list[JsonValue] = [[condition, seen] for condition, seen in fact.classes]
-        self.calls[fact.call] = [fact.index, fact.time_us, _UNFINISHED, None, classes]
+        self.calls[fact.call] = [fact.index, fact.time_us, _UNFINISHED, None, classes, 0]
         if len(self.calls) > CALLS_MAX:
             self.calls.popitem(last=False)
         touched: list[Chart] = [self.denied]
@@ -188,6 +219,7 @@ class Monitor:
 
     def _finished(self, fact: Fact, call: list[JsonValue], begun: int) -> list[Chart]:
         failed = fact.what is What.FAILED
+        call[5] = call[5] or int(not failed)
         # A call counts once; that it failed after all, when sent for instance, counts as well.
         if call[2] == _BROKEN or (call[2] == _FINISHED and not failed):
             return []
@@ -277,6 +309,8 @@ class Monitor:
         return {
             "model": self.plan.model.digest,
             "index": self.index,
+            "seen": self.seen,
+            "seqs": {source: list(last) for source, last in self.seqs.items()},
             "time_us": self.time_us,
             "day": self.day,
             "beat": list(self.beat),
@@ -294,6 +328,7 @@ class Monitor:
         monitor = cls(plan)
         kept = json.loads(json.dumps(state))
         monitor.index, monitor.time_us, monitor.day = kept["index"], kept["time_us"], kept["day"]
+        monitor.seen, monitor.seqs = kept["seen"], kept["seqs"]
         monitor.beat, monitor.told = kept["beat"], kept["told"]
         monitor.calls = OrderedDict((one[0], one[1:]) for one in kept["calls"])
         for name, chart in monitor._charts().items():

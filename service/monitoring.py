@@ -229,15 +229,14 @@ class Monitoring:
         if entry.kind is Kind.STATE_CHANGE:
             self._note_epoch(entry)
         fact = fact_of(entry)
-        if fact is not None:
-            found = [
-                (said, entry.index)
-                for watch in self._watches.values()
-                if watch.monitor.index < entry.index
-                for said in watch.monitor.feed(fact)
-            ]
-            # The worst first: nothing is written before what it asks for is done.
-            self._unsaid.extend(sorted(found, key=lambda one: -SEVERITY[one[0].outcome]))
+        found = [
+            (said, entry.index)
+            for watch in self._watches.values()
+            if watch.monitor.seen < entry.index
+            for said in watch.monitor.feed(fact)
+        ]
+        # The worst first: nothing is written before what it asks for is done.
+        self._unsaid.extend(sorted(found, key=lambda one: -SEVERITY[one[0].outcome]))
         if entry.kind is Kind.STATE_CHANGE and entry.body["to"] in ENDED:
             self._watches.pop(_model(entry), None)
 

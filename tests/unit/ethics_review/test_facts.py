@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from audit.entry import Draft, Entry, JsonValue, Kind
+from ethics_review import acts
 from ethics_review.facts import Fact, What, fact_of
-from tests.simulators.audit_log import body
+from ethics_review.states import Event, State
+from tests.simulators.audit_log import SIGNER, body
 from tests.simulators.monitored import MODEL
 
 CALL, BOOT = "c" * 32, "e" * 32
@@ -26,12 +28,19 @@ class Line:
     body: Mapping[str, JsonValue]
     call: str | None = None
     index: int = 7
+    source: str = "here"
+    seq: int = 7
     time: str = "2026-12-01T08:00:00.250000Z"
     boot: str = BOOT
     tick_us: int = 99
 
 
-def logged(kind: Kind, given: Mapping[str, JsonValue], call: str | None = CALL) -> Fact | None:
+def placed(what: What, **fields: Any) -> Fact:
+    """A fact of such an entry."""
+    return Fact(7, NOW_US, what, source="here", seq=7, **fields)
+
+
+def logged(kind: Kind, given: Mapping[str, JsonValue], call: str | None = CALL) -> Fact:
     """The fact of a real entry with this body."""
     draft = Draft(kind, "key:1", given, call)
     return fact_of(Entry.of(draft, index=7, source="here", seq=7, now=NOW, boot=BOOT, tick_us=99))
@@ -50,13 +59,12 @@ def test_intent() -> None:
     """An intent gives its model and the classes that the gate saw."""
     fact = logged(Kind.CALL_INTENT, intent())
     classes = (("SEX", "F"), ("AGE_YEARS", "70-74"))
-    assert fact == Fact(7, NOW_US, What.INTENT, model=MODEL.digest, call=CALL, classes=classes)
+    assert fact == placed(What.INTENT, model=MODEL.digest, call=CALL, classes=classes)
 
 
 def test_intent_outside_its_limits() -> None:
     """A call that was begun though a check did not hold breaks an invariant."""
     fact = logged(Kind.CALL_INTENT, intent("CONDITION_NOT_MET"))
-    assert fact is not None
     assert (fact.what, fact.code, fact.model) == (What.INVARIANT, "CALL_OUTSIDE_LIMITS", MODEL.digest)
 
 
@@ -66,13 +74,13 @@ def test_result(values: list[str]) -> None:
     measurements: list[JsonValue] = [{"code": "vol", "value": value, "unit": "cm3"} for value in values]
     fact = logged(Kind.CALL_RESULT, body(Kind.CALL_RESULT) | {"outcome": "FINDINGS", "measurements": measurements})
     measure = values[0] if values else None
-    assert fact == Fact(7, NOW_US, What.RESULT, call=CALL, outcome="FINDINGS", measure=measure)
+    assert fact == placed(What.RESULT, call=CALL, outcome="FINDINGS", measure=measure)
 
 
 def test_the_log_s_other_kinds() -> None:
     """Releases, failures, denials and heartbeats; the rest of the log is not the monitor's matter."""
     failed: dict[str, JsonValue] = {"study": "a" * 32, "stage": "INFERRED", "code": "DEADLINE_EXCEEDED", "fault": "US"}
-    assert logged(Kind.FAILED, failed) == Fact(7, NOW_US, What.FAILED, call=CALL, code="DEADLINE_EXCEEDED")
+    assert logged(Kind.FAILED, failed) == placed(What.FAILED, call=CALL, code="DEADLINE_EXCEEDED")
     denied: dict[str, JsonValue] = {
         "study": "a" * 32,
         "stage": "PERMITTED",
@@ -81,14 +89,12 @@ def test_the_log_s_other_kinds() -> None:
         "observed": "M",
         "model": MODEL_BODY,
     }
-    assert logged(Kind.DENIED, denied, None) == Fact(
-        7, NOW_US, What.DENIED, model=MODEL.digest, code="CONDITION_NOT_MET"
-    )
+    assert logged(Kind.DENIED, denied, None) == placed(What.DENIED, model=MODEL.digest, code="CONDITION_NOT_MET")
     released: dict[str, JsonValue] = {"outputs": [], "peer": "PACS", "attempts": 1, "proof": "COMMITTED"}
-    assert logged(Kind.RELEASED, released) == Fact(7, NOW_US, What.RELEASED, call=CALL)
+    assert logged(Kind.RELEASED, released) == placed(What.RELEASED, call=CALL)
     beat = logged(Kind.HEARTBEAT, {"interval_s": 60}, None)
-    assert beat == Fact(7, NOW_US, What.HEARTBEAT, boot=BOOT, tick_us=99)
-    assert logged(Kind.LOG_START, body(Kind.LOG_START), None) is None
+    assert beat == placed(What.HEARTBEAT, boot=BOOT, tick_us=99)
+    assert logged(Kind.LOG_START, body(Kind.LOG_START), None) == placed(What.OTHER)
 
 
 @pytest.mark.parametrize(("significant", "counts"), [("YES", True), ("NO", False), ("UNKNOWN", True)])
@@ -105,9 +111,7 @@ def test_decision(significant: str, counts: bool) -> None:
         "significant": significant,
     }
     fact = fact_of(Line("HUMAN_DECISION", body, CALL))
-    assert fact == Fact(
-        7,
-        NOW_US,
+    assert fact == placed(
         What.DECISION,
         call=CALL,
         code="MODIFY",
@@ -117,7 +121,6 @@ def test_decision(significant: str, counts: bool) -> None:
         seconds=12,
     )
     silent = fact_of(Line("HUMAN_DECISION", body | {"reader": None, "seconds": None, "reasons": []}, CALL))
-    assert silent is not None
     assert (silent.reader, silent.seconds, silent.reasons) == (None, None, ())
 
 
@@ -139,27 +142,77 @@ _CHANGES = [
 def test_epochs(event: str, before: str, after: str, begins: bool) -> None:
     """An epoch begins where a model comes into use, again or at last; a restriction does not forget anything."""
     line = Line("STATE_CHANGE", {"model": MODEL_BODY, "event": event, "from": before, "to": after})
-    assert fact_of(line) == (Fact(7, NOW_US, What.EPOCH, model=MODEL.digest) if begins else None)
+    assert fact_of(line) == placed(What.EPOCH if begins else What.OTHER, model=MODEL.digest)
+
+
+@pytest.mark.parametrize("outcome", ["MATCH", "MISMATCH", "FAILED"])
+def test_golden(outcome: str) -> None:
+    """A golden case that does not come out, however, breaks an invariant; each has its run of the writer and tick."""
+    fact = fact_of(Line("GOLDEN", {"outcome": outcome, "model": MODEL_BODY}))
+    what, code = (What.GOLDEN, "") if outcome == "MATCH" else (What.INVARIANT, "GOLDEN_MISMATCH")
+    assert fact == placed(what, model=MODEL.digest, code=code, boot=BOOT, tick_us=99)
+
+
+_CLOCKS: list[JsonValue] = [
+    {"clock": "REGISTRANT", "due": "2026-12-02T08:00:00.250000Z"},
+    {"clock": "EU_DEATH", "due": "2026-12-11T08:00:00.250000Z"},
+]
+_OWED = (
+    ("9" * 32 + " REGISTRANT", NOW_US + 86_400_000_000),
+    ("9" * 32 + " EU_DEATH", NOW_US + 10 * 86_400_000_000),
+)
+
+
+def case(**fields: Any) -> Fact:
+    """The fact of an INCIDENT entry."""
+    said = {"incident": "9" * 32, "event": "OPENED", "clocks": [], "model": MODEL_BODY}
+    return fact_of(Line("INCIDENT", said | fields))
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "code"),
-    [
-        ("GOLDEN", {"outcome": "MATCH"}, None),
-        ("GOLDEN", {"outcome": "MISMATCH"}, "GOLDEN_MISMATCH"),
-        ("GOLDEN", {"outcome": "FAILED"}, "GOLDEN_MISMATCH"),
-        ("INCIDENT", {"event": "OPENED", "category": "HARM", "severity": "MINOR"}, "INCIDENT"),
-        ("INCIDENT", {"event": "OPENED", "category": "PERFORMANCE", "severity": "DEATH"}, "INCIDENT"),
-        ("INCIDENT", {"event": "OPENED", "category": "PERFORMANCE", "severity": "SERIOUS"}, "INCIDENT"),
-        ("INCIDENT", {"event": "OPENED", "category": "PERFORMANCE", "severity": "MINOR"}, None),
-        ("INCIDENT", {"event": "CLOSED", "category": "HARM", "severity": "DEATH"}, None),
-    ],
+    ("category", "severity", "harm"),
+    [("HARM", "MINOR", True), ("OTHER", "DEATH", True), ("OTHER", "SERIOUS", True), ("OTHER", "MINOR", False)],
 )
-def test_invariants(kind: str, body: dict[str, Any], code: str | None) -> None:
-    """A golden case that does not come out, however, and a case of harm, when it is opened, break an invariant."""
-    fact = fact_of(Line(kind, body | {"model": MODEL_BODY}))
-    assert fact == (None if code is None else Fact(7, NOW_US, What.INVARIANT, model=MODEL.digest, code=code))
-    opened: dict[str, JsonValue] = {"event": "OPENED", "category": "HARM", "severity": "MINOR"}
-    everywhere = fact_of(Line("INCIDENT", opened | {"model": None}))
-    assert everywhere is not None
-    assert everywhere.model is None
+def test_incidents(category: str, severity: str, harm: bool) -> None:
+    """A case of harm breaks an invariant when it is opened; whatever it is of, its clocks are owed from then on."""
+    given = {"category": category, "severity": severity}
+    invariant = placed(What.INVARIANT, model=MODEL.digest, code="INCIDENT")
+    assert case(**given) == (invariant if harm else placed(What.OTHER, model=MODEL.digest))
+    what, code = (What.INVARIANT, "INCIDENT") if harm else (What.DUTY, "")
+    assert case(**given, clocks=_CLOCKS) == placed(what, model=MODEL.digest, code=code, owed=_OWED)
+    assert case(**given, model=None, clocks=_CLOCKS).model is None
+    told = case(**given, event="NOTIFIED", clocks=_CLOCKS[:1])
+    assert told == placed(What.DUTY, model=MODEL.digest, done=(_OWED[0][0],))
+    assert case(**given, event="CLOSED").what is What.OTHER
+
+
+@pytest.mark.parametrize(
+    ("period", "months", "owed"),
+    [("2026-11", 1, True), ("2026-01", 11, True), ("2026-12", 1, False), ("2026-01", 12, False), ("2027-01", 1, False)],
+)
+def test_safety_reports(period: str, months: int, owed: bool) -> None:
+    """A report is to be countersigned within thirty days, if its period was over when it was made."""
+    said: dict[str, JsonValue] = {"model": MODEL_BODY, "period": period, "months": months, "report": "sha256:r"}
+    fact = fact_of(Line("SAFETY_REPORT", said))
+    due = (("sha256:r", NOW_US + 30 * 86_400_000_000),)
+    assert fact == (placed(What.DUTY, model=MODEL.digest, owed=due) if owed else placed(What.OTHER, model=MODEL.digest))
+
+
+@pytest.mark.parametrize(
+    ("time", "owed"), [("2026-11-30T15:59:59.999999Z", False), ("2026-11-30T16:00:00.000000Z", True)]
+)
+def test_a_period_is_over_at_its_midnight_in_china(time: str, owed: bool) -> None:
+    """November ends at 16:00 UTC."""
+    said: dict[str, JsonValue] = {"model": MODEL_BODY, "period": "2026-11", "months": 1, "report": "sha256:r"}
+    assert bool(fact_of(Line("SAFETY_REPORT", said, time=time)).owed) is owed
+
+
+def test_a_countersignature_names_its_report() -> None:
+    """What is signed for is done; a note that is none does nothing."""
+    report = "sha256:" + "7" * 64
+    act = acts.Act(None, Event.COUNTERSIGN, State.LIVE, State.LIVE, MODEL, "REPORT", {"report": report})
+    said: dict[str, JsonValue] = {"model": MODEL_BODY, "event": "COUNTERSIGN", "from": "LIVE", "to": "LIVE"}
+    signed = fact_of(Line("STATE_CHANGE", said | {"note": SIGNER.sign(acts.draft(act))}))
+    assert signed == placed(What.DUTY, model=MODEL.digest, done=(report,))
+    assert fact_of(Line("STATE_CHANGE", said | {"note": "no note"})) == placed(What.OTHER, model=MODEL.digest)
+    assert fact_of(Line("STATE_CHANGE", said | {"note": None})).done == ()

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from audit.entry import BODIES, Draft, Entry, Kind
 from audit.errors import AuditUnavailable
+from ethics_review import incident
 from ethics_review.errors import ReviewError
 from ethics_review.evaluation import INVARIANTS, METRICS
+from ethics_review.incident import Category
 from ethics_review.states import Cause, State
 from service import monitoring
 from service.monitoring import Monitoring, cause_of
-from tests.simulators.audit_log import Died
+from service.recomputing import Recomputed, run_again
+from tests.simulators.audit_log import Died, body
 from tests.simulators.monitored import MODEL
-from tests.simulators.watched import OTHER, Ward
+from tests.simulators.watched import OTHER, Ward, model_body
 
 ENOUGH = 9
 """Disagreements on end that suspend at 6 % to 12 % and h = 6: nine times ln 2 is 6.2."""
@@ -276,6 +281,112 @@ def test_an_incident_of_no_model_suspends_all(ward: Ward) -> None:
     ward.in_use(OTHER, name="TEST-2")
     ward.incident(None)
     ward.monitoring()()
+    assert {model for model, _, _ in ward.register.suspended} == {MODEL, OTHER}
+
+
+def recomputed(ward: Ward) -> None:
+    """The whole monitor, run again over the log's entries, says all that stands there and nothing else."""
+    again = run_again(list(ward.log.entries()), tuple(ward.register.known))  # type: ignore[arg-type]
+    assert again.good, again
+
+
+@pytest.mark.parametrize(("told_after_h", "causes"), [(23, []), (25, [Cause.REPORT_UNSIGNED])])
+def test_a_clock_of_an_incident_that_ran_out(ward: Ward, told_after_h: int, causes: list[Cause]) -> None:
+    """Told within its day nothing happens; an hour too late the model is suspended, and a resumption holds."""
+    ward.in_use()
+    monitor = ward.monitoring()
+    opened = incident.opened("9" * 32, Category.DEVICE_OTHER, model_body(MODEL), ward.clock(), {})  # type: ignore[arg-type]
+    begun = ward.put(Kind.INCIDENT, "incident:1", opened)
+    monitor()
+    ward.clock.passes(hours=told_after_h)
+    ward.put(Kind.INCIDENT, "incident:2", opened | {"event": "NOTIFIED"})
+    ward.clock.passes(hours=9)
+    ward.decided("ACCEPT")
+    monitor()
+    assert [cause for _, cause, _ in ward.register.suspended] == causes
+    for found in ward.evaluations("SUSPEND"):
+        assert (found.body["metric"], found.body["first"]) == ("EVIDENCE_OVERDUE", begun.index)
+        ward.register.people("RESUME", State.LIVE)
+        ward.decided("ACCEPT")
+        monitor()
+        assert list(ward.states())[-1] == "LIVE"
+    recomputed(ward)
+
+
+@pytest.mark.parametrize(("days", "causes"), [(29.9, []), (30.1, [Cause.REPORT_UNSIGNED])])
+def test_a_safety_report_that_nobody_countersigned(ward: Ward, days: float, causes: list[Cause]) -> None:
+    """Thirty days after it was made the model is suspended."""
+    ward.in_use()
+    said = body(Kind.SAFETY_REPORT) | {"model": model_body(MODEL), "period": "2026-11", "months": 1}
+    ward.put(Kind.SAFETY_REPORT, "safety:1", said)
+    ward.clock.passes(days=days)
+    ward.decided("ACCEPT")
+    ward.monitoring()()
+    assert [cause for _, cause, _ in ward.register.suspended] == causes
+    recomputed(ward)
+
+
+@pytest.mark.parametrize(("hours", "causes"), [(35, []), (37, [Cause.REPORT_UNSIGNED])])
+def test_a_golden_case_that_is_not_run_any_more(ward: Ward, hours: int, causes: list[Cause]) -> None:
+    """While the service runs on, a case that came out once is to come out each day."""
+    ward.in_use()
+    ward.golden("MATCH")
+    ward.clock.passes(hours=hours)
+    ward.put(Kind.HEARTBEAT, "beat:1", {"interval_s": 60})
+    ward.monitoring()()
+    assert [cause for _, cause, _ in ward.register.suspended] == causes
+    recomputed(ward)
+
+
+def test_a_result_that_no_entry_has(ward: Ward) -> None:
+    """Released without a result: the model is suspended, and only the reviewer can let it go on."""
+    ward.in_use()
+    call = ward.call()
+    intent = next(one for one in ward.log.entries() if one.call == call)
+    for name in ("a" * 32, "b" * 32):
+        ward.put(Kind.CALL_INTENT, f"intent:{name}:{'0' * 16}", intent.body, name)
+    ward.put(Kind.CALL_RESULT, "result:a", body(Kind.CALL_RESULT), "a" * 32)
+    ward.put(Kind.RELEASED, "released:a", body(Kind.RELEASED), "a" * 32)
+    monitor = ward.monitoring()
+    monitor()
+    assert ward.register.suspended == []
+    ward.put(Kind.RELEASED, "released:b", body(Kind.RELEASED), "b" * 32)
+    monitor()
+    (found,) = ward.evaluations("SUSPEND")
+    assert found.body["metric"] == "SEQUENCE_GAP"
+    assert ward.register.suspended == [(MODEL, Cause.INTEGRITY, found.index)]
+    recomputed(ward)
+
+
+def test_an_entry_that_was_cut_out(ward: Ward) -> None:
+    """Whoever takes an entry away leaves a hole in its source's numbers: the monitor says it of every model."""
+    ward.in_use()
+    ward.in_use(OTHER, name="TEST-2")
+    for _ in range(3):
+        ward.put(Kind.HEARTBEAT, f"beat:{ward.log.head().size}", {"interval_s": 60})
+    entries, approvals = list(ward.log.entries()), tuple(ward.register.known)
+    cut = [one for one in entries if one.index != entries[-2].index]
+    cut = [dataclasses.replace(one, index=place) for place, one in enumerate(cut)]
+
+    class Cut:
+        """The log without it, its tree made anew."""
+
+        def entries(self, start: int = 0) -> Iterator[Entry]:
+            """See service.monitoring.Log."""
+            return iter((cut + list(ward.log.entries(len(entries))))[start:])
+
+        def head(self) -> Any:
+            """See service.monitoring.Log."""
+            return SimpleNamespace(size=len(cut))
+
+        def find(self, key: str) -> Entry | None:
+            """See service.monitoring.Log."""
+            return ward.log.find(key)
+
+    assert run_again(entries, approvals) == Recomputed(0, 0, (), (), (), ())  # type: ignore[arg-type]
+    ward.monitoring(log=Cut())()
+    found = [(one.body["metric"], one.body["first"], one.body["last"]) for one in ward.evaluations("SUSPEND")]
+    assert found == [("SEQUENCE_GAP", len(cut) - 2, len(cut) - 1)] * 2
     assert {model for model, _, _ in ward.register.suspended} == {MODEL, OTHER}
 
 
