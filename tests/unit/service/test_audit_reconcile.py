@@ -442,10 +442,12 @@ def test_key_images_are_known_by_their_uids(hospital: Hospital) -> None:
         site.log.append(Draft(Kind.RELEASED, "released:3", told, call))
     stranger = dcmread(io.BytesIO(picture(call_of(4), None)))
     hospital.pacs.instances += [dcmread(io.BytesIO(data)), stranger]
-    file = hospital.folder / "sc.dcm"
-    file.write_bytes(data)
+    taken = hospital.folder / "taken"
+    taken.mkdir()
+    (taken / "sc.dcm").write_bytes(data)
     assert hospital.reconcile(*PERIOD, "--peer", "pacs")[:2] == (0, set())
-    assert hospital.reconcile("--objects", file)[2]["receipts_checked"] == 1
-    assert not [one for one in hospital.reconcile("--objects", file)[1] if one[1] == uid]
+    _, found, said = hospital.reconcile("--objects", taken)
+    assert said["receipts_checked"] == 1
+    assert uid not in {named for _, named in found}
     hospital.pacs.instances = [one for one in hospital.pacs.instances if one.SOPInstanceUID != uid]
     assert hospital.reconcile(*PERIOD, "--peer", "pacs")[:2] == (1, {("MISSING", uid)})
