@@ -21,8 +21,9 @@ from enum import StrEnum
 from typing import Final
 
 # Objects that are made from images rather than acquired: ours come back from the PACS, reports arrive days later.
-# Neither may keep a study waiting nor make it a new one (PS3.3 C.7.3.1.1.1 for the terms).
-RESULT_MODALITIES: Final = frozenset({"SR", "SEG", "PR", "KO", "DOC", "REG", "RWV", "PLAN", "FID", "AU"})
+# Neither may keep a study waiting nor make it a new one (PS3.3 C.7.3.1.1.1 for the terms). OT: captured screens, our
+# key images among them; whatever acquires images has a term of its own.
+RESULT_MODALITIES: Final = frozenset({"SR", "SEG", "PR", "KO", "DOC", "REG", "RWV", "PLAN", "FID", "AU", "OT"})
 
 
 class Action(StrEnum):

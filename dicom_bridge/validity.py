@@ -37,6 +37,8 @@ class OutputInvalid(BridgeError):
             "FRAME_REFERENCE_WRONG",
             "GRID_MISMATCH",
             "IDENTITY_DIFFERS",
+            "KEY_IMAGE_PIXELS",
+            "KEY_IMAGE_UNDECLARED",
             "LANGUAGE_MISSING",
             "MARKING_MISSING",
             "MEASUREMENT_UNKNOWN",
@@ -86,18 +88,26 @@ _TEXT_MARKS = ("Not for diagnosis", "不得直接用于诊断")
 
 def check_segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
     """Read a SEG's bytes and refuse what must not be sent; gives the data set read. Raises OutputInvalid."""
-    with _readable():
+    with readable():
         return _segmentation(data, sources)
 
 
 def check_report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dataset:
     """Read an SR's bytes and refuse what must not be sent; gives the data set read. Raises OutputInvalid."""
-    with _readable():
+    with readable():
         return _report(data, sources, seg)
 
 
+def read_common(data: bytes, sop_class: str, sources: Sequence[Dataset]) -> Dataset:
+    """Read an object's bytes and check what all kinds have in common. Raises OutputInvalid."""
+    ds = _read(data, sop_class)
+    _check_header(ds, sources)
+    _check_identities(ds, [])
+    return ds
+
+
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
     """An attribute that a check expects and does not find, or finds in another form, is a reason not to send."""
     try:
         yield

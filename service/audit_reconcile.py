@@ -10,14 +10,15 @@ The PACS's list comes from the PACS: asked by us, or written by its own administ
     RECEIPT_...  a report that was looked into carries no receipt, a false one, or that of another call
 
 What it cannot see: objects under UIDs that are not of our form (under 2.25.), unless the list was said to be of ours
-alone; what was never sent to this PACS; what lies outside the days that were asked for.
+alone; key images (SC) in a peer that no CALL_RESULT names, since captures of other makers have UIDs of this form; what
+was never sent to this PACS; what lies outside the days that were asked for.
 """
 
 import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -28,7 +29,7 @@ from audit.entry import Entry, Kind, format_time, parse_time
 from audit.errors import AuditError
 from audit.log import AuditLog
 from audit.note import Verifier
-from dicom_bridge import receipt, uids
+from dicom_bridge import keyimage, receipt, uids
 from dicom_bridge.catalogue import Window
 from dicom_bridge.receipt import ReceiptRefused
 from dicom_bridge.sources import Source
@@ -38,6 +39,7 @@ FORMAT = "zhiying.reconciliation/1"
 MODALITIES = frozenset({"SR", "SEG"})
 LIST_BYTES_MAX = 256 * 1024**2  # ten million lines; more is not a list of our objects
 CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.66.4"})
+SEGMENTS_MAX = 255  # numbers of segments in a manifest
 _COLUMN = re.compile(r"[^a-z0-9]")
 _COLUMNS = frozenset({"sopinstanceuid", "00080018", "uid"})
 
@@ -216,14 +218,24 @@ def of_list(path: Path) -> Holding:
 
 
 def of_objects(files: Iterable[bytes]) -> Holding:
-    """SR and SEG as they were taken out of the PACS. Raises ReceiptRefused for what is no DICOM file."""
+    """SR, SEG and SC as they were taken out of the PACS. Raises ReceiptRefused for what is no DICOM file."""
     found = {str(receipt.read_bytes(data).get("SOPInstanceUID", "")) for data in files}
     ours = frozenset(uid for uid in found if uids.own(uid))
     return Holding("OBJECTS", "", ours, len(found) - len(ours))
 
 
-def of_peer(source: Source, name: str, window: Window, studies: Iterable[str]) -> Holding:
+def pictures(entries: Iterable[Entry]) -> frozenset[str]:
+    """The UIDs of the key images that the log's results name."""
+    outputs = (one for entry in entries if entry.kind is Kind.CALL_RESULT for one in _outputs(entry))
+    return frozenset(str(one["uid"]) for one in outputs if one["kind"] == keyimage.KIND)
+
+
+def of_peer(
+    source: Source, name: str, window: Window, studies: Iterable[str], known: frozenset[str] = frozenset()
+) -> Holding:
     """Ask a peer for every report and segmentation of its studies in the window, whoever made them, and of `studies`.
+
+    `known`: objects that are looked for by their UIDs alone (`pictures`).
 
     Whoever bypasses the log may write any manufacturer, description or series number: none of that is asked. SOP
     class or modality, and the form of the UID, remain: with another UID the object is counted among `others`; one of
@@ -234,10 +246,18 @@ def of_peer(source: Source, name: str, window: Window, studies: Iterable[str]) -
     for study_uid in sorted(wanted):
         for entry in source.catalogue(study_uid).values():
             for uid, sop_class in entry.instances.items():
-                if sop_class in CLASSES or entry.modality in MODALITIES:
+                if sop_class in CLASSES or entry.modality in MODALITIES or uid in known:
                     found.add(uid)
     ours = frozenset(uid for uid in found if uids.own(uid))
     return Holding("PEER", name, ours, len(found) - len(ours))
+
+
+def _outputs(entry: Entry) -> Iterator[Mapping[str, Any]]:
+    """What a CALL_RESULT or a RELEASED names."""
+    outputs = entry.body["outputs"]
+    for output in outputs if isinstance(outputs, (list, tuple)) else ():
+        if isinstance(output, Mapping):
+            yield output
 
 
 def _logged(entries: Iterable[Entry]) -> _Logged:
@@ -247,10 +267,8 @@ def _logged(entries: Iterable[Entry]) -> _Logged:
             table = logged.results if entry.kind is Kind.CALL_RESULT else logged.released
             # What failed before it, an earlier attempt, explains nothing that comes after.
             logged.given_up.discard(entry.call or "")
-            outputs = entry.body["outputs"]
-            for output in outputs if isinstance(outputs, (list, tuple)) else ():
-                if isinstance(output, Mapping):
-                    table.setdefault(str(output["uid"]), entry)
+            for output in _outputs(entry):
+                table.setdefault(str(output["uid"]), entry)
         elif entry.kind is Kind.DENIED:
             logged.denials.add(uids.derive("SR", entry.key))
         elif entry.kind is Kind.FAILED and entry.call is not None:
@@ -289,5 +307,11 @@ def _against_log(log: AuditLog, uid: str, index: int, root: bytes) -> Problem | 
         names = {uids.derive("SR", entry.key)}
     else:
         intended = entry.call if entry.kind is Kind.CALL_INTENT else None
-        names = set() if intended is None else {uids.derive(kind, intended) for kind in MODALITIES}
+        names = set() if intended is None else _names(intended)
     return None if uid in names else Problem.RECEIPT_OF_ANOTHER_CALL
+
+
+def _names(call: str) -> set[str]:
+    """The UIDs of all objects that a call can have."""
+    pictured = (uids.derive(keyimage.KIND, call, *keyimage.uid_parts(n)) for n in range(1, SEGMENTS_MAX + 1))
+    return {*(uids.derive(kind, call) for kind in MODALITIES), *pictured}

@@ -1,8 +1,9 @@
-"""The files of one call: findings as the model gave them, then the SEG and the SR that are sent.
+"""The files of one call: findings as the model gave them, then the objects that are sent.
 
 results/<call>/findings.npz   written when the model has answered
-results/<call>/seg.dcm        written together with the SR; from then on these bytes are resent, never made again
-results/<call>/sr.dcm
+results/<call>/sc-NNN.dcm     where the site wants key images: one for each segment NNN of the manifest that has a pixel
+results/<call>/seg.dcm        written after them
+results/<call>/sr.dcm         written last; from then on these bytes are resent, never made again
 results/denied-<run>/sr.dcm   what the PACS is told of a refusal, where the site wants that
 """
 
@@ -12,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from audit import durable
-from dicom_bridge import readback, report, segmentation, uids, validity
+from dicom_bridge import keyimage, readback, report, segmentation, uids, validity
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.result_context import Charset, Language, ResultContext
 from dicom_bridge.volume import LoadedSeries
@@ -25,6 +26,8 @@ from service.records import decimal
 FINDINGS = "findings.npz"
 SEG = "seg.dcm"
 SR = "sr.dcm"
+SC = "sc-{:03d}.dcm"
+SC_FILES = "sc-[0-9][0-9][0-9].dcm"
 MS = 1000
 
 
@@ -42,12 +45,13 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class ResultStyle:
-    """How this site wants its results."""
+    """How this site wants its results. `key_images`: whether a picture of each segment goes with SEG and SR."""
 
     device_serial: str
     version: str
     language: Language
     charset: Charset
+    key_images: bool = False
 
 
 class ResultWriter:
@@ -71,8 +75,12 @@ class ResultWriter:
         return Findings.load(self._findings(call))
 
     def files(self, call: str) -> list[Path]:
-        """The objects to send, the SEG first, since the SR refers to it."""
-        return [self._root / call / SEG, self._root / call / SR]
+        """The objects to send: the SEG first, since the SR refers to it, then the key images that were made.
+
+        Which of them there are is decided when they are made, not by what the configuration says when they are sent.
+        """
+        folder = self._root / call
+        return [folder / SEG, folder / SR, *sorted(folder.glob(SC_FILES))]
 
     def keep(self, call: str, findings: Findings) -> None:
         """Keep the model's answer, durably."""
@@ -88,7 +96,7 @@ class ResultWriter:
         receipt: Receipt,
         supersedes: str | None,
     ) -> Written:
-        """Make SEG and SR, or take those that an earlier try has made, and describe them.
+        """Make the objects, or take those that an earlier try has made, and describe them.
 
         `receipt`: where the intent stands in the log; it travels in the objects.
         `supersedes`: the call whose report this one replaces, after later images of the same study.
@@ -96,13 +104,17 @@ class ResultWriter:
         Raises OutputInvalid where an object would not be valid: then nothing is kept or sent (I7).
         """
         findings = Findings.load(self._findings(call))
-        seg_path, sr_path = self.files(call)
+        seg_path, sr_path = self.files(call)[:2]
         if not (seg_path.exists() and sr_path.exists()):
             before = None if supersedes is None else self.files(supersedes)[1]
             self._make(call, model, loaded, findings, self._context(call, intended_at, receipt, before))
         decimals = {m.id: m for m in model.manifest.measurements}
         return Written(
-            outputs=[_output("SEG", call, seg_path), _output("SR", call, sr_path)],
+            outputs=[
+                _output(seg_path, "SEG", call),
+                _output(sr_path, "SR", call),
+                *(_output(path, keyimage.KIND, call, *_parts(path)) for path in self.files(call)[2:]),
+            ],
             measurements=[
                 {
                     "code": decimals[m.id].concept.value,
@@ -151,13 +163,23 @@ class ResultWriter:
     def _make(
         self, call: str, model: VerifiedModel, loaded: LoadedSeries, findings: Findings, context: ResultContext
     ) -> None:
-        # Both writers check what they wrote against our own rules before they return it.
+        # Every writer checks what it wrote against our own rules before it gives it away.
         seg = segmentation.write_seg(findings, model.manifest, model.ref, loaded.headers, context)
         reread = validity.check_segmentation(seg, loaded.headers)
         sr = report.write_sr(findings, model.manifest, model.ref, loaded.headers, reread, context)
-        # Nobody has seen these bytes before the CALL_RESULT entry names them, so an earlier half-made pair may go.
-        for path, data in zip(self.files(call), (seg, sr), strict=True):
-            durable.replace(path, data)
+        # Nobody has seen these bytes before the CALL_RESULT entry names them, so an earlier half-made set may go.
+        seg_path, sr_path, *pictures = self.files(call)
+        for path in pictures:
+            durable.remove(path)
+        if self._style.key_images:
+            drawn = keyimage.write_key_images(
+                findings, model.manifest, model.ref, loaded.headers, loaded.volume.voxels, context
+            )
+            for segment, data in drawn:
+                durable.replace(self._root / call / SC.format(segment), data)
+        durable.replace(seg_path, seg)
+        # The report is the last: where it is, all is.
+        durable.replace(sr_path, sr)
 
 
 def batch_of(denial: str) -> str:
@@ -170,6 +192,11 @@ def is_denial(batch: str) -> bool:
     return batch.startswith(batch_of(records.DENIAL))
 
 
-def _output(kind: str, call: str, path: Path) -> dict[str, str]:
+def _parts(picture: Path) -> tuple[str, ...]:
+    """What the UID of a key image's file is derived from, besides the call."""
+    return keyimage.uid_parts(int(picture.stem.rpartition("-")[2]))
+
+
+def _output(path: Path, kind: str, call: str, *parts: str) -> dict[str, str]:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"kind": kind, "uid": uids.derive(kind, call), "digest": f"sha256:{digest}"}
+    return {"kind": kind, "uid": uids.derive(kind, call, *parts), "digest": f"sha256:{digest}"}

@@ -328,6 +328,7 @@ class Service:
             version=version("zhiying"),
             language=config.site.language,
             charset=config.site.charset,
+            key_images=config.results.key_images,
         )
 
         def observe(step: str, moment: str, subject: str) -> None:

@@ -17,7 +17,7 @@ from dicom_bridge.patience import Patience
 from dicom_bridge.sources import source
 from dicom_bridge.uids import own
 from service import wire
-from service.audit_reconcile import FORMAT, Asked, Holding, Report, of_list, of_objects, of_peer, reconcile
+from service.audit_reconcile import FORMAT, Asked, Holding, Report, of_list, of_objects, of_peer, pictures, reconcile
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.config import Config
 from service.errors import CommandRefused, NothingSuch
@@ -90,7 +90,7 @@ def _asked(settings: Config, log: AuditLog, name: str | None, since: datetime, u
     # Naive, as a study's own date and time are.
     window = Window(since.replace(tzinfo=None), until.replace(tzinfo=None))
     with source(peers[name], settings.dicom.ae_title, Patience()) as asked:
-        return of_peer(asked, name, window, set(_studies(settings, log, since, until)))
+        return of_peer(asked, name, window, set(_studies(settings, log, since, until)), pictures(log.entries()))
 
 
 def _studies(settings: Config, log: AuditLog, since: datetime, until: datetime) -> Iterator[str]:

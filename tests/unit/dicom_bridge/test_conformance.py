@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.uid import UID, Comprehensive3DSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
 
 from dicom_bridge import receipt, status
 from dicom_bridge.commitment_messages import PUSH_MODEL
@@ -74,7 +74,8 @@ def test_what_is_sent_and_asked_is_listed() -> None:
         str(StudyRootQueryRetrieveInformationModelGet),
     }
 
-    assert initiated == {str(Comprehensive3DSRStorage), str(SegmentationStorage)} | services
+    ours = {str(one) for one in (Comprehensive3DSRStorage, SegmentationStorage, SecondaryCaptureImageStorage)}
+    assert initiated == ours | services
     assert PUSH_MODEL in section("2.2.2 Initiation")
     assert PUSH_MODEL in section("2.2.3 Acceptance")
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 from typer.testing import CliRunner, Result
@@ -16,6 +17,7 @@ from typer.testing import CliRunner, Result
 from audit.entry import Draft, Kind
 from audit.verifier import Policy, verify
 from dicom_bridge import uids
+from dicom_bridge.keyimage import write_key_images
 from dicom_bridge.peers import Peer
 from dicom_bridge.receipt import CREATOR, GROUP, Receipt
 from dicom_bridge.report import write_denial, write_sr
@@ -411,3 +413,41 @@ def test_with_a_real_orthanc(tmp_path: Path) -> None:
         gone = uids.derive("SR", call_of(2))
         orthanc.ask("DELETE", f"/instances/{held[gone]}")
         assert hospital.reconcile(*PERIOD)[1] == unlogged | {("MISSING", gone)}
+
+
+def picture(call: str, receipt: Receipt | None) -> bytes:
+    """The key image of one call."""
+    shown = write_key_images(
+        phantom.findings(phantom.ellipsoid(SHAPE)),
+        phantom.manifest(),
+        phantom.REF,
+        phantom.series(SHAPE),
+        np.zeros(SHAPE, dtype=np.float32),
+        phantom.context("zh-CN", call=call, receipt=receipt),
+    )
+    return next(data for _, data in shown)
+
+
+def test_key_images_are_known_by_their_uids(hospital: Hospital) -> None:
+    """One that the log names must be there; captures of others, under UIDs of our form too, are no finding."""
+    call = call_of(3)
+    with wire.offline(hospital.config) as site:
+        intent = site.log.append(Draft(Kind.CALL_INTENT, "intent:3", body(Kind.CALL_INTENT), call))
+        data = picture(call, Receipt(intent.index, site.log.receipt(intent.index).note))
+        uid = uids.derive("SC", call, "1")
+        output = {"uid": uid, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}"}
+        said = {**body(Kind.CALL_RESULT), "outputs": [{"kind": "SC", **output}]}
+        site.log.append(Draft(Kind.CALL_RESULT, "result:3", said, call))
+        told = {**body(Kind.RELEASED), "outputs": [output], "peer": "pacs"}
+        site.log.append(Draft(Kind.RELEASED, "released:3", told, call))
+    stranger = dcmread(io.BytesIO(picture(call_of(4), None)))
+    hospital.pacs.instances += [dcmread(io.BytesIO(data)), stranger]
+    taken = hospital.folder / "taken"
+    taken.mkdir()
+    (taken / "sc.dcm").write_bytes(data)
+    assert hospital.reconcile(*PERIOD, "--peer", "pacs")[:2] == (0, set())
+    _, found, said = hospital.reconcile("--objects", taken)
+    assert said["receipts_checked"] == 1
+    assert uid not in {named for _, named in found}
+    hospital.pacs.instances = [one for one in hospital.pacs.instances if one.SOPInstanceUID != uid]
+    assert hospital.reconcile(*PERIOD, "--peer", "pacs")[:2] == (1, {("MISSING", uid)})

@@ -176,3 +176,86 @@ def test_the_site_chooses_language_and_charset(tmp_path: Path, language: str, ch
     report = read_document(writer.files(CALL)[1])
     assert report.SpecificCharacterSet == charset
     assert ("not for diagnosis" in str(report.SeriesDescription)) is (language == "en-US")
+
+
+PICTURED = replace(STYLE, key_images=True)
+BOTH = VerifiedModel(simulated.REF, simulated.manifest(lesions=True), Path("unused"), MappingProxyType({}))
+
+
+@pytest.fixture
+def pictured(tmp_path: Path) -> ResultWriter:
+    """A writer of a site that wants key images, with one call's two segments kept."""
+    made = ResultWriter(tmp_path / "results", PICTURED)
+    made.keep(CALL, simulated.findings(simulated.ellipsoid(SHAPE), simulated.ellipsoid(SHAPE, size=0.15)))
+    return made
+
+
+def test_key_images_come_after_seg_and_sr(pictured: ResultWriter) -> None:
+    """One for each segment, in order, named with their UIDs and digests as the files have them, with the receipt."""
+    written = pictured.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None)
+
+    files = pictured.files(CALL)
+    assert [path.name for path in files] == ["seg.dcm", "sr.dcm", "sc-001.dcm", "sc-002.dcm"]
+    assert [o["kind"] for o in written.outputs] == ["SEG", "SR", "SC", "SC"]
+    assert [o["uid"] for o in written.outputs[2:]] == [uids.derive("SC", CALL, n) for n in ("1", "2")]
+    for output, path in zip(written.outputs, files, strict=True):
+        assert output["digest"] == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+        ds = receipt.read_bytes(path.read_bytes())
+        assert ds.SOPInstanceUID == output["uid"]
+        assert receipt.read(ds, LOG.verifier)[0] == RECEIPT
+
+
+def test_without_the_setting_there_is_no_key_image(writer: ResultWriter) -> None:
+    """Off by default: two objects, as ever."""
+    written = writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
+
+    assert len(written.outputs) == len(writer.files(CALL)) == 2
+
+
+@pytest.mark.parametrize("lost", [["sr.dcm"], ["seg.dcm", "sr.dcm"], ["sc-002.dcm", "seg.dcm", "sr.dcm"]])
+def test_a_half_made_set_is_made_again_with_the_same_bytes(
+    pictured: ResultWriter, tmp_path: Path, lost: list[str]
+) -> None:
+    """A crash after any of the files, which are written in this order: the next try makes all, byte for byte."""
+    first = pictured.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None)
+    for name in lost:
+        (tmp_path / "results" / CALL / name).unlink()
+
+    assert pictured.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None) == first
+
+
+def test_pictures_of_a_half_made_set_do_not_outlive_the_setting(pictured: ResultWriter, tmp_path: Path) -> None:
+    """The setting was turned off between the crash and the restart: no picture is sent that nobody wants."""
+    pictured.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None)
+    (tmp_path / "results" / CALL / "sr.dcm").unlink()
+    plain = ResultWriter(tmp_path / "results", STYLE)
+
+    assert [o["kind"] for o in plain.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None).outputs] == ["SEG", "SR"]
+    assert len(plain.files(CALL)) == 2
+
+
+@pytest.mark.parametrize(("before", "after"), [(PICTURED, STYLE), (STYLE, PICTURED)])
+def test_a_whole_set_stays_what_it_was(tmp_path: Path, before: ResultStyle, after: ResultStyle) -> None:
+    """What the log may name already is neither more nor less after the setting was changed (I6)."""
+    first = ResultWriter(tmp_path / "results", before)
+    first.keep(CALL, _found())
+    written = first.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
+    files = first.files(CALL)
+    later = ResultWriter(tmp_path / "results", after)
+
+    assert later.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None) == written
+    assert later.files(CALL) == files
+
+
+def test_a_later_report_with_key_images_names_the_one_it_replaces(pictured: ResultWriter) -> None:
+    """Superseding is the reports' business: the predecessor is the earlier SR, whatever else there is."""
+    first = pictured.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None)
+    pictured.keep(LATER, _found())
+    later = pictured.write(LATER, BOTH, LOADED, INTENDED, RECEIPT, CALL)
+
+    named = read_document(pictured.files(LATER)[1]).PredecessorDocumentsSequence
+    assert (
+        named[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        == (first.outputs[1]["uid"])
+    )
+    assert {o["uid"] for o in later.outputs}.isdisjoint(o["uid"] for o in first.outputs)
