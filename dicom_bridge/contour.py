@@ -22,15 +22,15 @@ class Outline:
     points: NDArray[np.float32]
 
 
-def key_outline(mask: NDArray[np.bool_]) -> Outline:
+def key_outline(mask: NDArray[np.bool_], origin: tuple[int, int, int] = (0, 0, 0)) -> Outline:
     """The outer outline of the largest part of `mask` (K, R, C) on its slice of largest area (the first, if equal).
 
-    Raises ValueError for an empty mask.
+    `origin` (k, r, c): where in the image's grid the mask's first voxel lies. Raises ValueError for an empty mask.
     """
     areas = [int(np.count_nonzero(plane)) for plane in mask]
-    key = areas.index(max(areas))
-    if not areas[key]:
+    if not any(areas):
         raise ValueError("an empty mask has no outline")
+    key = areas.index(max(areas))
     # One ring of background closes outlines at the border; 0 and 1 are crossed half-way between pixel centres.
     padded = np.pad(mask[key], 1).astype(np.float32)
     largest = max(measure.find_contours(padded, 0.5), key=lambda c: abs(_signed_area(c)))
@@ -39,8 +39,8 @@ def key_outline(mask: NDArray[np.bool_]) -> Outline:
     if not np.array_equal(thinned[-1], thinned[0]):
         thinned = np.vstack([thinned, thinned[:1]])
     # Padding moved indices by 1; DICOM puts the centre of the first pixel at 0.5 (PS3.3 C.18.6.1.1).
-    points = (thinned[:, ::-1] - 1 + 0.5).astype(np.float32)
-    return Outline(key, points)
+    points = (thinned[:, ::-1] - 1 + 0.5 + origin[:0:-1]).astype(np.float32)
+    return Outline(origin[0] + key, points)
 
 
 def _signed_area(points: NDArray[np.float64]) -> float:

@@ -103,7 +103,7 @@ def write_sr(
     ds = _document(algorithm, sources, context, completion="COMPLETE")
     if context.predecessors:
         ds.PredecessorDocumentsSequence = _predecessors(context.predecessors)
-    outlines = {s.number: key_outline(s.mask) for s in segments}
+    outlines = {s.number: key_outline(s.found.part, s.found.origin) for s in segments}
     key_slices = sorted({outline.slice_index for outline in outlines.values()}) or [len(sources) // 2]
     ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, seg, key_slices)]
     ds.ContentSequence = [

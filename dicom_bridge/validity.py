@@ -228,22 +228,23 @@ def _items(ds: Dataset, tag: int) -> list[_Item]:
         return []
     _require(isinstance(element, RawDataElement) and isinstance(element.value, bytes), "NOT_READABLE", "sequence")
     try:
-        return _parse_items(element.value)
+        return _parse_items(element.value, {})
     except (struct.error, IndexError, UnicodeDecodeError):
         raise OutputInvalid("NOT_READABLE", "a sequence is malformed") from None
 
 
-def _parse_items(data: bytes) -> list[_Item]:
+def _parse_items(data: bytes, known: dict[bytes, list[_Item]]) -> list[_Item]:
+    """`known`: sequences read before, by their bytes. Frames of 104 segments name the same 300 slices over and over."""
     items, at = [], 0
     while at < len(data):
         group, number, length = struct.unpack_from("<HHI", data, at)
         _require((group, number) == (0xFFFE, 0xE000), "NOT_READABLE", "no item where one should be")
-        items.append(_parse_elements(data[at + 8 : at + 8 + length]))
+        items.append(_parse_elements(data[at + 8 : at + 8 + length], known))
         at += 8 + length
     return items
 
 
-def _parse_elements(data: bytes) -> _Item:
+def _parse_elements(data: bytes, known: dict[bytes, list[_Item]]) -> _Item:
     """Explicit VR Little Endian, defined lengths (PS3.5 7.1.2)."""
     item: _Item = {}
     at = 0
@@ -257,7 +258,9 @@ def _parse_elements(data: bytes) -> _Item:
         _require(len(value) == length, "NOT_READABLE", "a value is cut short")
         at += length
         if vr == b"SQ":
-            item[group << 16 | number] = _parse_items(value)
+            if value not in known:
+                known[value] = _parse_items(value, known)
+            item[group << 16 | number] = known[value]
         elif vr in (b"US", b"UL"):
             item[group << 16 | number] = struct.unpack(
                 f"<{len(value) // 2}H" if vr == b"US" else f"<{len(value) // 4}I", value

@@ -64,26 +64,26 @@ def plausible(findings: Findings, volume: Volume, manifest: Manifest) -> None:
     OUTPUT_NOT_FINITE, OUTPUT_EMPTY (unless a measurement of that segment may be 0), OUTPUT_IMPLAUSIBLE (a value
     outside its range), OUTPUT_TOUCHES_BORDER (a mask that the array's border cuts).
     """
-    masks = {segment.number: segment.mask for segment in findings.segments}
+    drawn = {segment.number: segment for segment in findings.segments}
     values = {measurement.id: measurement.value for measurement in findings.measurements}
     wanted = [spec.number for spec in manifest.segments], [spec.id for spec in manifest.measurements]
     found = [segment.number for segment in findings.segments], [m.id for m in findings.measurements]
     if wanted != found:
         raise OutputImplausible("OUTPUT_SHAPE", "segments or measurements are not those of the manifest")
     for segment in manifest.segments:
-        if masks[segment.number].shape != volume.shape:
+        if drawn[segment.number].shape != volume.shape:
             raise OutputImplausible("OUTPUT_SHAPE", f"segment {segment.number} is not on the image's grid")
     for spec in manifest.measurements:
         if not math.isfinite(values[spec.id]):
             raise OutputImplausible("OUTPUT_NOT_FINITE", f"{spec.id} is not a finite number")
     for segment in manifest.segments:
-        if not masks[segment.number].any() and not _may_be_empty(segment.number, manifest.measurements):
+        if not drawn[segment.number].part.size and not _may_be_empty(segment.number, manifest.measurements):
             raise OutputImplausible("OUTPUT_EMPTY", f"segment {segment.number} has no voxel")
     for spec in manifest.measurements:
         if not spec.plausible.contains(values[spec.id]):
             raise OutputImplausible("OUTPUT_IMPLAUSIBLE", _outside(spec, values[spec.id]))
     for segment in manifest.segments:
-        if segment.border == "refuse" and touches_border(masks[segment.number]):
+        if segment.border == "refuse" and touches_border(drawn[segment.number].mask):
             raise OutputImplausible("OUTPUT_TOUCHES_BORDER", f"segment {segment.number} reaches the volume's border")
 
 

@@ -57,12 +57,12 @@ def findings_of(prediction: Prediction, volume: Volume, manifest: Manifest) -> F
     labels = prediction.labels
     if labels.shape != volume.shape:
         raise OutputImplausible("OUTPUT_SHAPE", "the label map is not on the image's grid")
-    masks = {spec.number: labels == spec.number for spec in manifest.segments}
-    counts = {number: int(np.count_nonzero(mask)) for number, mask in masks.items()}
+    segments = tuple(SegmentMask(spec.number, labels == spec.number) for spec in manifest.segments)
+    counts = {segment.number: int(np.count_nonzero(segment.part)) for segment in segments}
     if sum(counts.values()) != int(np.count_nonzero(labels)):
         raise ModelFailed("MODEL_OUTPUT_INVALID", "the label map holds a label that the manifest does not know")
     return Findings(
-        segments=tuple(SegmentMask(number, mask) for number, mask in masks.items()),
+        segments=segments,
         measurements=tuple(
             Measurement(spec.id, counts[spec.segment] * volume.voxel_mm3 / MM3_PER_CM3)
             for spec in manifest.measurements

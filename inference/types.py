@@ -11,7 +11,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -88,17 +88,50 @@ class Volume:
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, init=False)
 class SegmentMask:
-    """One segment on the volume's own grid: `number` as in the manifest (1 to 255), `mask` (K, R, C) bool."""
+    """One segment on the volume's own grid: `number` as in the manifest (1 to 255), and the smallest box that holds it.
+
+    shape: (K, R, C) of the grid. part: the box, bool, a copy; its first voxel is the grid's `origin` (k, r, c). Outside
+    there is nothing; an empty segment has an empty box. Whole masks of 104 organs on 300 x 512 x 512 are 8 GB.
+    """
 
     number: int
-    mask: BoolArray
+    shape: tuple[int, int, int]
+    origin: tuple[int, int, int]
+    part: BoolArray
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= 255 or self.mask.ndim != 3 or self.mask.dtype != np.bool_:
-            raise VolumeInvalid("VOLUME_INVALID", f"segment {self.number} is {self.mask.shape} {self.mask.dtype}")
-        object.__setattr__(self, "mask", _read_only(self.mask))
+    def __init__(
+        self,
+        number: int,
+        mask: BoolArray,
+        origin: tuple[int, int, int] = (0, 0, 0),
+        shape: tuple[int, int, int] | None = None,
+    ) -> None:
+        """`mask` is the whole grid, or what lies from `origin` on in a grid of `shape`."""
+        if not 1 <= number <= 255 or mask.ndim != 3 or mask.dtype != np.bool_:
+            raise VolumeInvalid("VOLUME_INVALID", f"segment {number} is {mask.shape} {mask.dtype}")
+        grid = mask.shape if shape is None else shape
+        if len(grid) != 3 or any(not 0 <= o <= n - m for o, m, n in zip(origin, mask.shape, grid, strict=True)):
+            raise VolumeInvalid("VOLUME_INVALID", f"segment {number} is not inside of its grid")
+        box = _box(mask)
+        object.__setattr__(self, "number", number)
+        object.__setattr__(self, "shape", grid)
+        object.__setattr__(self, "origin", tuple(o + b.start for o, b in zip(origin, box, strict=True)))
+        object.__setattr__(self, "part", _read_only(mask[box].copy()))
+
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """Where `part` lies in the grid."""
+        k, r, c = (slice(o, o + n) for o, n in zip(self.origin, self.part.shape, strict=True))
+        return k, r, c
+
+    @property
+    def mask(self) -> BoolArray:
+        """The whole grid, (K, R, C) bool, read-only; made anew each time."""
+        whole = np.zeros(self.shape, dtype=np.bool_)
+        whole[self.box] = self.part
+        return _read_only(whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +179,9 @@ class Findings:
         """
         arrays: dict[str, npt.NDArray[np.uint8]] = {}
         meta = {
-            "segments": [{"number": s.number, "shape": list(s.mask.shape)} for s in self.segments],
+            "segments": [
+                {"number": s.number, "shape": s.shape, "origin": s.origin, "part": s.part.shape} for s in self.segments
+            ],
             "measurements": [{"id": m.id, "value": m.value.hex()} for m in self.measurements],
             "timing_ms": dict(self.timing_ms),
             "device": self.device,
@@ -154,7 +189,7 @@ class Findings:
         }
         arrays["meta"] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), dtype=np.uint8)
         for segment in self.segments:
-            arrays[f"mask_{segment.number}"] = np.packbits(segment.mask)
+            arrays[f"mask_{segment.number}"] = np.packbits(segment.part)
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         body = buffer.getbuffer()
@@ -184,12 +219,14 @@ class Findings:
             meta = json.loads(arrays["meta"].tobytes())
             segments = []
             for item in meta["segments"]:
-                shape = tuple(int(n) for n in item["shape"])
+                shape = _three(item["shape"])
+                # Without a box it is the whole grid: so they were kept before there were boxes.
+                origin, size = _three(item.get("origin", (0, 0, 0))), _three(item.get("part", shape))
                 packed = arrays[f"mask_{item['number']}"]
-                if packed.size != (math.prod(shape) + 7) // 8:
+                if packed.size != (math.prod(size) + 7) // 8:
                     raise FindingsCorrupt("FINDINGS_CORRUPT", "a mask has not the size that it states")
-                bits = np.unpackbits(packed, count=math.prod(shape)).reshape(shape)
-                segments.append(SegmentMask(int(item["number"]), bits.view(np.bool_)))
+                bits = np.unpackbits(packed, count=math.prod(size)).reshape(size)
+                segments.append(SegmentMask(int(item["number"]), bits.view(np.bool_), origin, shape))
         return cls(
             segments=tuple(segments),
             measurements=tuple(Measurement(str(m["id"]), float.fromhex(m["value"])) for m in meta["measurements"]),
@@ -197,6 +234,23 @@ class Findings:
             device=str(meta["device"]),
             runtime={str(key): str(value) for key, value in meta["runtime"].items()},
         )
+
+
+def _box(mask: BoolArray) -> tuple[slice, slice, slice]:
+    """The smallest box of `mask` that holds all that is set."""
+    planes = _span(np.any(mask, axis=(1, 2)))
+    flat = np.any(mask[planes], axis=0)
+    return planes, _span(np.any(flat, axis=1)), _span(np.any(flat, axis=0))
+
+
+def _span(line: npt.ArrayLike) -> slice:
+    found = np.flatnonzero(line)
+    return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
+
+
+def _three(values: Iterable[int]) -> tuple[int, int, int]:
+    k, r, c = (int(value) for value in values)
+    return k, r, c
 
 
 def _read_only(array: npt.NDArray[_T]) -> npt.NDArray[_T]:

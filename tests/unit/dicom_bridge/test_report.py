@@ -200,6 +200,9 @@ def test_an_outline_stays_within_the_image_and_its_limit() -> None:
     assert ragged.slice_index == 1
     assert len(ragged.points) <= POINTS_MAX
     assert np.array_equal(ragged.points[0], ragged.points[-1])
+    boxed = key_outline(comb[1:, :, :290], (1, 7, 11))
+    assert boxed.slice_index == 1
+    assert np.array_equal(boxed.points, ragged.points + np.float32([11, 7]))
     with pytest.raises(ValueError, match="empty"):
         key_outline(np.zeros((2, 3, 4), dtype=np.bool_))
 

@@ -100,6 +100,38 @@ def test_a_malformed_segment_is_refused(number: int, mask: np.ndarray) -> None: 
         SegmentMask(number, mask)
 
 
+def test_a_segment_is_kept_as_the_smallest_box_that_holds_it() -> None:
+    """The whole grid can be had; what is held is the box alone, and not the caller's array."""
+    mask = np.zeros((9, 10, 11), bool)
+    mask[2:4, 3, 5:8] = True
+    segment = SegmentMask(1, mask)
+    assert (segment.shape, segment.origin, segment.part.shape) == ((9, 10, 11), (2, 3, 5), (2, 1, 3))
+    assert segment.box == (slice(2, 4), slice(3, 4), slice(5, 8))
+    assert np.array_equal(segment.mask, mask)
+    assert not np.shares_memory(segment.part, mask)
+    again = SegmentMask(1, mask[1:5, 2:6, 4:9], (1, 2, 4), mask.shape)
+    assert (again.origin, again.shape) == (segment.origin, segment.shape)
+    assert np.array_equal(again.mask, mask)
+
+
+@pytest.mark.parametrize("origin", [(0, 0, 0), (1, 0, 2)])
+def test_an_empty_segment_has_an_empty_box(origin: tuple[int, int, int]) -> None:
+    """Nothing set is nothing held, on a grid that is known all the same."""
+    segment = SegmentMask(1, np.zeros((2, 3, 4), bool), origin, (3, 3, 6))
+    assert (segment.part.size, segment.mask.shape, bool(segment.mask.any())) == (0, (3, 3, 6), False)
+
+
+@pytest.mark.parametrize(
+    ("origin", "shape"),
+    [((-1, 0, 0), (4, 4, 4)), ((3, 0, 0), (4, 4, 4)), ((0, 0, 3), (4, 4, 4)), ((0, 0, 0), (1, 4, 4))],
+)
+def test_a_box_outside_of_its_grid_is_refused(origin: tuple[int, int, int], shape: tuple[int, int, int]) -> None:
+    """A mask that would hang over the grid's edge is never cut to fit."""
+    SegmentMask(1, np.ones((2, 2, 2), bool), (2, 2, 2), (4, 4, 4))
+    with pytest.raises(VolumeInvalid):
+        SegmentMask(1, np.ones((2, 2, 2), bool), origin, shape)
+
+
 def test_a_malformed_measurement_id_is_refused() -> None:
     """An id is a plain word: no text of a patient fits in."""
     with pytest.raises(VolumeInvalid):
@@ -138,6 +170,25 @@ def test_masks_are_stored_as_bits(tmp_path: Path) -> None:
     big = Findings((SegmentMask(1, np.ones((100, 100, 100), bool)),), (), {}, "cpu")
     big.save(tmp_path / "big")
     assert (tmp_path / "big").stat().st_size < 130_000
+
+
+def test_a_small_segment_of_a_large_grid_takes_little(tmp_path: Path) -> None:
+    """Its box alone is stored, and it comes back at its place."""
+    mask = np.zeros((100, 100, 100), bool)
+    mask[40:44, 50:60, 96:] = True
+    small = Findings((SegmentMask(1, mask),), (), {}, "cpu")
+    small.save(tmp_path / "small")
+    assert (tmp_path / "small").stat().st_size < 1500
+    assert np.array_equal(Findings.load(tmp_path / "small").segments[0].mask, mask)
+
+
+def test_findings_that_were_kept_before_there_were_boxes_are_read(tmp_path: Path) -> None:
+    """A call may have been computed by the version before and be written by this one."""
+    mask = np.random.default_rng(3).random((3, 5, 7)) > 0.5
+    meta = {"segments": [{"number": 1, "shape": [3, 5, 7]}], "measurements": [], "timing_ms": {}, "device": "cpu",
+            "runtime": {}}  # fmt: skip
+    _signed(tmp_path / "f", meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), mask_1=np.packbits(mask))
+    assert np.array_equal(Findings.load(tmp_path / "f").segments[0].mask, mask)
 
 
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
