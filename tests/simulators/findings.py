@@ -105,8 +105,8 @@ def _through_file(ds: Dataset) -> Dataset:
 def manifest(*, lesions: bool = False, kind: str = "segments") -> Manifest:
     """A brain segmentation with one volume; with `lesions`, a second segment of an abnormality.
 
-    Other kinds have no segment: "detections" looks for nodules and for bleeding, "classifications" speaks of two things;
-    of each, one has a calibrated score. "mixed" has segments and detections.
+    Other kinds have no segment: "detections" looks for nodules and for bleeding, "classifications" speaks of two
+    things; of each, one has a calibrated score. "mixed" has segments and detections.
     """
     segments = [_segment(1, "Brain", _ANATOMY, _BRAIN)]
     measurements = [_measurement("brain_volume", 1)]
@@ -155,7 +155,7 @@ def manifest(*, lesions: bool = False, kind: str = "segments") -> Manifest:
     return parse_manifest(json.dumps(document).encode())
 
 
-def _detection(name: str, concept: object, site: object, calibrated: bool) -> dict[str, object]:  # noqa: FBT001
+def _detection(name: str, concept: object, site: object, calibrated: bool) -> dict[str, object]:
     return {
         "id": name,
         "concept": concept,

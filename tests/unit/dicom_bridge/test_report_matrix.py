@@ -1,4 +1,4 @@
-"""Every outcome of every kind of model, in both languages and from every kind of source: judged by others, read back."""
+"""Every outcome of every kind of model, in both languages, from every kind of source: judged by others, read back."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Made:
 
 def make(kind: str, outcome: str, folder: Path, *, language: str = "en-US", source: str = "MR") -> Made:
     """The report of one cell of the matrix."""
-    return made_of(found(kind, outcome), kind, folder, outcome.startswith("partly") and FAILED or (), language, source)
+    return made_of(found(kind, outcome), kind, folder, FAILED if outcome.startswith("partly") else (), language, source)
 
 
 def made_of(
@@ -154,7 +154,7 @@ PRESENCES = {
 }
 
 
-@pytest.mark.parametrize(("kind", "outcome"), itertools.product(KINDS, OUTCOMES))
+@pytest.mark.parametrize(("kind", "outcome"), list(itertools.product(KINDS, OUTCOMES)))
 def test_what_is_said_is_what_was_found(kind, outcome, tmp_path) -> None:
     """Flag, summary, a presence for each target by name, and the reasons in words, for every outcome of every kind."""
     sr = make(kind, outcome, tmp_path).sr
@@ -169,7 +169,7 @@ def test_what_is_said_is_what_was_found(kind, outcome, tmp_path) -> None:
     assert (PARTLY_FAILED["en-US"].format(codes=", ".join(FAILED)) in comments) == partly
 
 
-@pytest.mark.parametrize(("kind", "outcome", "language"), itertools.product(KINDS, OUTCOMES, LANGUAGES))
+@pytest.mark.parametrize(("kind", "outcome", "language"), list(itertools.product(KINDS, OUTCOMES, LANGUAGES)))
 def test_two_judges_accept_the_whole_matrix(kind, outcome, language, tmp_path) -> None:
     """dciodvfy and dsrdump find no error in any cell; the source's kind goes round."""
     for source in SOURCES if outcome == "findings" else SOURCES[:1]:
@@ -218,8 +218,10 @@ def test_detections_are_read_back_as_they_were(source, tmp_path) -> None:
         reference, on = image.ReferencedSOPSequence[0], made.sources[round(detection.low[0] + detection.high[0]) // 2]
         assert reference.ReferencedSOPInstanceUID == on.SOPInstanceUID
         assert reference.get("ReferencedFrameNumber") == on.get("ReferencedFrameNumber")
-        (number,) = [i for i in group if i.ValueType == "NUM"]
-        assert scored(number) == (("111012", "%", 81.25) if detection.id == "nodule" else ("SCORE", "1", 0.5))
+        (number,) = group.get_measurements()
+        assert (number.name.value, number.unit.value, float(number.value)) == (
+            ("111012", "%", 81.25) if detection.id == "nodule" else ("SCORE", "1", 0.5)
+        )
 
 
 def scored(number: Dataset) -> tuple[str, str, float]:
@@ -267,7 +269,7 @@ CONTRADICTORY: dict[str, tuple[str, str, Findings, tuple[str, ...]]] = {
     "mixed": ("KINDS_MIXED", "mixed", replace(NOTHING, detections=(BOX,)), ()),
     "no such class": (
         "STATEMENT_UNKNOWN",
-        "segments",
+        "classifications",
         replace(NOTHING, classifications=(Classification("x", "ABSENT"),)),
         (),
     ),
