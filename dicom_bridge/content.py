@@ -15,6 +15,7 @@ from models.codes import Code
 CONTAINS = "CONTAINS"
 MODIFIER = "HAS CONCEPT MOD"
 CONTEXT = "HAS OBS CONTEXT"
+PROPERTIES = "HAS PROPERTIES"
 INFERRED = "INFERRED FROM"
 SELECTED = "SELECTED FROM"
 
@@ -50,12 +51,14 @@ def uid(relationship: str, name: Code, value: str) -> Dataset:
     return item
 
 
-def number(name: Code, value: str, unit: Code, children: Sequence[Dataset]) -> Dataset:
-    """A NUM item under CONTAINS; `value` is the decimal text, written as it stands."""
+def number(
+    name: Code, value: str, unit: Code, children: Sequence[Dataset] = (), *, relationship: str = CONTAINS
+) -> Dataset:
+    """A NUM item; `value` is the decimal text, written as it stands."""
     measured = Dataset()
     measured.NumericValue = value
     measured.MeasurementUnitsCodeSequence = [code_item(unit)]
-    item = _item("NUM", CONTAINS, name, children)
+    item = _item("NUM", relationship, name, children)
     item.MeasuredValueSequence = [measured]
     return item
 
@@ -86,10 +89,19 @@ def slice_image(relationship: str, source: Dataset) -> Dataset:
     return image(relationship, str(source.SOPClassUID), str(source.SOPInstanceUID), frame=frame)
 
 
-def polyline(name: Code, points: NDArray[np.float32], on: Dataset) -> Dataset:
-    """A SCOORD POLYLINE under INFERRED FROM; `points` (N, 2): column\\row, 0.5 at a pixel's centre (PS3.3 C.18.6)."""
-    item = _item("SCOORD", INFERRED, name, [on])
-    item.GraphicType = "POLYLINE"
+def polyline(relationship: str, name: Code, points: NDArray[np.float32], on: Dataset) -> Dataset:
+    """A SCOORD POLYLINE; `points` (N, 2): column\\row, 0.5 at a pixel's centre (PS3.3 C.18.6)."""
+    return _region("POLYLINE", relationship, name, points, on)
+
+
+def point(relationship: str, name: Code, place: NDArray[np.float32], on: Dataset) -> Dataset:
+    """A SCOORD POINT; `place` (1, 2) as a point of `polyline`."""
+    return _region("POINT", relationship, name, place, on)
+
+
+def _region(graphic: str, relationship: str, name: Code, points: NDArray[np.float32], on: Dataset) -> Dataset:
+    item = _item("SCOORD", relationship, name, [on])
+    item.GraphicType = graphic
     item.GraphicData = [float(v) for v in points.ravel()]
     return item
 

@@ -1,38 +1,35 @@
 """Findings -> Comprehensive 3D SR, TID 1500 Imaging Measurement Report (PS3.16), with what IHE AIR asks for.
 
-Shape: one TID 1411 group per segment, pointing at the SEG; each of its numbers is INFERRED FROM a contour on the key
-slice, because viewers in the field fail on a measurement group that reaches no coordinates. Study-level statements
-stand in Qualitative Evaluations (TID 1500 row 12): validators misread a TID 1501 group beside TID 1411 groups.
-Containers are SEPARATE, or viewers drop the names of numbers.
+Shape: one TID 1411 group per segment, pointing at the SEG, its numbers INFERRED FROM a contour on the key slice; or one
+TID 1410 group per detection, with its region (`groups.py`). Study-level statements stand in Qualitative Evaluations
+(TID 1500 row 12, `statements.py`): validators misread a TID 1501 group beside TID 1411 groups. Containers are SEPARATE,
+or viewers drop the names of numbers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
-from dicom_bridge import content, explicit
+from dicom_bridge import content, explicit, statements
 from dicom_bridge.composite import code_item, common_modules, part10, referenced_series, source_head
-from dicom_bridge.contour import Outline, key_outline
+from dicom_bridge.contour import key_outline
+from dicom_bridge.groups import PRIVATE_SCHEME, detected, detection_group, measured, segment_group
 from dicom_bridge.result_context import (
-    MARKING,
-    NOT_PERFORMED,
     SR_SERIES_NUMBER,
     Algorithm,
     Language,
     ResultContext,
     series_description,
-    tracking,
 )
-from dicom_bridge.segmentation import DrawnSegment, drawn_segments, grid_shape
+from dicom_bridge.segmentation import drawn_segments, grid_shape
 from dicom_bridge.validity import OutputInvalid, check_report
-from inference.types import Findings, Measurement
+from inference.types import Findings
 from models.codes import Code
-from models.manifest import Manifest, MeasurementSpec
+from models.manifest import Manifest
 from models.ref import ModelRef
 
 # CID 100 as the validators know it; the specific procedure stays in the study's own attributes.
@@ -57,30 +54,8 @@ _PROCEDURE_REPORTED = Code("121058", "DCM", "Procedure reported")
 _IMAGE_LIBRARY = Code("111028", "DCM", "Image Library")
 _IMAGE_LIBRARY_GROUP = Code("126200", "DCM", "Image Library Group")
 _MEASUREMENTS = Code("126010", "DCM", "Imaging Measurements")
-_GROUP = Code("125007", "DCM", "Measurement Group")
-_TRACKING_ID = Code("112039", "DCM", "Tracking Identifier")
-_TRACKING_UID = Code("112040", "DCM", "Tracking Unique Identifier")
-_FINDING_CATEGORY = Code("276214006", "SCT", "Finding category")
-_FINDING = Code("121071", "DCM", "Finding")
-_FINDING_SITE = Code("363698007", "SCT", "Finding Site")
-_METHOD = Code("370129005", "SCT", "Measurement Method")
-_ALGORITHM_NAME = Code("111001", "DCM", "Algorithm Name")
-_ALGORITHM_VERSION = Code("111003", "DCM", "Algorithm Version")
-_REFERENCED_SEGMENT = Code("121191", "DCM", "Referenced Segment")
-_SOURCE_SERIES = Code("121232", "DCM", "Source series for segmentation")
-_QUALITATIVE = Code("C0034375", "UMLS", "Qualitative Evaluations")
-_SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
-_WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
-_WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")
-_NONE_SUCCEEDED = Code("111245", "DCM", "No algorithms succeeded; without findings")
-_COMMENT = Code("121106", "DCM", "Comment")
-_PRESENT = Code("52101004", "SCT", "Present")
-_ABSENT = Code("272519000", "SCT", "Absent")
-# CID 7150: only of something abnormal is presence a statement worth making; an organ is simply there.
-_ABNORMAL = "49755003"
 _REFERENCED_SERIES = 0x00081115
 _REFERENCED_SOPS = 0x00081199
-_OUTLINE = Code("260753009", "SCT", "Source")
 
 
 def write_sr(
@@ -90,33 +65,47 @@ def write_sr(
     sources: Sequence[Dataset],
     seg: Dataset | None,
     context: ResultContext,
+    failed: Sequence[str] = (),
 ) -> bytes:
     """The SR of one call as a Part 10 file, already through our own validity check.
 
-    `seg` is the SEG written for the same call (`write_seg`), None when no segment has a pixel: then the report says
-    "without findings" and holds no number. Raises OutputInvalid, CharsetRefused.
+    `seg` is the SEG written for the same call (`write_seg`), None when no segment has a pixel. `failed`: coded reasons
+    (upper case) of the parts of the model that did not come to an end; then the report is PARTIAL, and what the
+    findings do not speak of is undetermined, never absent. Raises OutputInvalid, CharsetRefused.
     """
-    segments = drawn_segments(findings, manifest, grid_shape(sources))
+    shape = grid_shape(sources)
+    segments = drawn_segments(findings, manifest, shape)
     if bool(segments) != (seg is not None):
         raise OutputInvalid("SEGMENT_REFERENCE_WRONG", "a SEG exists exactly when a segment has a pixel")
+    detections = detected(findings, manifest, shape)
     algorithm = Algorithm.of(manifest, ref)
-    ds = _document(algorithm, sources, context, completion="COMPLETE")
+    ds = _document(algorithm, sources, context, completion="PARTIAL" if failed else "COMPLETE")
+    if failed:
+        ds.CompletionFlagDescription = statements.completion_description(failed)
     if context.predecessors:
         ds.PredecessorDocumentsSequence = _predecessors(context.predecessors)
     outlines = {s.number: key_outline(s.found.part, s.found.origin) for s in segments}
-    key_slices = sorted({outline.slice_index for outline in outlines.values()}) or [len(sources) // 2]
+    shown = {outline.slice_index for outline in outlines.values()} | {d.slice_index for _, d in detections}
+    key_slices = sorted(shown) or [len(sources) // 2]
     ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, seg, key_slices)]
     ds.ContentSequence = [
         *_document_context(manifest, algorithm, source_head(sources), context),
         _image_library([sources[k] for k in key_slices]),
     ]
+    groups = [
+        detection_group(number, spec, detection, sources, algorithm, context)
+        for number, (spec, detection) in enumerate(detections, start=1)
+    ]
     if seg is not None:
         groups = [
-            _group(s, _measured(s, findings, manifest), outlines[s.number], seg, sources, algorithm, context)
+            segment_group(s, measured(s, findings, manifest), outlines[s.number], seg, sources, algorithm, context)
             for s in segments
         ]
+    if groups:
         ds.ContentSequence.append(content.container(_MEASUREMENTS, groups))
-    ds.ContentSequence.append(_qualitative(segments, manifest, context))
+    ds.ContentSequence.append(statements.qualitative(findings, segments, manifest, context, failed))
+    if _scored_by_us(manifest):
+        ds.CodingSchemeIdentificationSequence = [_private_scheme()]
     data = part10(ds, Comprehensive3DSRStorage, context.uid("SR"))
     check_report(data, sources, seg)
     return data
@@ -135,14 +124,10 @@ def write_denial(
     key_slices = [len(sources) // 2]
     ds = _document(algorithm, sources, context, completion="PARTIAL")
     ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, None, key_slices)]
-    comments = [
-        content.text(content.CONTAINS, _COMMENT, NOT_PERFORMED[context.site_language].format(code=code)),
-        content.text(content.CONTAINS, _COMMENT, MARKING[context.site_language]),
-    ]
     ds.ContentSequence = [
         *_document_context(manifest, algorithm, source_head(sources), context),
         _image_library([sources[k] for k in key_slices]),
-        content.container(_QUALITATIVE, [content.code(content.CONTAINS, _SUMMARY, _NONE_SUCCEEDED), *comments]),
+        statements.not_performed(code, context),
     ]
     data = part10(ds, Comprehensive3DSRStorage, context.uid("SR"))
     check_report(data, sources, None)
@@ -195,83 +180,6 @@ def _image_library(images: Sequence[Dataset]) -> Dataset:
     return content.container(_IMAGE_LIBRARY, [content.container(_IMAGE_LIBRARY_GROUP, entries)])
 
 
-def _measured(
-    segment: DrawnSegment, findings: Findings, manifest: Manifest
-) -> list[tuple[MeasurementSpec, Measurement]]:
-    """The numbers of one segment with their meaning. Raises OutputInvalid for a number that the manifest does not know.
-
-    A segment without a number is refused: its group would reach no coordinates, and break the report in viewers.
-    """
-    specs = {spec.id: spec for spec in manifest.measurements}
-    if any(m.id not in specs or not math.isfinite(m.value) for m in findings.measurements):
-        raise OutputInvalid("MEASUREMENT_UNKNOWN", "a measurement is not in the manifest or not a number")
-    if len({m.id for m in findings.measurements}) != len(findings.measurements):
-        raise OutputInvalid("MEASUREMENT_UNKNOWN", "a measurement appears twice")
-    found = [(specs[m.id], m) for m in findings.measurements if specs[m.id].segment == segment.spec.number]
-    if not found:
-        raise OutputInvalid("SEGMENT_NOT_MEASURED", f"segment {segment.spec.number} has no measurement")
-    return found
-
-
-def _group(
-    segment: DrawnSegment,
-    measured: Sequence[tuple[MeasurementSpec, Measurement]],
-    outline: Outline,
-    seg: Dataset,
-    sources: Sequence[Dataset],
-    algorithm: Algorithm,
-    context: ResultContext,
-) -> Dataset:
-    """TID 1411 for one segment."""
-    track = tracking(context, segment.spec.number, segment.spec.label)
-    sites = list(dict.fromkeys(spec.site for spec, _ in measured))
-    slice_ = sources[outline.slice_index]
-    children = [
-        content.text(content.CONTEXT, _TRACKING_ID, track.identifier),
-        content.uid(content.CONTEXT, _TRACKING_UID, track.uid),
-        content.code(content.CONTAINS, _FINDING_CATEGORY, segment.spec.category),
-        content.code(content.CONTAINS, _FINDING, segment.spec.type),
-        *(content.code(content.MODIFIER, _FINDING_SITE, site) for site in sites),
-        content.text(content.MODIFIER, _ALGORITHM_NAME, algorithm.name),
-        content.text(content.MODIFIER, _ALGORITHM_VERSION, algorithm.version),
-        content.image(
-            content.CONTAINS,
-            str(seg.SOPClassUID),
-            str(seg.SOPInstanceUID),
-            name=_REFERENCED_SEGMENT,
-            segment=segment.number,
-        ),
-        content.uid(content.CONTAINS, _SOURCE_SERIES, str(sources[0].SeriesInstanceUID)),
-    ]
-    for spec, measurement in measured:
-        method = [content.code(content.MODIFIER, _METHOD, spec.method)] if spec.method else []
-        on = content.slice_image(content.SELECTED, slice_)
-        drawn = content.polyline(_OUTLINE, outline.points, on)
-        # Decimal notation as the manifest sets it; at most 16 characters hold in DS (PS3.5 6.2).
-        value = f"{measurement.value:.{spec.decimals}f}"
-        children.append(content.number(spec.concept, value, spec.unit, [*method, drawn]))
-    return content.container(_GROUP, children, tid="1411")
-
-
-def _qualitative(segments: Sequence[DrawnSegment], manifest: Manifest, context: ResultContext) -> Dataset:
-    """What is said of the study as a whole, and the marking that no viewer may drop (TID 1500 row 12)."""
-    drawn = {segment.spec.number for segment in segments}
-    presence = [
-        content.code(content.CONTAINS, spec.type, _PRESENT if spec.number in drawn else _ABSENT)
-        for spec in manifest.segments
-        if spec.category.value == _ABNORMAL
-    ]
-    return content.container(
-        _QUALITATIVE,
-        [
-            content.code(content.CONTAINS, _SUMMARY, _WITH_FINDINGS if segments else _WITHOUT_FINDINGS),
-            *presence,
-            content.text(content.CONTAINS, _COMMENT, MARKING[context.site_language]),
-            content.text(content.CONTAINS, _COMMENT, manifest.limits_text[context.text_language]),
-        ],
-    )
-
-
 def _evidence(sources: Sequence[Dataset], seg: Dataset | None, key_slices: Sequence[int]) -> Dataset:
     """Every instance that the tree refers to, each once (PS3.3 C.17.2.3).
 
@@ -282,6 +190,21 @@ def _evidence(sources: Sequence[Dataset], seg: Dataset | None, key_slices: Seque
     if seg is not None:
         series.append(referenced_series([seg], _REFERENCED_SOPS))
     return _study_item(str(sources[0].StudyInstanceUID), series)
+
+
+def _scored_by_us(manifest: Manifest) -> bool:
+    """Whether a score of this model may have to be named by our own code."""
+    calibrated = [spec.calibrated for spec in manifest.detections]
+    return not all(calibrated + [spec.calibrated for spec in manifest.classifications])
+
+
+def _private_scheme() -> Dataset:
+    """The declaration of our coding scheme (PS3.3 C.12.1.1.7)."""
+    item = Dataset()
+    item.CodingSchemeDesignator = PRIVATE_SCHEME
+    item.CodingSchemeName = "Zhiying"
+    item.CodingSchemeResponsibleOrganization = "Zhiying"
+    return item
 
 
 def _study_item(study_uid: str, series: Sequence[bytes]) -> Dataset:

@@ -45,6 +45,14 @@ NOT_PERFORMED: dict[Language, str] = {
     "en-US": "AI not performed: {code}. The images were not analysed; this says nothing about them.",
     "zh-CN": "未执行人工智能分析：{code}。影像未经分析，本文件不含任何关于影像的结论。",
 }
+INCONCLUSIVE: dict[Language, str] = {
+    "en-US": "AI inconclusive: {code}. The images were analysed without a result; nothing is excluded.",
+    "zh-CN": "人工智能分析无结论：{code}。影像已分析但未得出结果，不排除任何异常。",
+}
+PARTLY_FAILED: dict[Language, str] = {
+    "en-US": "AI partly failed: {codes}. What is not stated here was not analysed; nothing is excluded by that.",
+    "zh-CN": "人工智能分析部分失败：{codes}。本文件未述及的内容未经分析，不得据此排除异常。",
+}
 SERIES_MARKING: dict[Language, str] = {"en-US": "not for diagnosis", "zh-CN": "非诊断用"}
 
 

@@ -62,8 +62,12 @@ def plausible(findings: Findings, volume: Volume, manifest: Manifest) -> None:
 
     Codes, in the order of the checks: OUTPUT_SHAPE (segments or measurements missing, surplus or on another grid),
     OUTPUT_NOT_FINITE, OUTPUT_EMPTY (unless a measurement of that segment may be 0), OUTPUT_IMPLAUSIBLE (a value
-    outside its range), OUTPUT_TOUCHES_BORDER (a mask that the array's border cuts).
+    outside its range), OUTPUT_TOUCHES_BORDER (a mask that the array's border cuts). Detections and classifications:
+    OUTPUT_SHAPE (not those of the manifest, or off the grid), OUTPUT_IMPLAUSIBLE (a score below its threshold).
     """
+    _statements(findings, volume, manifest)
+    if findings.inconclusive is not None:
+        return
     drawn = {segment.number: segment for segment in findings.segments}
     values = {measurement.id: measurement.value for measurement in findings.measurements}
     wanted = [spec.number for spec in manifest.segments], [spec.id for spec in manifest.measurements]
@@ -85,6 +89,17 @@ def plausible(findings: Findings, volume: Volume, manifest: Manifest) -> None:
     for segment in manifest.segments:
         if segment.border == "refuse" and touches_border(drawn[segment.number].mask):
             raise OutputImplausible("OUTPUT_TOUCHES_BORDER", f"segment {segment.number} reaches the volume's border")
+
+
+def _statements(findings: Findings, volume: Volume, manifest: Manifest) -> None:
+    if [one.id for one in findings.classifications] != [spec.id for spec in manifest.classifications]:
+        raise OutputImplausible("OUTPUT_SHAPE", "classifications are not those of the manifest")
+    thresholds = {spec.id: spec.threshold for spec in manifest.detections}
+    for detection in findings.detections:
+        if detection.id not in thresholds or not detection.within(volume.shape):
+            raise OutputImplausible("OUTPUT_SHAPE", "a detection is not of the manifest or not on the image's grid")
+        if detection.score < thresholds[detection.id]:
+            raise OutputImplausible("OUTPUT_IMPLAUSIBLE", f"{detection.id} has a score below its threshold")
 
 
 def touches_border(mask: BoolArray) -> bool:

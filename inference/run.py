@@ -54,6 +54,9 @@ def _check_permit(permit: Permit, model: VerifiedModel, volume: Volume, now: dat
 
 def findings_of(prediction: Prediction, volume: Volume, manifest: Manifest) -> Findings:
     """The manifest's segments and measurements in a label map, not yet judged. Raises InferenceError."""
+    if manifest.detections or manifest.classifications:
+        # A label map does not tell them, and without them the report would say that nothing is there.
+        raise ModelFailed("MODEL_OUTPUT_INVALID", "a label map holds no detections or classifications")
     labels = prediction.labels
     if labels.shape != volume.shape:
         raise OutputImplausible("OUTPUT_SHAPE", "the label map is not on the image's grid")

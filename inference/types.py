@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ Affine = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 LabelArray = npt.NDArray[np.uint8]
 
+Point = tuple[float, float, float]
+Presence = Literal["PRESENT", "ABSENT", "UNDETERMINED"]
+
 _T = TypeVar("_T", bound=np.generic)
 
 TIMING_KEYS: Final = frozenset({"load", "preprocess", "forward", "postprocess", "total"})
@@ -38,6 +41,8 @@ FINDINGS_BYTES_MAX: Final = 4 << 30
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PRESENCES: Final[frozenset[Presence]] = frozenset({"PRESENT", "ABSENT", "UNDETERMINED"})
+_REASON: Final = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
 _MODALITY: Final = re.compile(r"[A-Z0-9_]{1,16}")
 
 
@@ -146,6 +151,59 @@ class Measurement:
             raise VolumeInvalid("VOLUME_INVALID", "measurement id is malformed")
 
 
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One thing found: `id` names the manifest's DetectionSpec, `score` is the model's, 0 to 1.
+
+    low, high: opposite corners of its box in index coordinates (k, r, c) on the volume's grid, whole numbers at the
+        voxels' centres. A box has an extent along row and column, and may lie in one slice; a point has none at all.
+    """
+
+    id: str
+    low: Point
+    high: Point
+    score: float
+
+    def __post_init__(self) -> None:
+        if _ID.fullmatch(self.id) is None or not 0.0 <= self.score <= 1.0:
+            raise VolumeInvalid("VOLUME_INVALID", "a detection's id or score is malformed")
+        if len(self.low) != 3 or len(self.high) != 3 or not all(map(math.isfinite, (*self.low, *self.high))):
+            raise VolumeInvalid("VOLUME_INVALID", "a detection's corners are not three finite numbers each")
+        boxed = self.low[0] <= self.high[0] and self.low[1] < self.high[1] and self.low[2] < self.high[2]
+        if not (boxed or self.is_point):
+            raise VolumeInvalid("VOLUME_INVALID", "a detection is neither a box nor a point")
+
+    @property
+    def is_point(self) -> bool:
+        """Whether it has a place but no extent."""
+        return self.low == self.high
+
+    @property
+    def slice_index(self) -> int:
+        """The slice k nearest to its middle; of two equally near, the lower one."""
+        return math.ceil((self.low[0] + self.high[0]) / 2 - 0.5)
+
+    def within(self, shape: tuple[int, int, int]) -> bool:
+        """Whether it lies on the grid (K, R, C), whose outermost voxels reach half an index beyond their centres."""
+        ends = zip(self.low, self.high, shape, strict=True)
+        return 0 <= self.slice_index < shape[0] and all(low >= -0.5 and high <= n - 0.5 for low, high, n in ends)
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """What is said of the whole study: `id` names the manifest's ClassificationSpec; `score` 0 to 1, None without."""
+
+    id: str
+    presence: Presence
+    score: float | None = None
+
+    def __post_init__(self) -> None:
+        if _ID.fullmatch(self.id) is None or self.presence not in _PRESENCES:
+            raise VolumeInvalid("VOLUME_INVALID", "a classification's id or presence is malformed")
+        if self.score is not None and not 0.0 <= self.score <= 1.0:
+            raise VolumeInvalid("VOLUME_INVALID", "a classification's score is not from 0 to 1")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """What the engine gives back: a label map on the volume's grid, and how it came about.
@@ -163,13 +221,32 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Findings:
-    """Segments and measurements of one model on one volume, ready for a report. Units: timing_ms in ms."""
+    """What one model found on one volume, ready for a report. Units: timing_ms in ms.
+
+    inconclusive: the coded reason for which the model could say nothing of the images. Then there is no segment, number
+        or detection, and every classification is UNDETERMINED: nothing may be taken for "nothing found".
+    Raises VolumeInvalid (VOLUME_INVALID).
+    """
 
     segments: tuple[SegmentMask, ...]
     measurements: tuple[Measurement, ...]
     timing_ms: Mapping[str, int]
     device: str
     runtime: Mapping[str, str] = field(default_factory=dict)
+    detections: tuple[Detection, ...] = ()
+    classifications: tuple[Classification, ...] = ()
+    inconclusive: str | None = None
+
+    def __post_init__(self) -> None:
+        if len({one.id for one in self.classifications}) != len(self.classifications):
+            raise VolumeInvalid("VOLUME_INVALID", "a classification appears twice")
+        if self.inconclusive is None:
+            return
+        if _REASON.fullmatch(self.inconclusive) is None:
+            raise VolumeInvalid("VOLUME_INVALID", "the reason is not an upper-case code")
+        decided = any(one.presence != "UNDETERMINED" for one in self.classifications)
+        if self.segments or self.measurements or self.detections or decided:
+            raise VolumeInvalid("VOLUME_INVALID", "inconclusive findings that found or excluded something")
 
     def save(self, path: Path) -> None:
         """Write the findings durably, replacing what an earlier try of the same call left.
@@ -186,6 +263,7 @@ class Findings:
             "timing_ms": dict(self.timing_ms),
             "device": self.device,
             "runtime": dict(self.runtime),
+            **self._statements(),
         }
         arrays["meta"] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), dtype=np.uint8)
         for segment in self.segments:
@@ -195,6 +273,19 @@ class Findings:
         body = buffer.getbuffer()
         digest = hashlib.sha256(body).hexdigest().encode()
         durable.replace(path, b"".join((FINDINGS_MAGIC, digest, b"\n", body)))
+
+    def _statements(self) -> dict[str, Any]:
+        """What findings of segments alone do not have; left out where empty, so that their bytes stay as they were."""
+        detections = [
+            {"id": d.id, "low": _hex(d.low), "high": _hex(d.high), "score": float(d.score).hex()}
+            for d in self.detections
+        ]
+        classifications = [
+            {"id": c.id, "presence": c.presence, "score": None if c.score is None else _hex((c.score,))[0]}
+            for c in self.classifications
+        ]
+        every = {"detections": detections, "classifications": classifications, "inconclusive": self.inconclusive}
+        return {key: value for key, value in every.items() if value}
 
     @classmethod
     def load(cls, path: Path) -> Findings:
@@ -233,6 +324,15 @@ class Findings:
             timing_ms={str(key): int(value) for key, value in meta["timing_ms"].items()},
             device=str(meta["device"]),
             runtime={str(key): str(value) for key, value in meta["runtime"].items()},
+            detections=tuple(
+                Detection(str(d["id"]), _point(d["low"]), _point(d["high"]), float.fromhex(d["score"]))
+                for d in meta.get("detections", ())
+            ),
+            classifications=tuple(
+                Classification(c["id"], c["presence"], None if c["score"] is None else float.fromhex(c["score"]))
+                for c in meta.get("classifications", ())
+            ),
+            inconclusive=meta.get("inconclusive"),
         )
 
 
@@ -250,6 +350,16 @@ def _span(line: npt.ArrayLike) -> slice:
 
 def _three(values: Iterable[int]) -> tuple[int, int, int]:
     k, r, c = (int(value) for value in values)
+    return k, r, c
+
+
+def _hex(values: tuple[float, ...]) -> list[str]:
+    # As measurements are written: they come back to the last bit.
+    return [float(value).hex() for value in values]
+
+
+def _point(values: list[str]) -> Point:
+    k, r, c = (float.fromhex(value) for value in values)
     return k, r, c
 
 

@@ -42,6 +42,7 @@ _KEYS: Final = (
     "schema", "name", "version", "title", "vendor", "licence", "intended_use", "limits_text", "algorithm_family",
     "input", "segments", "measurements", "bundle", "deadline_s", "max_autonomy",
 )  # fmt: skip
+_OPTIONAL: Final = ("detections", "classifications")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,11 @@ class SegmentSpec:
 
 @dataclass(frozen=True, slots=True)
 class MeasurementSpec:
-    """One number of the output: which concept, unit, site and method, of which segment, and what is believable."""
+    """One number of the output: which concept, unit, site and method, of which segment, and what is believable.
+
+    A number is always of a segment. One of the whole study would reach no place in the images, and viewers fail on a
+    report with such a number; a place made up for it would be a lie.
+    """
 
     id: str
     concept: Code
@@ -119,6 +124,33 @@ class MeasurementSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class DetectionSpec:
+    """One kind of thing that the model looks for, each found one with its place and score.
+
+    Attributes:
+        concept, category, site: what it is, CID 7150, and where in the body it is looked for.
+        calibrated: whether a score is a probability; otherwise it is shown as a model's score and never called one.
+        threshold: the lowest score that counts as found, 0 to 1.
+    """
+
+    id: str
+    concept: Code
+    category: Code
+    site: Code
+    calibrated: bool
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationSpec:
+    """One thing of which the model says whether the study shows it; `calibrated` as in DetectionSpec."""
+
+    id: str
+    concept: Code
+    calibrated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BundleSpec:
     """Where in the model's folder the MONAI bundle's two configurations lie (relative paths)."""
 
@@ -128,7 +160,10 @@ class BundleSpec:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All of manifest.json. Texts are by language ("en", "zh"); `deadline_s` in seconds for one whole run."""
+    """All of manifest.json. Texts are by language ("en", "zh"); `deadline_s` in seconds for one whole run.
+
+    `detections` and `classifications` need not be given; with one of them, `segments` may be empty.
+    """
 
     name: str
     version: str
@@ -144,12 +179,14 @@ class Manifest:
     bundle: BundleSpec
     deadline_s: int
     max_autonomy: str
+    detections: tuple[DetectionSpec, ...] = ()
+    classifications: tuple[ClassificationSpec, ...] = ()
 
 
 def parse_manifest(data: bytes) -> Manifest:
     """The manifest in `data` (UTF-8 JSON). Raises ManifestError, which names the key at fault."""
     try:
-        return _manifest(Fields(parse_json(data), "", _KEYS))
+        return _manifest(Fields(parse_json(data), "", _KEYS, _OPTIONAL))
     except Malformed as wrong:
         raise ManifestError(wrong.where, wrong.what) from None
 
@@ -166,7 +203,9 @@ def _manifest(top: Fields) -> Manifest:
         ModelRef(name, version, _DIGEST_OF_NOTHING)
     except RefInvalid as wrong:
         raise Malformed("name", str(wrong)) from None
-    segments = top.items("segments", _segment, most=255)
+    detections = top.items("detections", _detection) if top.has("detections") else ()
+    classifications = top.items("classifications", _classification) if top.has("classifications") else ()
+    segments = top.items("segments", _segment, fewest=0 if detections or classifications else 1, most=255)
     if [segment.number for segment in segments] != list(range(1, len(segments) + 1)):
         raise Malformed("segments", "numbers from 1 without gaps wanted")
     measurements = top.items("measurements", _measurement, fewest=0)
@@ -175,6 +214,7 @@ def _manifest(top: Fields) -> Manifest:
             raise Malformed(f"measurements[{place}].segment", "no such segment")
         if measurement.id in {other.id for other in measurements[:place]}:
             raise Malformed(f"measurements[{place}].id", "given twice")
+    _stated_once(segments, detections, classifications)
     return Manifest(
         name=name,
         version=version,
@@ -190,7 +230,30 @@ def _manifest(top: Fields) -> Manifest:
         bundle=_bundle(top),
         deadline_s=top.integer("deadline_s", 1, DEADLINE_S_MAX),
         max_autonomy=top.choice("max_autonomy", AUTONOMY_LEVELS),
+        detections=detections,
+        classifications=classifications,
     )
+
+
+def _stated_once(
+    segments: tuple[SegmentSpec, ...],
+    detections: tuple[DetectionSpec, ...],
+    classifications: tuple[ClassificationSpec, ...],
+) -> None:
+    """One report must not say of one thing that it is there and that it is not."""
+    ids: set[str] = set()
+    for place, detection in enumerate(detections):
+        if detection.id in ids:
+            raise Malformed(f"detections[{place}].id", "given twice")
+        ids.add(detection.id)
+    told = {segment.type for segment in segments} | {detection.concept for detection in detections}
+    for place, one in enumerate(classifications):
+        if one.id in ids:
+            raise Malformed(f"classifications[{place}].id", "given twice")
+        if one.concept in told:
+            raise Malformed(f"classifications[{place}].concept", "another part of the manifest speaks of it")
+        ids.add(one.id)
+        told.add(one.concept)
 
 
 def _by_language(top: Fields, key: str, longest: int) -> Mapping[str, str]:
@@ -258,14 +321,12 @@ def _sixteen_bits(value: object, path: str) -> int:
 
 def _measurement(value: object, path: str) -> MeasurementSpec:
     one = Fields(value, path, MeasurementSpec.__slots__)
-    if not _ID.fullmatch(one.text("id")):
-        raise Malformed(one.path("id"), "a lower-case word wanted, 32 characters at most")
     kind, unit = one.choice("kind", ("volume_cm3",)), one.code("unit")
     # The number is computed in the unit that `kind` names; another unit beside it would be a lie in the report.
     if (unit.value, unit.scheme) != ("cm3", "UCUM"):
         raise Malformed(one.path("unit"), "cm3 (UCUM) wanted for volume_cm3")
     return MeasurementSpec(
-        id=one.text("id"),
+        id=_word(one),
         concept=one.code("concept"),
         unit=unit,
         segment=one.integer("segment", 1, 255),
@@ -275,6 +336,29 @@ def _measurement(value: object, path: str) -> MeasurementSpec:
         site=one.code("site"),
         method=None if one.value("method") is None else one.code("method"),
     )
+
+
+def _detection(value: object, path: str) -> DetectionSpec:
+    one = Fields(value, path, DetectionSpec.__slots__)
+    return DetectionSpec(
+        id=_word(one),
+        concept=one.code("concept"),
+        category=one.code("category"),
+        site=one.code("site"),
+        calibrated=one.boolean("calibrated"),
+        threshold=one.number("threshold", 0.0, 1.0),
+    )
+
+
+def _classification(value: object, path: str) -> ClassificationSpec:
+    one = Fields(value, path, ClassificationSpec.__slots__)
+    return ClassificationSpec(id=_word(one), concept=one.code("concept"), calibrated=one.boolean("calibrated"))
+
+
+def _word(one: Fields) -> str:
+    if not _ID.fullmatch(one.text("id")):
+        raise Malformed(one.path("id"), "a lower-case word wanted, 32 characters at most")
+    return one.text("id")
 
 
 def _bundle(top: Fields) -> BundleSpec:

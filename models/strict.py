@@ -114,6 +114,13 @@ class Fields:
         """An integer, low <= value <= high."""
         return _integer(self._values[key], self.path(key), low, high)
 
+    def number(self, key: str, low: float, high: float) -> float:
+        """A finite number within [low, high]."""
+        number = _number(self.value(key), self.path(key))
+        if not low <= number <= high:
+            raise Malformed(self.path(key), f"from {low:g} to {high:g} wanted")
+        return number
+
     def boolean(self, key: str) -> bool:
         """true or false."""
         value = self._values[key]

@@ -29,6 +29,10 @@ _BRAIN = {"value": "12738006", "scheme": "SCT", "meaning": "Brain"}
 _BLEED = {"value": "50960005", "scheme": "SCT", "meaning": "Hemorrhage"}
 _VOLUME = {"value": "118565006", "scheme": "SCT", "meaning": "Volume"}
 _CM3 = {"value": "cm3", "scheme": "UCUM", "meaning": "cubic centimeter"}
+_NODULE = {"value": "27925004", "scheme": "SCT", "meaning": "Nodule"}
+_LUNG = {"value": "39607008", "scheme": "SCT", "meaning": "Lung"}
+_EFFUSION = {"value": "60046008", "scheme": "SCT", "meaning": "Pleural effusion"}
+_PNEUMOTHORAX = {"value": "36118008", "scheme": "SCT", "meaning": "Pneumothorax"}
 _AI = {"value": "123110", "scheme": "DCM", "meaning": "Artificial Intelligence"}
 
 
@@ -98,8 +102,12 @@ def _through_file(ds: Dataset) -> Dataset:
     return dcmread(io.BytesIO(buffer.getvalue()))
 
 
-def manifest(*, lesions: bool = False) -> Manifest:
-    """A brain segmentation with one volume; with `lesions`, a second segment of an abnormality."""
+def manifest(*, lesions: bool = False, kind: str = "segments") -> Manifest:
+    """A brain segmentation with one volume; with `lesions`, a second segment of an abnormality.
+
+    Other kinds have no segment: "detections" looks for nodules and for bleeding, "classifications" speaks of two
+    things; of each, one has a calibrated score. "mixed" has segments and detections.
+    """
     segments = [_segment(1, "Brain", _ANATOMY, _BRAIN)]
     measurements = [_measurement("brain_volume", 1)]
     if lesions:
@@ -132,7 +140,30 @@ def manifest(*, lesions: bool = False) -> Manifest:
         "deadline_s": 60,
         "max_autonomy": "A1",
     }
+    if kind in ("detections", "classifications"):
+        document |= {"segments": [], "measurements": []}
+    if kind in ("detections", "mixed"):
+        document["detections"] = [
+            _detection("nodule", _NODULE, _LUNG, True),
+            _detection("bleed", _BLEED, _BRAIN, False),
+        ]
+    if kind == "classifications":
+        document["classifications"] = [
+            {"id": "effusion", "concept": _EFFUSION, "calibrated": True},
+            {"id": "pneumothorax", "concept": _PNEUMOTHORAX, "calibrated": False},
+        ]
     return parse_manifest(json.dumps(document).encode())
+
+
+def _detection(name: str, concept: object, site: object, calibrated: bool) -> dict[str, object]:
+    return {
+        "id": name,
+        "concept": concept,
+        "category": _ABNORMAL,
+        "site": site,
+        "calibrated": calibrated,
+        "threshold": 0.5,
+    }
 
 
 def _segment(number: int, label: str, category: object, kind: object) -> dict[str, object]:

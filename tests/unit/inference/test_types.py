@@ -10,9 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inference.errors import CODES, FindingsCorrupt, InferenceError, VolumeInvalid
-from inference.types import FINDINGS_MAGIC, TIMING_KEYS, Findings, Measurement, SegmentMask, Volume
+from inference.types import (
+    FINDINGS_MAGIC,
+    TIMING_KEYS,
+    Classification,
+    Detection,
+    Findings,
+    Measurement,
+    SegmentMask,
+    Volume,
+)
 from tests.simulators import volumes
 
 
@@ -277,3 +288,45 @@ def test_every_error_says_whose_fault_it_is() -> None:
         assert error.code in CODES
         assert error.fault in {"INPUT", "SITE", "MODEL", "US"}
         assert str(error) == "ENGINE_DIED: message"
+
+
+_SHARE = st.floats(0.0, 1.0)
+_PLACE = st.tuples(*[st.floats(-0.5, 1e4)] * 3)
+_DETECTIONS = st.builds(lambda place, score: Detection("nodule", place, place, score), _PLACE, _SHARE)
+_CLASSES = st.builds(Classification, st.uuids().map(str), st.sampled_from(["PRESENT", "ABSENT"]), st.none() | _SHARE)
+
+
+@given(st.lists(_DETECTIONS), st.lists(_CLASSES, unique_by=lambda one: one.id))
+def test_statements_come_back_to_the_last_bit(tmp_path_factory, detections, classifications) -> None:
+    """Detections and classifications are on disk what they were in memory."""
+    path = tmp_path_factory.mktemp("findings") / "findings"
+    made = Findings((), (), {}, "cpu", {}, tuple(detections), tuple(classifications))
+    made.save(path)
+    back = Findings.load(path)
+    assert (back.detections, back.classifications, back.inconclusive) == (made.detections, made.classifications, None)
+
+
+def test_an_inconclusive_whole_comes_back_and_finds_nothing(tmp_path: Path) -> None:
+    """A reason is kept; beside it there is no finding, and no class is decided."""
+    unsure = (Classification("effusion", "UNDETERMINED"),)
+    made = Findings((), (), {}, "cpu", {}, (), unsure, "LOW_QUALITY")
+    made.save(tmp_path / "x")
+    assert Findings.load(tmp_path / "x").inconclusive == "LOW_QUALITY"
+    point = Detection("nodule", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0)
+    for detections, classes, reason in (
+        ((point,), (), "X"), ((), (Classification("effusion", "ABSENT"),), "X"), ((), (), "in words"),
+        ((), unsure * 2, None),
+    ):  # fmt: skip
+        with pytest.raises(VolumeInvalid):
+            Findings((), (), {}, "cpu", {}, detections, classes, reason)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "score"),
+    [((0, 0, 0), (0, 0, 1), 0.5), ((0, 0, 0), (0, 1, 0), 0.5), ((2, 0, 0), (1, 1, 1), 0.5), ((0, 0, 0), (1, 1, 1), 1.1),
+     ((0, 0, float("nan")), (1, 1, 1), 0.5), ((0, 0, 0), (1, 1, 1), float("nan"))],
+)  # fmt: skip
+def test_a_malformed_detection_is_refused(low, high, score) -> None:
+    """A detection is a box with an area, or a point; its score is from 0 to 1."""
+    with pytest.raises(VolumeInvalid):
+        Detection("nodule", low, high, score)

@@ -272,3 +272,39 @@ def test_each_optional_key_may_stand_alone(key: str) -> None:
 def test_an_optional_key_is_as_strict_as_any(key: str, value: Any, where: str) -> None:
     """Refused with its path: a limit that is not understood would not be kept."""
     assert refused_at(with_input(**{key: value})) == where
+
+
+DETECTION = {
+    "id": "nodule", "concept": {"value": "27925004", "scheme": "SCT", "meaning": "Nodule"},
+    "category": {"value": "49755003", "scheme": "SCT", "meaning": "Morphologically Abnormal Structure"},
+    "site": {"value": "39607008", "scheme": "SCT", "meaning": "Lung"}, "calibrated": True, "threshold": 0.5,
+}  # fmt: skip
+CLASS = {"id": "effusion", "concept": {"value": "60046008", "scheme": "SCT", "meaning": "Pleural effusion"},
+         "calibrated": False}  # fmt: skip
+
+
+def test_a_model_may_detect_or_classify_instead_of_drawing() -> None:
+    """With detections or classifications there need be no segment; without them there must be one."""
+    nothing: Any = {"segments": [], "measurements": []}
+    both = parse_manifest(as_json(manifest_fields(**nothing, detections=[DETECTION], classifications=[CLASS])))
+    assert (both.segments, both.detections[0].threshold, both.detections[0].calibrated) == ((), 0.5, True)
+    assert (both.classifications[0].id, both.classifications[0].calibrated) == ("effusion", False)
+    assert refused_at(manifest_fields(**nothing)) == "segments"
+
+
+@pytest.mark.parametrize(
+    ("where", "changes"),
+    [
+        ("detections", {"detections": []}),
+        ("detections[0].threshold", {"detections": [DETECTION | {"threshold": 1.01}]}),
+        ("detections[0].extra", {"detections": [DETECTION | {"extra": 1}]}),
+        ("detections[1].id", {"detections": [DETECTION, DETECTION]}),
+        ("classifications[0].calibrated", {"classifications": [CLASS | {"calibrated": 1}]}),
+        ("classifications[0].id", {"classifications": [CLASS | {"id": "nodule"}], "detections": [DETECTION]}),
+        ("classifications[0].concept", {"classifications": [CLASS | {"concept": DETECTION["concept"]}],
+                                        "detections": [DETECTION]}),
+    ],
+)  # fmt: skip
+def test_detections_and_classifications_are_strictly_read(where: str, changes: Any) -> None:
+    """Unknown keys, double names, values out of bounds and a target spoken of twice are refused by their key."""
+    assert refused_at(manifest_fields(**changes)) == where

@@ -1,0 +1,117 @@
+"""What the tree of a report must hold to be sent: its outcome, its statements and its measurement groups.
+
+A part of the last check (`validity.py`): like it, this reads the bytes that will be sent, with no writer code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pydicom.dataset import Dataset
+
+from dicom_bridge.unfit import require
+
+_NONE_SUCCEEDED: Final = "111245"
+# CID 6047 by completion flag, and whether it says "with findings".
+_SUMMARIES: Final = {
+    "COMPLETE": {"111241": False, "111242": True},
+    "PARTIAL": {"111243": False, "111244": True, _NONE_SUCCEEDED: False},
+}
+_PRESENT: Final = "52101004"
+_PRESENCES: Final = frozenset({_PRESENT, "272519000", "373068000"})  # CID 240
+
+
+def walk(item: Dataset) -> Iterator[Dataset]:
+    """Every content item below `item`."""
+    for child in item.get("ContentSequence") or []:
+        yield child
+        yield from walk(child)
+
+
+def named(item: Dataset, code: str) -> bool:
+    """Whether its concept name has this code value."""
+    return bool(item.get("ConceptNameCodeSequence")) and item.ConceptNameCodeSequence[0].CodeValue == code
+
+
+def coded(item: Dataset) -> str:
+    """The code value that a CODE item states."""
+    return str(item.ConceptCodeSequence[0].CodeValue)
+
+
+def value_of(items: Sequence[Dataset], code: str) -> str:
+    """Text or UID of the one child with this concept name; empty when there is not exactly one."""
+    found = [str(i.get("TextValue") or i.get("UID") or "") for i in items if named(i, code)]
+    return found[0] if len(found) == 1 else ""
+
+
+def check_outcome(ds: Dataset, items: Sequence[Dataset], groups: Sequence[Dataset]) -> None:
+    """Completion flag, summary and statements tell one story. What did not run says nothing of the patient."""
+    summary = [coded(i) for i in items if named(i, "111017")]
+    require(bool(summary), "SUMMARY_MISSING", "no processing summary")
+    allowed = _SUMMARIES.get(str(ds.get("CompletionFlag")), {})
+    require(len(summary) == 1 and summary[0] in allowed, "FLAGS_WRONG", "the summary is not the completion flag's")
+    statements = _statements(items)
+    found = bool(groups) or _PRESENT in statements.values()
+    require(found == allowed[summary[0]], "FLAGS_WRONG", "the summary is not what the report finds")
+    if summary == [_NONE_SUCCEEDED]:
+        require(not statements, "FLAGS_WRONG", "a statement on what did not run")
+    elif ds.CompletionFlag == "PARTIAL":
+        require(bool(ds.get("CompletionFlagDescription")), "FLAGS_WRONG", "partial without a reason")
+
+
+def _statements(items: Sequence[Dataset]) -> dict[tuple[str, ...], str]:
+    """Presence by its target: the concept, and the site where one is given. Each target is spoken of once."""
+    stated: dict[tuple[str, ...], str] = {}
+    for container in (i for i in items if named(i, "C0034375")):
+        for item in container.ContentSequence:
+            if item.ValueType != "CODE" or named(item, "111017"):
+                continue
+            require(coded(item) in _PRESENCES, "STATEMENT_UNKNOWN", "a statement that is not of CID 240")
+            sites = [coded(i) for i in item.get("ContentSequence") or [] if named(i, "363698007")]
+            target = (str(item.ConceptNameCodeSequence[0].CodeValue), *sites)
+            require(target not in stated, "STATEMENT_CONTRADICTS", "one target is spoken of twice")
+            stated[target] = coded(item)
+    return stated
+
+
+def check_group(group: Dataset, seg: Dataset | None) -> None:
+    """Tracking, and numbers that reach the key slice (some viewers fail otherwise); then what its template asks."""
+    content = list(group.ContentSequence)
+    require(bool(value_of(content, "112039") and value_of(content, "112040")), "TRACKING_MISSING", "in SR")
+    numbers = [i for i in content if i.ValueType == "NUM"]
+    require(bool(numbers), "SEGMENT_NOT_MEASURED", "a group without a number")
+    if [t.TemplateIdentifier for t in group.ContentTemplateSequence] == ["1410"]:
+        _check_region(content, seg)
+        return
+    for number in numbers:
+        require(_on_a_slice(number), "MEASUREMENT_WITHOUT_COORDINATES", "a number without a contour on a slice")
+    segments = [i for i in content if named(i, "121191")]
+    require(seg is not None and len(segments) == 1, "SEGMENT_REFERENCE_WRONG", "a group without its one segment")
+    reference = segments[0].ReferencedSOPSequence[0]
+    right = seg is not None and reference.ReferencedSOPInstanceUID == seg.SOPInstanceUID
+    require(right, "SEGMENT_REFERENCE_WRONG", "a group points at another object")
+
+
+def _check_region(content: Sequence[Dataset], seg: Dataset | None) -> None:
+    """TID 1410: one region on one slice, never beside segments."""
+    require(seg is None, "KINDS_MIXED", "detections beside segments")
+    regions = [i for i in content if named(i, "111030")]
+    shown = [i for region in regions for i in region.get("ContentSequence") or [] if i.ValueType == "IMAGE"]
+    require(len(regions) == len(shown) == 1, "MEASUREMENT_WITHOUT_COORDINATES", "a detection without its one region")
+
+
+def _on_a_slice(number: Dataset) -> bool:
+    outlines = [i for i in number.get("ContentSequence") or [] if i.ValueType == "SCOORD"]
+    return any(c.ValueType == "IMAGE" for o in outlines for c in o.get("ContentSequence") or [])
+
+
+def check_tracking(groups: Sequence[Dataset], seg: Dataset) -> None:
+    """Every segment has its group, under the same tracking identifier and UID (I6 across objects)."""
+    in_seg = {int(s.SegmentNumber): (str(s.TrackingID), str(s.TrackingUID)) for s in seg.SegmentSequence}
+    in_sr: dict[int, tuple[str, str]] = {}
+    for group in groups:
+        content = list(group.ContentSequence)
+        reference = next(i for i in content if named(i, "121191")).ReferencedSOPSequence[0]
+        in_sr[int(reference.ReferencedSegmentNumber)] = (value_of(content, "112039"), value_of(content, "112040"))
+    require(in_sr == in_seg, "TRACKING_DIFFERS", "SR and SEG do not track the same segments")

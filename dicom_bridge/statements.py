@@ -1,0 +1,135 @@
+"""What a report says of the study as a whole: Qualitative Evaluations, TID 1500 row 12 (PS3.16).
+
+The outcome (CID 6047), one statement of presence (CID 240) for each thing that the model looks for, by its name and
+where it has one its site, why nothing more can be said, and the marking that no viewer may drop.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from pydicom.dataset import Dataset
+
+from dicom_bridge import content
+from dicom_bridge.groups import FINDING_SITE, score
+from dicom_bridge.result_context import INCONCLUSIVE, MARKING, NOT_PERFORMED, PARTLY_FAILED, ResultContext
+from dicom_bridge.segmentation import DrawnSegment
+from dicom_bridge.unfit import OutputInvalid
+from inference.types import Findings, Presence
+from models.codes import Code
+from models.manifest import Manifest
+
+_QUALITATIVE = Code("C0034375", "UMLS", "Qualitative Evaluations")
+_SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
+_NONE_SUCCEEDED = Code("111245", "DCM", "No algorithms succeeded; without findings")
+# By whether something failed, and whether something was found.
+_SUMMARIES: Final[Mapping[tuple[bool, bool], Code]] = {
+    (False, True): Code("111242", "DCM", "All algorithms succeeded; with findings"),
+    (False, False): Code("111241", "DCM", "All algorithms succeeded; without findings"),
+    (True, True): Code("111244", "DCM", "Not all algorithms succeeded; with findings"),
+    (True, False): Code("111243", "DCM", "Not all algorithms succeeded; without findings"),
+}
+_COMMENT = Code("121106", "DCM", "Comment")
+_PRESENCES: Final[Mapping[Presence, Code]] = {
+    "PRESENT": Code("52101004", "SCT", "Present"),
+    "ABSENT": Code("272519000", "SCT", "Absent"),
+    "UNDETERMINED": Code("373068000", "SCT", "Undetermined"),
+}
+# CID 7150: only of something abnormal is presence a statement worth making; an organ is simply there.
+_ABNORMAL: Final = "49755003"
+_REASON: Final = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
+
+
+def qualitative(
+    findings: Findings,
+    segments: Sequence[DrawnSegment],
+    manifest: Manifest,
+    context: ResultContext,
+    failed: Sequence[str] = (),
+) -> Dataset:
+    """The container of a model that ran; `failed`: coded reasons of its parts that did not.
+
+    Raises OutputInvalid STATEMENT_UNKNOWN, STATEMENT_MISSING: the findings speak of a target that the manifest does not
+    have, or are silent on one although nothing failed.
+    """
+    drawn = {segment.spec.number for segment in segments}
+    silent_allowed = bool(failed) or findings.inconclusive is not None
+    said = [
+        *_of_segments(findings, drawn, manifest, silent_allowed=silent_allowed),
+        *_of_detections(findings, manifest, silent_allowed=silent_allowed),
+        *_of_classifications(findings, manifest, silent_allowed=silent_allowed),
+    ]
+    present = any(one.presence == "PRESENT" for one in findings.classifications)
+    found = bool(segments) or bool(findings.detections) or present
+    language = context.site_language
+    reasons = []
+    if findings.inconclusive is not None:
+        reasons.append(INCONCLUSIVE[language].format(code=findings.inconclusive))
+    if failed:
+        reasons.append(PARTLY_FAILED[language].format(codes=", ".join(failed)))
+    texts = [*reasons, MARKING[language], manifest.limits_text[context.text_language]]
+    return _container(_SUMMARIES[bool(failed), found], said, texts)
+
+
+def not_performed(code: str, context: ResultContext) -> Dataset:
+    """The container of a model that did not run, and the code of why: no statement on the patient."""
+    language = context.site_language
+    return _container(_NONE_SUCCEEDED, (), [NOT_PERFORMED[language].format(code=code), MARKING[language]])
+
+
+def completion_description(failed: Sequence[str]) -> str:
+    """Completion Flag Description (0040,A492), VR LO: the first reason, and how many more the comments name.
+
+    Raises OutputInvalid REASON_INVALID for what is not a list of upper-case codes of 40 characters at most.
+    """
+    if isinstance(failed, str) or not all(_REASON.fullmatch(code) for code in failed):
+        raise OutputInvalid("REASON_INVALID", "a reason is not an upper-case code")
+    more = f" (+{len(failed) - 1})" if len(failed) > 1 else ""
+    return f"Partly failed: {failed[0]}{more}"
+
+
+def _container(summary: Code, said: Sequence[Dataset], texts: Sequence[str]) -> Dataset:
+    comments = [content.text(content.CONTAINS, _COMMENT, text) for text in texts]
+    return content.container(_QUALITATIVE, [content.code(content.CONTAINS, _SUMMARY, summary), *said, *comments])
+
+
+def _of_segments(findings: Findings, drawn: set[int], manifest: Manifest, *, silent_allowed: bool) -> Iterator[Dataset]:
+    """An abnormality with an empty mask is absent; one without a mask was not looked for, which is no absence."""
+    masked = {segment.number for segment in findings.segments}
+    abnormal = [spec for spec in manifest.segments if spec.category.value == _ABNORMAL]
+    for kind in dict.fromkeys(spec.type for spec in abnormal):
+        numbers = {spec.number for spec in abnormal if spec.type == kind}
+        presence: Presence = "PRESENT" if numbers & drawn else "ABSENT" if numbers <= masked else "UNDETERMINED"
+        if presence == "UNDETERMINED" and not silent_allowed:
+            raise OutputInvalid("STATEMENT_MISSING", "a segment has no mask, not even an empty one")
+        yield content.code(content.CONTAINS, kind, _PRESENCES[presence])
+
+
+def _of_detections(findings: Findings, manifest: Manifest, *, silent_allowed: bool) -> Iterator[Dataset]:
+    """No detection is absence only where all of the model ran: a part that failed may have been the one that looks."""
+    found = {detection.id for detection in findings.detections}
+    for target in dict.fromkeys((spec.concept, spec.site) for spec in manifest.detections):
+        ids = {spec.id for spec in manifest.detections if (spec.concept, spec.site) == target}
+        presence: Presence = "PRESENT" if ids & found else "UNDETERMINED" if silent_allowed else "ABSENT"
+        concept, site = target
+        where = content.code(content.MODIFIER, FINDING_SITE, site)
+        yield content.code(content.CONTAINS, concept, _PRESENCES[presence], [where])
+
+
+def _of_classifications(findings: Findings, manifest: Manifest, *, silent_allowed: bool) -> Iterator[Dataset]:
+    said = {one.id: one for one in findings.classifications}
+    if said.keys() - {spec.id for spec in manifest.classifications}:
+        raise OutputInvalid("STATEMENT_UNKNOWN", "a classification is not in the manifest")
+    for spec in manifest.classifications:
+        one = said.get(spec.id)
+        if one is None and not silent_allowed:
+            raise OutputInvalid("STATEMENT_MISSING", "a classification of the manifest is not stated")
+        scored = (
+            []
+            if one is None or one.score is None
+            else [score(one.score, calibrated=spec.calibrated, relationship=content.PROPERTIES)]
+        )
+        presence = "UNDETERMINED" if one is None else one.presence
+        yield content.code(content.CONTAINS, spec.concept, _PRESENCES[presence], scored)

@@ -1,0 +1,363 @@
+"""Every outcome of every kind of model, in both languages, from every kind of source: judged by others, read back."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
+
+from dicom_bridge.report import write_sr
+from dicom_bridge.result_context import INCONCLUSIVE, PARTLY_FAILED
+from dicom_bridge.segmentation import write_seg
+from dicom_bridge.validity import OutputInvalid, check_report
+from dicom_bridge.volume import load
+from inference.types import Classification, Detection, Findings, SegmentMask
+from models.manifest import Manifest
+from tests.simulators import findings as phantom
+from tests.simulators import validators
+from tests.simulators.enhanced import make_enhanced
+from tests.simulators.series import write_file
+
+BOX = Detection("nodule", (1.0, 4.0, 3.0), (3.0, 9.5, 8.25), 0.8125)
+POINT = Detection("bleed", (4.0, 7.0, 5.0), (4.0, 7.0, 5.0), 0.5)
+ABSENT, PRESENT, UNDETERMINED = "272519000", "52101004", "373068000"
+NOTHING = Findings((), (), {}, "cpu")
+
+KINDS = ("segments", "detections", "classifications")
+OUTCOMES = ("findings", "no findings", "inconclusive", "partly failed", "partly failed, nothing")
+LANGUAGES = ("en-US", "zh-CN")
+SOURCES = ("MR", "CT", "enhanced MR", "enhanced CT")
+SUMMARY = dict(zip(OUTCOMES, ("111242", "111241", "111241", "111244", "111243"), strict=True))
+FAILED = ("DEADLINE_EXCEEDED", "ENGINE_DIED")
+
+
+def sources_of(source: str, folder: Path) -> list[Dataset]:
+    """Headers of the slices of one series of this kind."""
+    if source.startswith("enhanced"):
+        path = write_file(make_enhanced((3, 0, 5, 1, 4, 2), modality=source[-2:]), folder / "source.dcm")
+        return list(load([path], "sha256:" + "0" * 64).headers)
+    made = phantom.series((6, 16, 12), modality=source)
+    for ds in made:
+        ds.SOPClassUID = CTImageStorage if source == "CT" else ds.SOPClassUID
+    return made
+
+
+def found(kind: str, outcome: str) -> Findings:
+    """What a model of this kind gives in this outcome."""
+    if outcome == "inconclusive":
+        said = (Classification("effusion", "UNDETERMINED"), Classification("pneumothorax", "UNDETERMINED", 0.5))
+        return replace(NOTHING, classifications=said if kind == "classifications" else (), inconclusive="LOW_QUALITY")
+    positive = outcome in ("findings", "partly failed")
+    partly = outcome.startswith("partly")
+    if kind == "segments":
+        brain, nothing = np.zeros((6, 16, 12), np.bool_), np.zeros((6, 16, 12), np.bool_)
+        brain[1:4, 4:9, 3:8] = True
+        made = phantom.findings(brain if positive else nothing, brain if positive else nothing)
+        return replace(made, segments=made.segments[:1], measurements=made.measurements[:1]) if partly else made
+    if kind == "detections":
+        return replace(NOTHING, detections=((BOX,) if partly else (BOX, POINT, BOX)) if positive else ())
+    effusion = Classification("effusion", "PRESENT" if positive else "ABSENT", 0.9 if positive else 0.0625)
+    both = (effusion, Classification("pneumothorax", "ABSENT", 0.25))
+    return replace(NOTHING, classifications=both[:1] if partly else both)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A report with what it was made from."""
+
+    findings: Findings
+    manifest: Manifest
+    sources: list[Dataset]
+    seg: Dataset | None
+    data: bytes
+
+    @property
+    def sr(self) -> Dataset:
+        """The report as read."""
+        return dcmread(io.BytesIO(self.data))
+
+
+def make(kind: str, outcome: str, folder: Path, *, language: str = "en-US", source: str = "MR") -> Made:
+    """The report of one cell of the matrix."""
+    return made_of(found(kind, outcome), kind, folder, FAILED if outcome.startswith("partly") else (), language, source)
+
+
+def made_of(
+    findings: Findings,
+    kind: str,
+    folder: Path,
+    failed: tuple[str, ...] = (),
+    language: str = "en-US",
+    source: str = "MR",
+) -> Made:
+    """The report of these findings."""
+    manifest, context = phantom.manifest(lesions=True, kind=kind), phantom.context(language)
+    sources = sources_of(source, folder)
+    seg = None
+    if any(segment.mask.any() for segment in findings.segments):
+        seg = dcmread(io.BytesIO(write_seg(findings, manifest, phantom.REF, sources, context)))
+    data = write_sr(findings, manifest, phantom.REF, sources, seg, context, failed)
+    return Made(findings, manifest, sources, seg, data)
+
+
+def walk(item: Dataset) -> Iterator[Dataset]:
+    """Every content item below `item`."""
+    for child in item.get("ContentSequence", []):
+        yield child
+        yield from walk(child)
+
+
+def named(item: Dataset, code: str) -> list[Dataset]:
+    """Content items below `item` with this concept name."""
+    return [i for i in walk(item) if "ConceptNameCodeSequence" in i and i.ConceptNameCodeSequence[0].CodeValue == code]
+
+
+def coded(item: Dataset) -> str:
+    """What a CODE item states."""
+    return str(item.ConceptCodeSequence[0].CodeValue)
+
+
+def presences(sr: Dataset) -> dict[str, str]:
+    """Presence by the name of its target."""
+    (container,) = named(sr, "C0034375")
+    codes = [i for i in container.ContentSequence if i.ValueType == "CODE"]
+    return {str(i.ConceptNameCodeSequence[0].CodeMeaning): coded(i) for i in codes[1:]}
+
+
+TARGETS = {
+    "segments": ("Hemorrhage",),
+    "detections": ("Nodule", "Hemorrhage"),
+    "classifications": ("Pleural effusion", "Pneumothorax"),
+}
+PRESENCES = {
+    ("segments", "findings"): (PRESENT,),
+    ("segments", "no findings"): (ABSENT,),
+    ("segments", "partly failed"): (UNDETERMINED,),
+    ("segments", "partly failed, nothing"): (UNDETERMINED,),
+    ("detections", "findings"): (PRESENT, PRESENT),
+    ("detections", "no findings"): (ABSENT, ABSENT),
+    ("detections", "partly failed"): (PRESENT, UNDETERMINED),
+    ("detections", "partly failed, nothing"): (UNDETERMINED, UNDETERMINED),
+    ("classifications", "findings"): (PRESENT, ABSENT),
+    ("classifications", "no findings"): (ABSENT, ABSENT),
+    ("classifications", "partly failed"): (PRESENT, UNDETERMINED),
+    ("classifications", "partly failed, nothing"): (ABSENT, UNDETERMINED),
+}
+
+
+@pytest.mark.parametrize(("kind", "outcome"), list(itertools.product(KINDS, OUTCOMES)))
+def test_what_is_said_is_what_was_found(kind, outcome, tmp_path) -> None:
+    """Flag, summary, a presence for each target by name, and the reasons in words, for every outcome of every kind."""
+    sr = make(kind, outcome, tmp_path).sr
+    partly = outcome.startswith("partly")
+    assert sr.CompletionFlag == ("PARTIAL" if partly else "COMPLETE")
+    assert sr.get("CompletionFlagDescription") == ("Partly failed: DEADLINE_EXCEEDED (+1)" if partly else None)
+    assert [coded(i) for i in named(sr, "111017")] == [SUMMARY[outcome]]
+    expected = PRESENCES.get((kind, outcome), (UNDETERMINED,) * len(TARGETS[kind]))
+    assert presences(sr) == dict(zip(TARGETS[kind], expected, strict=True))
+    comments = [i.TextValue for i in named(sr, "121106")]
+    assert (INCONCLUSIVE["en-US"].format(code="LOW_QUALITY") in comments) == (outcome == "inconclusive")
+    assert (PARTLY_FAILED["en-US"].format(codes=", ".join(FAILED)) in comments) == partly
+
+
+@pytest.mark.parametrize(("kind", "outcome", "language"), list(itertools.product(KINDS, OUTCOMES, LANGUAGES)))
+def test_two_judges_accept_the_whole_matrix(kind, outcome, language, tmp_path) -> None:
+    """dciodvfy and dsrdump find no error in any cell; the source's kind goes round."""
+    for source in SOURCES if outcome == "findings" else SOURCES[:1]:
+        path = tmp_path / "sr.dcm"
+        path.write_bytes(make(kind, outcome, tmp_path, language=language, source=source).data)
+        assert validators.dciodvfy(path) == []
+        assert validators.dsrdump(path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "outcome", "source"),
+    [
+        ("segments", "inconclusive", "CT"),
+        ("segments", "partly failed", "enhanced CT"),
+        ("detections", "findings", "MR"),
+        ("detections", "findings", "enhanced MR"),
+        ("detections", "partly failed, nothing", "CT"),
+        ("classifications", "findings", "CT"),
+        ("classifications", "inconclusive", "MR"),
+    ],
+)
+def test_the_judge_of_templates_accepts_each_shape(kind, outcome, source, tmp_path) -> None:
+    """PixelMed, which knows the templates: no error in each shape that a tree can have."""
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(make(kind, outcome, tmp_path, language="zh-CN", source=source).data)
+    assert validators.sr_validator(path) == []
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_detections_are_read_back_as_they_were(source, tmp_path) -> None:
+    """highdicom reads place, slice, frame, finding, site and score of each detection, in order, each tracked alone."""
+    made = make("detections", "findings", tmp_path, source=source)
+    groups = hd.sr.srread(io.BytesIO(made.data)).content.get_planar_roi_measurement_groups()
+    assert len({group.tracking_uid for group in groups}) == len(groups) == 3
+    assert [group.tracking_identifier for group in groups] == ["nodule 1", "bleed 2", "nodule 3"]
+    for group, detection in zip(groups, made.findings.detections, strict=True):
+        spec = next(spec for spec in made.manifest.detections if spec.id == detection.id)
+        assert (group.finding_type.value, group.finding_sites[0].value.value) == (spec.concept.value, spec.site.value)
+        assert group.finding_category.value == spec.category.value
+        points = np.asarray(group.roi.value) - 0.5
+        assert np.allclose(points.min(axis=0), [detection.low[2], detection.low[1]])
+        assert np.allclose(points.max(axis=0), [detection.high[2], detection.high[1]])
+        assert group.roi.graphic_type.value == ("POINT" if detection.is_point else "POLYLINE")
+        (image,) = group.roi.ContentSequence
+        reference, on = image.ReferencedSOPSequence[0], made.sources[round(detection.low[0] + detection.high[0]) // 2]
+        assert reference.ReferencedSOPInstanceUID == on.SOPInstanceUID
+        assert reference.get("ReferencedFrameNumber") == on.get("ReferencedFrameNumber")
+        (number,) = group.get_measurements()
+        assert (number.name.value, number.unit.value, float(number.value)) == (
+            ("111012", "%", 81.25) if detection.id == "nodule" else ("SCORE", "1", 0.5)
+        )
+
+
+def scored(number: Dataset) -> tuple[str, str, float]:
+    """Name, unit and value of a NUM item."""
+    (value,) = number.MeasuredValueSequence
+    unit = value.MeasurementUnitsCodeSequence[0].CodeValue
+    return number.ConceptNameCodeSequence[0].CodeValue, unit, float(value.NumericValue)
+
+
+def test_a_score_stands_under_what_it_is_of(tmp_path) -> None:
+    """A classification's score is a property of its statement; only a calibrated one is called a certainty."""
+    sr = make("classifications", "findings", tmp_path).sr
+    (effusion,), (pneumothorax,) = named(sr, "60046008"), named(sr, "36118008")
+    assert [scored(i) for i in effusion.ContentSequence] == [("111012", "%", 90.0)]
+    assert [scored(i) for i in pneumothorax.ContentSequence] == [("SCORE", "1", 0.25)]
+    assert sr.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == "99ZHIYING"
+    silent = replace(
+        NOTHING, classifications=(Classification("effusion", "ABSENT"), Classification("pneumothorax", "ABSENT"))
+    )
+    assert not [i for i in walk(made_of(silent, "classifications", tmp_path).sr) if i.ValueType == "NUM"]
+
+
+def test_a_negative_names_where_nothing_was_found(tmp_path) -> None:
+    """An absent detection is absent at its site, not everywhere."""
+    sr = make("detections", "no findings", tmp_path).sr
+    for code, site in (("27925004", "39607008"), ("50960005", "12738006")):
+        (statement,) = named(sr, code)
+        assert [coded(i) for i in named(statement, "363698007")] == [site]
+
+
+CONTRADICTORY: dict[str, tuple[str, str, Findings, tuple[str, ...]]] = {
+    "below the threshold": (
+        "DETECTION_UNKNOWN",
+        "detections",
+        replace(NOTHING, detections=(replace(BOX, score=0.49),)),
+        (),
+    ),
+    "no such detection": ("DETECTION_UNKNOWN", "detections", replace(NOTHING, detections=(replace(BOX, id="x"),)), ()),
+    "off the grid": (
+        "GRID_MISMATCH",
+        "detections",
+        replace(NOTHING, detections=(replace(BOX, high=(3.0, 9.0, 11.6)),)),
+        (),
+    ),
+    "mixed": ("KINDS_MIXED", "mixed", replace(NOTHING, detections=(BOX,)), ()),
+    "no such class": (
+        "STATEMENT_UNKNOWN",
+        "classifications",
+        replace(NOTHING, classifications=(Classification("x", "ABSENT"),)),
+        (),
+    ),
+    "class not stated": ("STATEMENT_MISSING", "classifications", NOTHING, ()),
+    "segment not stated": ("STATEMENT_MISSING", "segments", NOTHING, ()),
+    "reason in words": ("REASON_INVALID", "classifications", NOTHING, ("it broke",)),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTORY)
+def test_findings_that_the_manifest_does_not_cover_are_refused(case, tmp_path) -> None:
+    """What is unknown, unsaid, off the grid or of two kinds at once is refused by code, and never read as absent."""
+    code, kind, findings, failed = CONTRADICTORY[case]
+    with pytest.raises(OutputInvalid) as refused:
+        made_of(findings, kind, tmp_path, failed)
+    assert refused.value.code == code
+
+
+def value_of(code: str) -> Callable[[Dataset], None]:
+    """A damage: the summary states this code."""
+
+    def damage(ds: Dataset) -> None:
+        named(ds, "111017")[0].ConceptCodeSequence[0].CodeValue = code
+
+    return damage
+
+
+def presence(code: str) -> Callable[[Dataset], None]:
+    """A damage: every nodule statement has this value."""
+
+    def damage(ds: Dataset) -> None:
+        named(ds, "27925004")[0].ConceptCodeSequence[0].CodeValue = code
+
+    return damage
+
+
+def twice(ds: Dataset) -> None:
+    """A damage: one statement more on the same target."""
+    (container,) = named(ds, "C0034375")
+    container.ContentSequence.append(named(ds, "27925004")[0])
+
+
+def without(code: str) -> Callable[[Dataset], None]:
+    """A damage: the first group lacks what has this name."""
+
+    def damage(ds: Dataset) -> None:
+        group = named(ds, "125007")[0]
+        group.ContentSequence = [i for i in group.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue != code]
+
+    return damage
+
+
+DAMAGES: dict[str, tuple[str, str, Callable[[Dataset], object]]] = {
+    "complete": ("FLAGS_WRONG", "partly failed", lambda ds: setattr(ds, "CompletionFlag", "COMPLETE")),
+    "no description": ("FLAGS_WRONG", "partly failed", lambda ds: delattr(ds, "CompletionFlagDescription")),
+    "partial without findings": ("FLAGS_WRONG", "partly failed", value_of("111243")),
+    "nothing succeeded": ("FLAGS_WRONG", "partly failed, nothing", value_of("111245")),
+    "with findings": ("FLAGS_WRONG", "no findings", value_of("111242")),
+    "without findings": ("FLAGS_WRONG", "findings", value_of("111241")),
+    "present, without findings": ("FLAGS_WRONG", "no findings", presence(PRESENT)),
+    "not of CID 240": ("STATEMENT_UNKNOWN", "no findings", presence("2667000")),
+    "said twice": ("STATEMENT_CONTRADICTS", "no findings", twice),
+    "no region": ("MEASUREMENT_WITHOUT_COORDINATES", "findings", without("111030")),
+    "no score": ("SEGMENT_NOT_MEASURED", "findings", without("111012")),
+    "not tracked": ("TRACKING_MISSING", "findings", without("112040")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_check_before_sending_knows_the_new_shapes(damage, tmp_path) -> None:
+    """Each rule on outcome, statements and detections, broken alone, stops the report with the rule's own code."""
+    code, outcome, break_it = DAMAGES[damage]
+    made = make("detections", outcome, tmp_path)
+    ds = made.sr
+    break_it(ds)
+    out = io.BytesIO()
+    ds.save_as(out)
+    with pytest.raises(OutputInvalid) as refused:
+        check_report(out.getvalue(), made.sources, None)
+    assert refused.value.code == code
+
+
+def test_one_kind_of_abnormality_in_two_segments_is_spoken_of_once(tmp_path) -> None:
+    """Two segments of one concept, one drawn and one empty: present, not present and absent."""
+    made = make("segments", "findings", tmp_path)
+    spec = made.manifest.segments[1]
+    manifest = replace(made.manifest, segments=(*made.manifest.segments, replace(spec, number=3)))
+    empty = SegmentMask(3, np.zeros((6, 16, 12), np.bool_))
+    findings = replace(made.findings, segments=(*made.findings.segments, empty))
+    data = write_sr(findings, manifest, phantom.REF, made.sources, made.seg, phantom.context())
+    assert presences(dcmread(io.BytesIO(data))) == {"Hemorrhage": PRESENT}
