@@ -77,7 +77,7 @@ def picture_of(
     k = _key_slice(segment)
     return Picture(
         plane=voxels[k],
-        mask=segment.mask[k],
+        mask=segment.found.mask[k],
         spacing=_spacing(sources[k]),
         window=_window(sources),
         colour_lab=segment.spec.colour_lab,
@@ -120,7 +120,7 @@ def _written(
 
 def _key_slice(segment: DrawnSegment) -> int:
     """The slice that the SR's contour lies on, too."""
-    return key_outline(segment.mask).slice_index
+    return key_outline(segment.found.part, segment.found.origin).slice_index
 
 
 def _pixels(ds: Dataset, canvas: NDArray[np.uint8], sources: Sequence[Dataset]) -> None:
