@@ -250,7 +250,7 @@ def test_a_whole_set_stays_what_it_was(tmp_path: Path, before: ResultStyle, afte
 def test_a_later_report_with_key_images_names_the_one_it_replaces(pictured: ResultWriter) -> None:
     """Superseding is the reports' business: the predecessor is the earlier SR, whatever else there is."""
     first = pictured.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None)
-    pictured.keep(LATER, _found())
+    pictured.keep(LATER, simulated.findings(simulated.ellipsoid(SHAPE), simulated.ellipsoid(SHAPE, size=0.15)))
     later = pictured.write(LATER, BOTH, LOADED, INTENDED, RECEIPT, CALL)
 
     named = read_document(pictured.files(LATER)[1]).PredecessorDocumentsSequence
