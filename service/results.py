@@ -75,12 +75,15 @@ class ResultWriter:
         return Findings.load(self._findings(call))
 
     def files(self, call: str) -> list[Path]:
-        """The objects to send: the SEG first, since the SR refers to it, then the key images that were made.
+        """The objects to send: the SEG first, since the SR refers to it, the SR, then the key images that were made.
+
+        Where nothing was found there is no SEG: an empty one says nothing, and the SR says that nothing was found.
 
         Which of them there are is decided when they are made, not by what the configuration says when they are sent.
         """
         folder = self._root / call
-        return [folder / SEG, folder / SR, *sorted(folder.glob(SC_FILES))]
+        seg = folder / SEG
+        return [*([seg] if seg.exists() else []), folder / SR, *sorted(folder.glob(SC_FILES))]
 
     def keep(self, call: str, findings: Findings) -> None:
         """Keep the model's answer, durably."""
@@ -104,17 +107,13 @@ class ResultWriter:
         Raises OutputInvalid where an object would not be valid: then nothing is kept or sent (I7).
         """
         findings = Findings.load(self._findings(call))
-        seg_path, sr_path = self.files(call)[:2]
-        if not (seg_path.exists() and sr_path.exists()):
-            before = None if supersedes is None else self.files(supersedes)[1]
+        sr_path, seg_path = self._root / call / SR, self._root / call / SEG
+        if not sr_path.exists() or (_drawn(findings) and not seg_path.exists()):
+            before = None if supersedes is None else self._root / supersedes / SR
             self._make(call, model, loaded, findings, self._context(call, intended_at, receipt, before))
         decimals = {m.id: m for m in model.manifest.measurements}
         return Written(
-            outputs=[
-                _output(seg_path, "SEG", call),
-                _output(sr_path, "SR", call),
-                *(_output(path, keyimage.KIND, call, *_parts(path)) for path in self.files(call)[2:]),
-            ],
+            outputs=[_output(path, call) for path in self.files(call)],
             measurements=[
                 {
                     "code": decimals[m.id].concept.value,
@@ -163,23 +162,22 @@ class ResultWriter:
     def _make(
         self, call: str, model: VerifiedModel, loaded: LoadedSeries, findings: Findings, context: ResultContext
     ) -> None:
+        about = (model.manifest, model.ref, loaded.headers)
         # Every writer checks what it wrote against our own rules before it gives it away.
-        seg = segmentation.write_seg(findings, model.manifest, model.ref, loaded.headers, context)
-        reread = validity.check_segmentation(seg, loaded.headers)
-        sr = report.write_sr(findings, model.manifest, model.ref, loaded.headers, reread, context)
+        seg = segmentation.write_seg(findings, *about, context) if _drawn(findings) else None
+        reread = None if seg is None else validity.check_segmentation(seg, loaded.headers)
+        sr = report.write_sr(findings, *about, reread, context)
         # Nobody has seen these bytes before the CALL_RESULT entry names them, so an earlier half-made set may go.
-        seg_path, sr_path, *pictures = self.files(call)
-        for path in pictures:
+        folder = self._root / call
+        for path in self.files(call):
             durable.remove(path)
         if self._style.key_images:
-            drawn = keyimage.write_key_images(
-                findings, model.manifest, model.ref, loaded.headers, loaded.volume.voxels, context
-            )
-            for segment, data in drawn:
-                durable.replace(self._root / call / SC.format(segment), data)
-        durable.replace(seg_path, seg)
+            for segment, data in keyimage.write_key_images(findings, *about, loaded.volume.voxels, context):
+                durable.replace(folder / SC.format(segment), data)
+        if seg is not None:
+            durable.replace(folder / SEG, seg)
         # The report is the last: where it is, all is.
-        durable.replace(sr_path, sr)
+        durable.replace(folder / SR, sr)
 
 
 def batch_of(denial: str) -> str:
@@ -192,11 +190,13 @@ def is_denial(batch: str) -> bool:
     return batch.startswith(batch_of(records.DENIAL))
 
 
-def _parts(picture: Path) -> tuple[str, ...]:
-    """What the UID of a key image's file is derived from, besides the call."""
-    return keyimage.uid_parts(int(picture.stem.rpartition("-")[2]))
+def _drawn(findings: Findings) -> bool:
+    """Whether there is a SEG: a segment has a voxel."""
+    return any(segment.part.size for segment in findings.segments)
 
 
-def _output(path: Path, kind: str, call: str, *parts: str) -> dict[str, str]:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"kind": kind, "uid": uids.derive(kind, call, *parts), "digest": f"sha256:{digest}"}
+def _output(path: Path, call: str) -> dict[str, str]:
+    """What the log says of one file, whose name tells what it is."""
+    kind, _, number = path.stem.upper().partition("-")
+    uid = uids.derive(kind, call, *(keyimage.uid_parts(int(number)) if number else ()))
+    return {"kind": kind, "uid": uid, "digest": f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"}

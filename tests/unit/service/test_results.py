@@ -1,12 +1,14 @@
 """The files of a call: made once, the same bytes for ever, and never an object that is not valid."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 
 from audit.checkpoint import Checkpoint
 from audit.note import Signer
@@ -27,6 +29,9 @@ CALL, LATER = "a1" * 16, "b2" * 16
 INTENDED = "2026-11-23T16:07:12.123456Z"
 LOG = Signer.generate("test-site.zhiying/audit")
 RECEIPT = Receipt(7, Checkpoint.sign(LOG, LOG.name, 8, bytes(32)).note)
+_PLAIN, _LESIONS = simulated.manifest(), simulated.manifest(lesions=True)
+ABNORMAL = replace(_PLAIN, segments=(replace(_PLAIN.segments[0], category=_LESIONS.segments[1].category),))
+"""One segment, of something that had better not be there."""
 STYLE = ResultStyle(device_serial="test-site", version="0.1.0", language="zh-CN", charset="ISO_IR 192")
 
 
@@ -39,6 +44,12 @@ def _loaded() -> LoadedSeries:
 
 MODEL = VerifiedModel(simulated.REF, simulated.manifest(), Path("unused"), MappingProxyType({}))
 LOADED = _loaded()
+
+
+def _tree(ds: Dataset) -> Iterator[Dataset]:
+    for item in ds.get("ContentSequence", ()):
+        yield item
+        yield from _tree(item)
 
 
 def _found() -> Findings:
@@ -176,6 +187,37 @@ def test_the_site_chooses_language_and_charset(tmp_path: Path, language: str, ch
     report = read_document(writer.files(CALL)[1])
     assert report.SpecificCharacterSet == charset
     assert ("not for diagnosis" in str(report.SeriesDescription)) is (language == "en-US")
+
+
+def test_nothing_found_is_a_report_alone(tmp_path: Path) -> None:
+    """No empty SEG, no picture, whatever an earlier try left: a report that names what is absent, and is resent."""
+    writer = ResultWriter(tmp_path / "results", replace(STYLE, key_images=True))
+    model = replace(MODEL, manifest=ABNORMAL)
+    empty = np.zeros(SHAPE, dtype=np.bool_)
+    writer.keep(CALL, simulated.findings(empty))
+    for left in ("seg.dcm", "sc-001.dcm"):
+        (tmp_path / "results" / CALL / left).write_bytes(b"of a try that was cut off")
+
+    written = writer.write(CALL, model, LOADED, INTENDED, RECEIPT, None)
+
+    assert [path.name for path in writer.files(CALL)] == ["sr.dcm"]
+    assert [(o["kind"], o["uid"]) for o in written.outputs] == [("SR", uids.derive("SR", CALL))]
+    assert written.measurements[0]["value"] == "0.0"
+    values = {
+        item.ConceptCodeSequence[0].CodeValue
+        for item in _tree(read_document(writer.files(CALL)[0]))
+        if item.ValueType == "CODE"
+    }
+    assert {"111241", "272519000"} <= values
+    assert writer.write(CALL, model, LOADED, INTENDED, RECEIPT, None) == written
+
+
+def test_a_report_without_its_segmentation_is_not_whole(writer: ResultWriter, tmp_path: Path) -> None:
+    """A SEG that went missing beside its SR is made again, the same, and never left out (I7)."""
+    first = writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
+    (tmp_path / "results" / CALL / "seg.dcm").unlink()
+
+    assert writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None) == first
 
 
 PICTURED = replace(STYLE, key_images=True)
