@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
 from audit.entry import JsonValue, canonical
@@ -17,6 +17,7 @@ from audit.note import Verifier
 from audit.schema import NOTE_CHARS_MAX
 from ethics_review import terms, trust
 from ethics_review.errors import ApprovalInvalid
+from ethics_review.periods import CIVIL_TIME
 from ethics_review.vocabulary import (
     AGE_YEARS_MAX,
     ANY,
@@ -36,8 +37,6 @@ from models.ref import ModelRef, is_digest
 from models.strict import Fields, Malformed, parse_json
 
 HEADER: Final = "zhiying-approval/2"
-CIVIL_TIME: Final = timezone(timedelta(hours=8), "UTC+8")
-"""Validity is in civil days of China, which has had one zone and no summer time since 1991."""
 FIRST_YEAR: Final = 2000
 LAST_YEAR: Final = 2199
 

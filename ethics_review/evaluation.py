@@ -235,6 +235,7 @@ SOURCES: Final = (
     "facts.py",
     "gaps.py",
     "monitor.py",
+    "periods.py",
     "sequential.py",
 )
 """Everything that decides what an evaluation says."""

@@ -4,10 +4,9 @@ A fact is derived from its own entry alone, so that a reviewer derives the same 
 of which only its place matters it is OTHER. Pure.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -15,6 +14,7 @@ from typing import Final, Protocol
 from audit.entry import JsonValue, parse_time
 from audit.errors import NoteError
 from audit.note import parse_note
+from ethics_review.periods import months_of
 from models.strict import Malformed, parse_json
 
 GRAVE: Final = frozenset({"DEATH", "SERIOUS"})
@@ -22,9 +22,6 @@ GRAVE: Final = frozenset({"DEATH", "SERIOUS"})
 GOLDEN_MISMATCH: Final = "GOLDEN_MISMATCH"
 COUNTERSIGN_DAYS: Final = 30
 """From a safety report's entry to its countersignature. No figure is given; 30 days are ours."""
-_CIVIL: Final = timezone(timedelta(hours=8))
-_PERIOD: Final = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
-_YEAR_MAX: Final = 9990
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -188,7 +185,10 @@ def _state_change(entry: Logged) -> Fact | None:
 
 
 def _countersigned(note: JsonValue) -> str | None:
-    """The report that the note of a COUNTERSIGN names. Whether it counts is the replay's and the verifier's to say."""
+    """The report that the note of a COUNTERSIGN names. Whether it counts is the replay's and the verifier's to say.
+
+    Not read by `acts`: all that the monitor imports is in the digest of its code, and a life's whole grammar would be.
+    """
     try:
         act = parse_json(parse_note(str(note)).text.partition("\n")[2].encode("utf-8"))
     except (NoteError, Malformed):
@@ -219,12 +219,12 @@ def _incident(entry: Logged) -> Fact | None:
 
 def _safety_report(entry: Logged) -> Fact | None:
     # Of a period that is not over there will be another report.
-    found, months = _PERIOD.fullmatch(str(entry.body["period"])), entry.body["months"]
-    if found is None or not isinstance(months, int):
+    months, made = entry.body["months"], parse_time(entry.time)
+    try:
+        over = months_of(str(entry.body["period"]), int(str(months)))[1]
+    except ValueError:
         return None
-    year, month = divmod(int(found[1]) * 12 + int(found[2]) - 1 + months, 12)
-    made = parse_time(entry.time)
-    if not 0 < year < _YEAR_MAX or made < datetime(year, month + 1, 1, tzinfo=_CIVIL):
+    if made < over:
         return None
     due = made + timedelta(days=COUNTERSIGN_DAYS)
     return replace(_base(entry, What.DUTY), owed=((str(entry.body["report"]), _since_1970(due)),))

@@ -54,9 +54,8 @@ class Monitor:
 
     def _begin(self) -> None:
         plan = self.plan
-        self.calls: OrderedDict[str, list[JsonValue]] = (
-            OrderedDict()
-        )  # call: begun, time, finish, judged bad, classes, has a result
+        # call: begun, time, finish, judged bad, classes, has a result
+        self.calls: OrderedDict[str, list[JsonValue]] = OrderedDict()
         self.readers: dict[str, tuple[Share, Share]] = {}
         self.told: dict[str, list[int]] = {}  # metric and subgroup: severity said today, last entry and n said
         self.disagree = Cusum("DISAGREEMENT", plan.disagree)

@@ -15,11 +15,12 @@ from audit.errors import NoteError
 from audit.note import Verifier, parse_note
 from ethics_review import acts, life, questions
 from ethics_review.acts import Act, Switch
-from ethics_review.dossier import CIVIL_TIME, Approval, load_approval
+from ethics_review.dossier import Approval, load_approval
 from ethics_review.errors import ActRefused, ApprovalError, ApprovalInvalid, ApprovalReused
 from ethics_review.life import Life, Moment
 from ethics_review.opt_out import Choice
 from ethics_review.parties import Trust
+from ethics_review.periods import CIVIL_TIME
 from ethics_review.standing import Stop
 from ethics_review.states import (
     APPROVED,

@@ -34,6 +34,7 @@ SOURCES: Final = (
     "metrics.py",
     "opt_out.py",
     "parties.py",
+    "periods.py",
     "questions.py",
     "replay.py",
     "sequential.py",

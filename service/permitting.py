@@ -19,8 +19,8 @@ from audit.ticket import Proviso
 from dicom_bridge.patient import Patient
 from dicom_bridge.volume import LoadedSeries
 from ethics_review import gate
-from ethics_review.dossier import CIVIL_TIME
 from ethics_review.errors import Refused
+from ethics_review.periods import CIVIL_TIME
 from ethics_review.permit import Permit
 from ethics_review.register import Register
 from ethics_review.replay import day_end

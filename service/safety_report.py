@@ -1,7 +1,6 @@
 """Makes a model's periodic safety report from the log, and puts it on record for a reviewer to countersign."""
 
 import hashlib
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Final
 
 from audit.canonical import JsonValue, canonical
 from audit.entry import Draft, Kind
-from ethics_review.dossier import CIVIL_TIME
+from ethics_review.periods import months_of
 from ethics_review.safety import Figures, cases_of, figures
 from models.library import Library
 from models.ref import ModelRef
@@ -19,7 +18,6 @@ from service.errors import CommandRefused
 from service.reports import files
 from service.reports.safety import About, describe
 
-PERIOD: Final = re.compile(r"[0-9]{4}-(?:0[1-9]|1[0-2])")
 MONTHS_MAX: Final = 24
 """Two years: longer than any follow-up."""
 NAME: Final = "safety"
@@ -41,13 +39,12 @@ class Made:
 
 def span(period: str, months: int) -> tuple[datetime, datetime]:
     """The first instant of the month and of that after the last one, in China's civil time. Raises CommandRefused."""
-    if not PERIOD.fullmatch(period) or not 1 <= months <= MONTHS_MAX:
-        raise CommandRefused(f"a first month YYYY-MM and 1 to {MONTHS_MAX} months wanted")
-    year, month = int(period[:4]), int(period[5:])
-    after = year * 12 + month - 1 + months
-    if not 0 < year < 9990:
-        raise CommandRefused("a year of our time wanted")
-    return datetime(year, month, 1, tzinfo=CIVIL_TIME), datetime(after // 12, after % 12 + 1, 1, tzinfo=CIVIL_TIME)
+    try:
+        if 1 <= months <= MONTHS_MAX:
+            return months_of(period, months)
+    except ValueError as wrong:
+        raise CommandRefused(str(wrong)) from None
+    raise CommandRefused(f"1 to {MONTHS_MAX} months wanted")
 
 
 def make(config: Config, name: str, period: str, months: int, out: Path) -> Made:

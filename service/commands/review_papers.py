@@ -10,8 +10,8 @@ from audit import durable
 from audit.note import Signer
 from ethics_review import controls as catalogue
 from ethics_review import handing_over, signing, submission
-from ethics_review.dossier import CIVIL_TIME
 from ethics_review.metrics import N_MIN
+from ethics_review.periods import CIVIL_TIME
 from models.errors import ModelNotFound
 from models.library import LISTING_NAME, Library
 from models.manifest import MANIFEST_NAME

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from audit.note import Signer
-from ethics_review.dossier import CIVIL_TIME
+from ethics_review.periods import CIVIL_TIME
 from service.demo.commands import Zhiying
 from service.demo.errors import NotHeld
 

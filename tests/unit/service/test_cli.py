@@ -15,7 +15,8 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from audit.note import Signer, Verifier
-from ethics_review.dossier import CIVIL_TIME, draft_approval
+from ethics_review.dossier import draft_approval
+from ethics_review.periods import CIVIL_TIME
 from models.library import Library
 from models.ref import ModelRef
 from service import wire
