@@ -10,9 +10,10 @@ import pytest
 
 from inference import checks
 from inference.errors import InputUnfit, OutputImplausible
-from inference.types import Findings, Measurement, SegmentMask, Volume
+from inference.types import Classification, Detection, Findings, Measurement, SegmentMask, Volume
 from models.codes import Range
 from models.manifest import Manifest
+from tests.simulators import findings as phantom
 from tests.simulators import tiny_model, volumes
 
 MANIFEST = tiny_model.manifest()
@@ -189,3 +190,44 @@ def test_messages_hold_numbers_only() -> None:
         checks.fit(volumes.block(BEST, volumes.axial((4.5, 1.0, 1.0))), MANIFEST)
     with pytest.raises(OutputImplausible, match=r"thing_volume is 11\.0 cm3, believable are 0\.01 to 10"):
         checks.plausible(_findings(value=11.0), volumes.block(), MANIFEST)
+
+
+LOOKS = phantom.manifest(kind="detections")
+SAYS = phantom.manifest(kind="classifications")
+GRID = volumes.block().shape
+
+
+def _box(name: str, score: float, high: tuple[float, float, float] = (1.0, 2.0, 2.0)) -> Findings:
+    return Findings((), (), {}, "cpu", detections=(Detection(name, (0.0, 0.0, 0.0), high, score),))
+
+
+def _said(*names: str, inconclusive: str | None = None) -> Findings:
+    said = tuple(Classification(name, "UNDETERMINED", None) for name in names)
+    return Findings((), (), {}, "cpu", classifications=said, inconclusive=inconclusive)
+
+
+def test_detections_are_of_the_manifest_on_the_grid_and_above_their_threshold() -> None:
+    """One on each limit and one beyond it; that there is none is an answer."""
+    kind = LOOKS.detections[0]
+    corner = (GRID[0] - 1.0, GRID[1] - 1.0, GRID[2] - 1.0)
+    outside = (GRID[0] + 1.0, GRID[1] - 1.0, GRID[2] - 1.0)
+    assert _verdict(Findings((), (), {}, "cpu"), LOOKS) is None
+    assert _verdict(_box(kind.id, kind.threshold, corner), LOOKS) is None
+    assert _verdict(_box(kind.id, kind.threshold - 0.001), LOOKS) == "OUTPUT_IMPLAUSIBLE"
+    assert _verdict(_box(kind.id, 1.0, outside), LOOKS) == "OUTPUT_SHAPE"
+    assert _verdict(_box("other", 1.0), LOOKS) == "OUTPUT_SHAPE"
+
+
+def test_classifications_are_those_of_the_manifest() -> None:
+    """All of them, in its order: one that is missing would be read as absent."""
+    names = [spec.id for spec in SAYS.classifications]
+    assert _verdict(_said(*names), SAYS) is None
+    for wrong in (names[:1], names[::-1], [*names, "other"], []):
+        assert _verdict(_said(*wrong), SAYS) == "OUTPUT_SHAPE"
+
+
+def test_an_inconclusive_whole_needs_no_segment_but_all_its_statements() -> None:
+    """It says why it has no number; it may not leave out a statement either."""
+    assert _verdict(Findings((), (), {}, "cpu", inconclusive="MOTION")) is None
+    assert _verdict(Findings((), (), {}, "cpu")) == "OUTPUT_SHAPE"
+    assert _verdict(_said(inconclusive="MOTION"), SAYS) == "OUTPUT_SHAPE"

@@ -16,10 +16,11 @@ import pytest
 from ethics_review.gate import PERMIT_LIFETIME
 from ethics_review.permit import Permit
 from inference.errors import InferenceError, InputUnfit, ModelFailed, OutputImplausible, PermitRefused
-from inference.run import run
+from inference.run import findings_of, run
 from inference.types import Prediction, Volume
 from models.library import VerifiedModel
 from models.ref import ModelRef
+from tests.simulators import findings as phantom
 from tests.simulators import reviewer, tiny_model, volumes
 
 NOW = reviewer.DURING
@@ -149,3 +150,13 @@ def test_an_unknown_label_is_the_models_fault(label: int) -> None:
     error = _outcome(labels)
     assert isinstance(error, ModelFailed)
     assert (error.code, error.fault) == ("MODEL_OUTPUT_INVALID", "MODEL")
+
+
+@pytest.mark.parametrize("kind", ["detections", "classifications"])
+def test_a_label_map_says_nothing_of_detections_or_classifications(kind: str) -> None:
+    """An engine that gives labels alone must not make "absent" of what nobody looked for."""
+    volume = volumes.block()
+    prediction = Prediction(np.zeros(volume.shape, dtype=np.uint8), {}, "cpu", {})
+    with pytest.raises(ModelFailed) as refused:
+        findings_of(prediction, volume, phantom.manifest(kind=kind))
+    assert refused.value.code == "MODEL_OUTPUT_INVALID"
