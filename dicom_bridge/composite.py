@@ -131,6 +131,16 @@ def frame_number(source: Dataset) -> int | None:
     return None if number is None else int(number)
 
 
+def lossy_history(ds: Dataset, sources: Sequence[Dataset]) -> None:
+    """Once lossy, always lossy (PS3.3 C.7.6.1.1.5): what was drawn on compressed pixels says so."""
+    lossy = next((s for s in sources if s.get("LossyImageCompression") == "01"), None)
+    ds.LossyImageCompression = "01" if lossy is not None else "00"
+    if lossy is not None:
+        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            if lossy.get(keyword):
+                setattr(ds, keyword, lossy.get(keyword))
+
+
 def referenced_series(instances: Sequence[Dataset], references_tag: int) -> bytes:
     """One item of a Referenced Series Sequence: the series of these instances, and they under `references_tag`.
 

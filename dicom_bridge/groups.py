@@ -61,6 +61,11 @@ def measured(
     return found
 
 
+def printed(spec: MeasurementSpec, measurement: Measurement) -> str:
+    """Decimal notation as the manifest sets it; at most 16 characters hold in DS (PS3.5 6.2)."""
+    return f"{measurement.value:.{spec.decimals}f}"
+
+
 def segment_group(
     segment: DrawnSegment,
     numbers: Sequence[tuple[MeasurementSpec, Measurement]],
@@ -89,9 +94,7 @@ def segment_group(
         method = [content.code(content.MODIFIER, _METHOD, spec.method)] if spec.method else []
         on = content.slice_image(content.SELECTED, slice_)
         drawn = content.polyline(content.INFERRED, _OUTLINE, outline.points, on)
-        # Decimal notation as the manifest sets it; at most 16 characters hold in DS (PS3.5 6.2).
-        value = f"{measurement.value:.{spec.decimals}f}"
-        children.append(content.number(spec.concept, value, spec.unit, [*method, drawn]))
+        children.append(content.number(spec.concept, printed(spec, measurement), spec.unit, [*method, drawn]))
     return content.container(_GROUP, children, tid="1411")
 
 

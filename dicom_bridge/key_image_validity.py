@@ -9,13 +9,12 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from dicom_bridge.validity import OutputInvalid, read_common, readable
+from dicom_bridge.validity import TEXT_MARKS, OutputInvalid, read_common, readable
 
 _TOP_ROWS: Final = 36
 """The marking's line is in these, and no other."""
 _CORNER: Final = 0.15
 """Of the width, left and right: where viewers lay their own text, ours must not be."""
-_TEXT_MARKS: Final = ("Not for diagnosis", "不得直接用于诊断")
 _OF_GEOMETRY: Final = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _DECLARED: Final = (
     ("Modality", "OT"),
@@ -44,7 +43,7 @@ def check_key_image(data: bytes, sources: Sequence[Dataset]) -> Dataset:
         if any(keyword in ds for keyword in _OF_GEOMETRY):
             raise OutputInvalid("KEY_IMAGE_UNDECLARED", "geometry")
         for keyword in ("DerivationDescription", "ImageComments"):
-            if not any(mark in str(ds.get(keyword, "")) for mark in _TEXT_MARKS):
+            if not any(mark in str(ds.get(keyword, "")) for mark in TEXT_MARKS):
                 raise OutputInvalid("MARKING_MISSING", keyword)
         _check_source(ds, sources)
         _check_pixels(ds)

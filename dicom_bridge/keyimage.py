@@ -18,8 +18,17 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from dicom_bridge.composite import code_item, common_modules, frame_number, part10, reference_item, source_head
+from dicom_bridge.composite import (
+    code_item,
+    common_modules,
+    frame_number,
+    lossy_history,
+    part10,
+    reference_item,
+    source_head,
+)
 from dicom_bridge.contour import key_outline
+from dicom_bridge.groups import measured, printed
 from dicom_bridge.key_image_validity import check_key_image
 from dicom_bridge.key_picture import Picture, draw
 from dicom_bridge.result_context import (
@@ -57,8 +66,30 @@ def write_key_images(
     """
     if voxels.shape != grid_shape(sources):
         raise OutputInvalid("GRID_MISMATCH", "the voxels are not those of the source's slices")
-    for segment in drawn_segments(findings, manifest, grid_shape(sources)):
-        yield segment.spec.number, _written(segment, findings, manifest, ref, sources, voxels, context)
+    algorithm = Algorithm.of(manifest, ref)
+    head = source_head(sources)
+    marking = MARKING[context.site_language]
+    for segment in drawn_segments(findings, manifest, voxels.shape):
+        numbers = _numbers(segment, findings, manifest)
+        # The slice that the SR's contour lies on, too.
+        k = key_outline(segment.found.part, segment.found.origin).slice_index
+        ds = common_modules(head, context, algorithm)
+        ds.Modality = "OT"
+        ds.ConversionType = "WSD"
+        ds.SeriesInstanceUID = context.uid("SC-SERIES")
+        ds.SeriesNumber = SC_SERIES_NUMBER
+        ds.SeriesDescription = series_description(context, algorithm.name, KIND)
+        ds.InstanceNumber = segment.number
+        # Never empty, or a laterality would be wanted (PS3.3 C.7.3.1.1.2); what the model was made for, it was given.
+        ds.BodyPartExamined = str(head.get("BodyPartExamined", "") or "") or manifest.input.body_part[0]
+        ds.DerivationDescription = _DERIVED_BY + marking
+        title = manifest.title[context.text_language]
+        ds.ImageComments = f"{marking} {title}: {segment.spec.label}. {'; '.join(numbers)}"
+        ds.SourceImageSequence = [_source_item(sources[k])]
+        _pixels(ds, draw(picture_of(segment, k, numbers, algorithm, sources, voxels)), sources)
+        data = part10(ds, SecondaryCaptureImageStorage, context.uid(KIND, *uid_parts(segment.spec.number)))
+        check_key_image(data, sources)
+        yield segment.spec.number, data
 
 
 def uid_parts(segment: int) -> tuple[str, ...]:
@@ -68,59 +99,22 @@ def uid_parts(segment: int) -> tuple[str, ...]:
 
 def picture_of(
     segment: DrawnSegment,
-    measured: Sequence[str],
+    k: int,
+    numbers: Sequence[str],
     algorithm: Algorithm,
     sources: Sequence[Dataset],
     voxels: NDArray[np.float32],
 ) -> Picture:
-    """All that is drawn of one segment. Of the sources' headers only pixel spacing and a CT's window are read."""
-    k = _key_slice(segment)
+    """All that is drawn of a segment on slice k. Of the headers only pixel spacing and a CT's window are read."""
     return Picture(
         plane=voxels[k],
-        mask=segment.found.mask[k],
+        mask=segment.found.plane(k),
         spacing=_spacing(sources[k]),
         window=_window(sources),
         colour_lab=segment.spec.colour_lab,
-        above=[MARKING["en-US"], f"Finding: {_words(segment)}", *measured],
+        above=[MARKING["en-US"], f"Finding: {_words(segment)}", *numbers],
         below=[f"Model {algorithm.name} {algorithm.version}", f"Slice {k + 1} of {len(sources)}, outline by AI"],
     )
-
-
-def _written(
-    segment: DrawnSegment,
-    findings: Findings,
-    manifest: Manifest,
-    ref: ModelRef,
-    sources: Sequence[Dataset],
-    voxels: NDArray[np.float32],
-    context: ResultContext,
-) -> bytes:
-    algorithm = Algorithm.of(manifest, ref)
-    measured = _measured(segment, findings, manifest)
-    head = source_head(sources)
-    ds = common_modules(head, context, algorithm)
-    ds.Modality = "OT"
-    ds.ConversionType = "WSD"
-    ds.SeriesInstanceUID = context.uid("SC-SERIES")
-    ds.SeriesNumber = SC_SERIES_NUMBER
-    ds.SeriesDescription = series_description(context, algorithm.name, KIND)
-    ds.InstanceNumber = segment.number
-    # Never empty, or a laterality would be wanted (PS3.3 C.7.3.1.1.2); what the model was made for, it was given.
-    ds.BodyPartExamined = str(head.get("BodyPartExamined", "") or "") or manifest.input.body_part[0]
-    marking = MARKING[context.site_language]
-    title = manifest.title[context.text_language]
-    ds.DerivationDescription = _DERIVED_BY + marking
-    ds.ImageComments = f"{marking} {title}: {segment.spec.label}. {'; '.join(measured)}".strip()
-    ds.SourceImageSequence = [_source_item(sources[_key_slice(segment)])]
-    _pixels(ds, draw(picture_of(segment, measured, algorithm, sources, voxels)), sources)
-    data = part10(ds, SecondaryCaptureImageStorage, context.uid(KIND, *uid_parts(segment.spec.number)))
-    check_key_image(data, sources)
-    return data
-
-
-def _key_slice(segment: DrawnSegment) -> int:
-    """The slice that the SR's contour lies on, too."""
-    return key_outline(segment.found.part, segment.found.origin).slice_index
 
 
 def _pixels(ds: Dataset, canvas: NDArray[np.uint8], sources: Sequence[Dataset]) -> None:
@@ -133,12 +127,7 @@ def _pixels(ds: Dataset, canvas: NDArray[np.uint8], sources: Sequence[Dataset]) 
     ds.PlanarConfiguration = 0
     ds.BitsAllocated = ds.BitsStored = 8
     ds.HighBit, ds.PixelRepresentation = 7, 0
-    # Once lossy, always lossy (PS3.3 C.7.6.1.1.5), and the outline was found on all of the slices.
-    lossy = next((s for s in sources if s.get("LossyImageCompression") == "01"), None)
-    ds.LossyImageCompression = "00" if lossy is None else "01"
-    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-        if lossy is not None and lossy.get(keyword):
-            setattr(ds, keyword, lossy.get(keyword))
+    lossy_history(ds, sources)
     data = canvas.tobytes()
     ds.PixelData = data + b"\x00" * (len(data) % 2)
     ds["PixelData"].VR = "OB"
@@ -153,15 +142,11 @@ def _source_item(source: Dataset) -> Dataset:
     return item
 
 
-def _measured(segment: DrawnSegment, findings: Findings, manifest: Manifest) -> list[str]:
-    """The segment's numbers as the SR prints them, with name and unit. Raises OutputInvalid MEASUREMENT_UNKNOWN."""
-    specs = {spec.id: spec for spec in manifest.measurements}
-    if any(m.id not in specs or not math.isfinite(m.value) for m in findings.measurements):
-        raise OutputInvalid("MEASUREMENT_UNKNOWN", "a measurement is not in the manifest or not a number")
+def _numbers(segment: DrawnSegment, findings: Findings, manifest: Manifest) -> list[str]:
+    """The segment's numbers as the SR prints them, with name and unit. Raises as `groups.measured`."""
     return [
-        f"{specs[m.id].concept.meaning}: {m.value:.{specs[m.id].decimals}f} {specs[m.id].unit.value}"
-        for m in findings.measurements
-        if specs[m.id].segment == segment.spec.number
+        f"{spec.concept.meaning}: {printed(spec, measurement)} {spec.unit.value}"
+        for spec, measurement in measured(segment, findings, manifest)
     ]
 
 

@@ -19,6 +19,7 @@ from dicom_bridge.composite import (
     code_item,
     common_modules,
     frame_number,
+    lossy_history,
     part10,
     referenced_series,
     source_head,
@@ -150,7 +151,7 @@ def _image_modules(
     ds.PhotometricInterpretation = "MONOCHROME2"
     ds.BitsAllocated = ds.BitsStored = 1
     ds.HighBit = ds.PixelRepresentation = 0
-    _lossy_history(ds, sources)
+    lossy_history(ds, sources)
     ds.SegmentationType = "BINARY"
     ds.ContentLabel = "AI_SEG"
     ds.ContentDescription = "AI segmentation"
@@ -189,16 +190,6 @@ def _overlap(segments: Sequence[DrawnSegment]) -> bool:
             return True
         here |= segment.found.part
     return False
-
-
-def _lossy_history(ds: Dataset, sources: Sequence[Dataset]) -> None:
-    """Once lossy, always lossy (PS3.3 C.7.6.1.1.5): what was drawn on compressed pixels says so."""
-    lossy = next((s for s in sources if s.get("LossyImageCompression") == "01"), None)
-    ds.LossyImageCompression = "01" if lossy is not None else "00"
-    if lossy is not None:
-        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-            if lossy.get(keyword):
-                setattr(ds, keyword, lossy.get(keyword))
 
 
 def _segment_item(segment: DrawnSegment, algorithm: Algorithm, context: ResultContext) -> Dataset:

@@ -23,7 +23,7 @@ from dicom_bridge import report_rules
 from dicom_bridge.report_rules import coded, named, value_of, walk
 from dicom_bridge.unfit import OutputInvalid, require
 
-__all__ = ["OutputInvalid", "check_report", "check_segmentation"]
+__all__ = ["TEXT_MARKS", "OutputInvalid", "check_report", "check_segmentation", "read_common", "readable"]
 
 _FRAME_GROUPS = 0x52009230
 _DERIVATION_IMAGE = 0x00089124
@@ -43,7 +43,7 @@ _STUDY_UID = 0x0020000D
 
 _COPIED = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "AccessionNumber")
 _MARKS = ("not for diagnosis", "非诊断用")
-_TEXT_MARKS = ("Not for diagnosis", "不得直接用于诊断")
+TEXT_MARKS = ("Not for diagnosis", "不得直接用于诊断")
 
 
 def check_segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
@@ -122,7 +122,7 @@ def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dat
     observer = [coded(i) for i in top if named(i, "121005")]
     require(observer == ["121007"] and any(named(i, "121012") for i in top), "DEVICE_OBSERVER_MISSING", "no device")
     comments = [str(i.TextValue) for i in items if named(i, "121106")]
-    require(any(m in c for c in comments for m in _TEXT_MARKS), "MARKING_MISSING", "no marking text in the tree")
+    require(any(m in c for c in comments for m in TEXT_MARKS), "MARKING_MISSING", "no marking text in the tree")
     groups = [i for i in items if named(i, "125007")]
     report_rules.check_outcome(ds, items, groups)
     _check_identities(ds, [_observer_identity(top), *(_group_identity(g) for g in groups)])

@@ -131,6 +131,13 @@ class SegmentMask:
         k, r, c = (slice(o, o + n) for o, n in zip(self.origin, self.part.shape, strict=True))
         return k, r, c
 
+    def plane(self, k: int) -> BoolArray:
+        """Slice k of the grid, (R, C) bool, made anew each time."""
+        page = np.zeros(self.shape[1:], dtype=np.bool_)
+        if 0 <= k - self.origin[0] < len(self.part):
+            page[self.box[1:]] = self.part[k - self.origin[0]]
+        return page
+
     @property
     def mask(self) -> BoolArray:
         """The whole grid, (K, R, C) bool, read-only; made anew each time."""

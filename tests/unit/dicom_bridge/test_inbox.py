@@ -540,7 +540,7 @@ def test_our_own_results_coming_back_do_not_make_a_new_input(inbox: Inbox) -> No
     """A PACS that forwards everything sends us our SR and SEG: the input digest does not see them; no loop."""
     inbox.store(received(0), "PACS")
     before = inbox.input_digest(STUDY)
-    for index, modality in enumerate(("SEG", "SR", "PR", "KO")):
+    for index, modality in enumerate(("SEG", "SR", "PR", "KO", "OT")):
         inbox.store(result(index, modality), "PACS")
     assert inbox.input_digest(STUDY) == before
     inbox.store(received(1), "PACS")

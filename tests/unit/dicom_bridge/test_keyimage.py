@@ -19,6 +19,7 @@ from audit.note import Signer
 from dicom_bridge import key_picture, receipt
 from dicom_bridge.assembly import RESULT_MODALITIES
 from dicom_bridge.charset import person_name
+from dicom_bridge.contour import key_outline
 from dicom_bridge.key_image_validity import check_key_image
 from dicom_bridge.key_picture import MARKING_INK, SIDE_PX, Picture, draw, outline_colour, placed, rgb
 from dicom_bridge.keyimage import picture_of, write_key_images
@@ -178,7 +179,8 @@ def test_the_receipt_travels_in_it() -> None:
 def told(segment: DrawnSegment, sources: list[Dataset]) -> Picture:
     """What is drawn of a segment."""
     algorithm = Algorithm.of(phantom.manifest(), phantom.REF)
-    return picture_of(segment, ["Volume: 1.0 cm3"], algorithm, sources, voxels())
+    k = key_outline(segment.found.part, segment.found.origin).slice_index
+    return picture_of(segment, k, ["Volume: 1.0 cm3"], algorithm, sources, voxels())
 
 
 def test_nothing_of_the_patient_is_in_the_pixels() -> None:

@@ -125,6 +125,15 @@ def test_a_segment_is_kept_as_the_smallest_box_that_holds_it() -> None:
     assert np.array_equal(again.mask, mask)
 
 
+def test_a_slice_of_a_segment_is_that_of_its_whole_mask() -> None:
+    """Below, inside and above the box, and of an empty one."""
+    mask = np.zeros((5, 6, 7), dtype=np.bool_)
+    mask[2:4, 1:3, 4:] = True
+    for whole in (mask, np.zeros_like(mask)):
+        segment = SegmentMask(1, whole)
+        assert all(np.array_equal(segment.plane(k), whole[k]) for k in range(5))
+
+
 @pytest.mark.parametrize("origin", [(0, 0, 0), (1, 0, 2)])
 def test_an_empty_segment_has_an_empty_box(origin: tuple[int, int, int]) -> None:
     """Nothing set is nothing held, on a grid that is known all the same."""

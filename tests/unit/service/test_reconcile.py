@@ -158,9 +158,10 @@ def test_images_without_a_run_are_named(world: World) -> None:
     assert world.report().ok
 
 
-def test_results_need_no_run(world: World) -> None:
-    """Reports and segmentations that the PACS sends back are held, and no model reads them."""
-    world.hold("1.1", modality="SR")
+@pytest.mark.parametrize("modality", ["SR", "SEG", "OT"])
+def test_results_need_no_run(world: World, modality: str) -> None:
+    """Reports, segmentations and key images that the PACS sends back are held, and no model reads them."""
+    world.hold("1.1", modality=modality)
     world.handed_on()
 
     assert world.report() == Report({Fate.RESULT: 1, Fate.QUARANTINED: 0}, ())
