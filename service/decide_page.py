@@ -62,7 +62,7 @@ HINTS: Final = {
     },
     "significant": {
         "zh": "修改或不采纳时，请说明差异是否有临床意义；其他决定不能选“是”。没有记录。",
-        "en": "To modify or reject, say whether the difference is significant; else it cannot be. Nothing was recorded.",
+        "en": "To modify or reject, say whether the difference is significant; else it is not. Nothing was recorded.",
     },
     "difference": {
         "zh": "修改的值须为数字（如 1890.0），且只用于“修改后采纳”。没有记录。",

@@ -1,4 +1,4 @@
-"""Who has opened a page: a reader's bearer token, or the cookie that a browser has after its reader gave the token once.
+"""Who has opened a page: by a bearer token, or by the cookie that a browser has after its reader gave the token once.
 
 The cookie names the reader and when it ends, under a key that lives as long as the process: nothing is kept, and a
 restart ends them all. It is HttpOnly and SameSite=Strict, and where something is written it counts only if the browser
