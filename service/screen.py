@@ -10,15 +10,17 @@ from typing import Any, Final, Literal, cast
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from models.library import Installed, Library
 from models.manifest import Manifest
 
 Language = Literal["zh", "en"]
 PAGES: Final = Path(__file__).with_name("pages")
-_STYLE: Final = (PAGES / "screen.css").read_text(encoding="utf-8")
-_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_ENVIRONMENT: Final = Environment(
+    loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_STYLE: Final = _ENVIRONMENT.get_template("screen.css").render().encode()
+_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE).digest()).decode()
 HEADERS: Final = {
     # The style is named by its digest: no other one, and no script at all.
     "Content-Security-Policy": (
@@ -29,11 +31,8 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     # Not "no-referrer", with which browsers send forms from "null", and their cookie would not count.
     "Referrer-Policy": "same-origin",
-    "Vary": "Accept, Cookie, Authorization",
+    "Vary": "Cookie, Authorization",
 }
-_ENVIRONMENT: Final = Environment(
-    loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +51,10 @@ def language(request: Request, default: Language) -> Language:
     return cast("Language", asked) if asked in {"zh", "en"} else default
 
 
-def prefers_html(accept: str) -> bool:
-    """Whether an Accept header names text/html, and likes it better than JSON; `*/*` is a program's."""
-    weights = {"text/html": 0.0, "application/json": 0.0}
-    for part in accept.split(","):
-        kind, *parameters = (piece.strip() for piece in part.split(";"))
-        given = next((one[2:] for one in parameters if one.startswith("q=")), "1")
-        if kind.lower() in weights:
-            weights[kind.lower()] = float(given) if given.replace(".", "", 1).isdecimal() else 0.0
-    return weights["text/html"] > weights["application/json"]
-
-
 def page(template: str, lang: Language, status: int = 200, **values: Any) -> HTMLResponse:
     """A template of `pages` with its values. In it `t(zh, en)` chooses the words."""
     chosen = 0 if lang == "zh" else 1
-    words: dict[str, Any] = {"lang": lang, "t": lambda *pair: pair[chosen], "css": Markup(_STYLE)}  # noqa: S704 - ours
+    words: dict[str, Any] = {"lang": lang, "t": lambda *pair: pair[chosen]}
     return HTMLResponse(_ENVIRONMENT.get_template(template).render(**words, **values), status, HEADERS)
 
 
