@@ -33,7 +33,7 @@ def decision_router(desk: Desk, *, wait_s: float = BODY_WAIT_S) -> APIRouter:
         if _reader(desk, request) is None:
             return _unknown()
         try:
-            return JSONResponse(_shown(desk.look(_checked(call))))
+            return JSONResponse(_shown(desk.look(checked(call))))
         except DecisionRefused as refused:
             return _error(STATUS[refused.code], refused.code, str(refused))
 
@@ -44,7 +44,7 @@ def decision_router(desk: Desk, *, wait_s: float = BODY_WAIT_S) -> APIRouter:
             return _unknown()
         try:
             async with asyncio.timeout(wait_s):
-                data = await _body(request)
+                data = await whole_body(request)
         except (TimeoutError, ClientDisconnect):
             return _error(408, "TOO_SLOW", "the request came too slowly; send it again")
         if data is None:
@@ -56,7 +56,7 @@ def decision_router(desk: Desk, *, wait_s: float = BODY_WAIT_S) -> APIRouter:
 
 def _taken(desk: Desk, call: str, reader: Reader, data: bytes) -> Response:
     try:
-        entry, new = desk.decide(_checked(call), reader, parse_decision(data))
+        entry, new = desk.decide(checked(call), reader, parse_decision(data))
     except DecisionRefused as refused:
         return _error(STATUS[refused.code], refused.code, str(refused))
     return JSONResponse(_decided(entry), 201 if new else 200)
@@ -67,8 +67,8 @@ def _reader(desk: Desk, request: Request) -> Reader | None:
     return desk.reader(token.strip()) if scheme.lower() == "bearer" else None
 
 
-async def _body(request: Request) -> bytes | None:
-    """The whole body; None if it is longer than a decision can be."""
+async def whole_body(request: Request) -> bytes | None:
+    """The whole body; None if it is longer than a decision can be. Raises ClientDisconnect."""
     held = bytearray()
     async for chunk in request.stream():
         held += chunk
@@ -77,7 +77,8 @@ async def _body(request: Request) -> bytes | None:
     return bytes(held)
 
 
-def _checked(call: str) -> str:
+def checked(call: str) -> str:
+    """The name of a call, if it has the form of one. Raises DecisionRefused (NOT_FOUND)."""
     if not _CALL.fullmatch(call):
         raise DecisionRefused("NOT_FOUND", "no such call")
     return call

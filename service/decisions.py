@@ -52,6 +52,9 @@ DIFFERENCES_MAX: Final = 64
 AGAIN_MAX: Final = 32
 """Decisions of one reader on one call: people change their minds, and programs run wild."""
 CHANNEL: Final = "API"
+"""By which way a decision came, unless its door says another."""
+FORM: Final = "FORM"
+"""The page at /decide."""
 LOOK_BACK_MAX: Final = 20_000
 """Entries before a call's result among which its intent is looked for: days where a call takes seconds."""
 _WINDOW: Final = 256
@@ -211,6 +214,10 @@ class Desk:
         found = [one for one in self._readers if hmac.compare_digest(one.token_sha256, digest)]
         return found[0] if found and len(token) >= TOKEN_MIN else None
 
+    def named(self, name: str) -> Reader | None:
+        """The reader of this name; None if there is none."""
+        return next((one for one in self._readers if one.name == name), None)
+
     def look(self, call: str) -> Known:
         """What the log has of the call. Raises DecisionRefused (NOT_FOUND), AuditError, SQLAlchemyError."""
         runs = self._runs.of_call(call)
@@ -226,18 +233,18 @@ class Desk:
         decisions = [one for reader in self._readers for one in self._of(call, reader)]
         return Known(Call(call, told), tuple(sorted(decisions, key=lambda one: one.index)))
 
-    def decide(self, call: str, reader: Reader, said: Decision) -> tuple[Entry, bool]:
-        """Its entry, and whether it is new: the same again from the same reader is the first one's.
+    def decide(self, call: str, reader: Reader, said: Decision, channel: str = CHANNEL) -> tuple[Entry, bool]:
+        """Its entry, and whether it is new: the same again from the same reader is the first one's, by any way.
 
         Raises DecisionRefused, AuditError, SQLAlchemyError.
         """
         known = self.look(call)
         if not known.open:
             raise DecisionRefused("CALL_NOT_RELEASED", "there is no released result to decide on")
-        body = self._body(reader, said, known.call)
+        body = self._body(reader, said, known.call, channel)
         while True:
             before = list(self._of(call, reader))
-            if before and canonical(before[-1].body) == canonical(body):
+            if before and canonical({**before[-1].body, "channel": channel}) == canonical(body):
                 return before[-1], False
             if len(before) >= AGAIN_MAX:
                 raise DecisionRefused("DECISIONS_TOO_MANY", f"one reader decides at most {AGAIN_MAX} times on a call")
@@ -271,7 +278,7 @@ class Desk:
             stop = start
         return None
 
-    def _body(self, reader: Reader, said: Decision, call: Call) -> dict[str, JsonValue]:
+    def _body(self, reader: Reader, said: Decision, call: Call, channel: str) -> dict[str, JsonValue]:
         return {
             "decision": said.decision,
             "reasons": list(said.reasons),
@@ -279,7 +286,7 @@ class Desk:
             "reader": self._pseudonyms.of("reader", reader.name),
             "role": reader.role,
             "training": reader.training,
-            "channel": CHANNEL,
+            "channel": channel,
             "seconds": said.seconds,
             "blinded": said.blinded,
             "difference": [_difference(place, *one, call) for place, one in enumerate(said.difference)],

@@ -10,6 +10,7 @@ from sqlalchemy.exc import ArgumentError
 
 from dicom_bridge.peers import Retrieve, Send
 from ethics_review.vocabulary import MINORS, OPT_OUT_CHECK, is_requirement
+from service.links import BASE
 
 AE_TITLE = r"^[A-Za-z0-9 _.-]{1,16}$"  # PS3.5 6.2, AE: 16 characters; backslash and control characters excluded
 NAME = r"^[a-z0-9][a-z0-9-]{0,31}$"
@@ -128,6 +129,7 @@ class Results(Section):
     key_images: bool = False  # besides SEG and SR a picture of each segment, for viewers that show neither
     keep_trying_days: float = Field(7.0, gt=0)  # a long holiday weekend with nobody to repair the PACS, and some more
     commitment_wait_h: float = Field(24.0, gt=0)  # then we ask the PACS by C-FIND, and send again what it has not
+    decide_at: str | None = Field(None, pattern=BASE)  # where readers' browsers reach us, such as https://ai.example
 
 
 class Retention(Section):

@@ -8,14 +8,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from audit.log import AuditLog
 from ethics_review.register import Register
 from models.library import Library
-from service import wire
+from service import screen, wire
 from service.caretaker import Caretaker
 from service.config import Config
+from service.decide_page import decide_router
 from service.decision_api import decision_router
 from service.decisions import Desk, Reader
 from service.golden import Device, GoldenRuns
 from service.heartbeat import CallLog
 from service.monitoring import Monitoring
+from service.sessions import Sessions
 from service.store import Store
 
 MONITOR_PAUSE_S = 1.0
@@ -90,6 +92,9 @@ class Watching:
         )
         readers = [Reader(**one.model_dump()) for one in config.readers]
         self.desk = Desk(log, writer, store, readers, wire.pseudonyms(config), metrics.decided)
+        self.sessions = Sessions(self.desk, wire.now)
+        self.language: screen.Language = "zh" if config.site.language == "zh-CN" else "en"
+        self._manifests = screen.manifests(library)
 
     def start(self) -> None:
         """Begin."""
@@ -111,5 +116,8 @@ class Watching:
         }
 
     def router(self) -> APIRouter:
-        """The door for decisions."""
-        return decision_router(self.desk)
+        """The doors for decisions: for programs, and for people."""
+        doors = APIRouter()
+        doors.include_router(decision_router(self.desk))
+        doors.include_router(decide_router(self.desk, self.sessions, self._manifests, self.language))
+        return doors

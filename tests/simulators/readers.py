@@ -8,13 +8,16 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from models.library import Library
+from models.manifest import Manifest
 from service.app import build_app
+from service.decide_page import decide_router
 from service.decision_api import decision_router
 from service.decisions import Desk, Reader
 from service.keys import Pseudonyms
+from service.sessions import Sessions
 from service.store import Run
 from tests.simulators.browser import TestClient
-from tests.simulators.watched import Ward
+from tests.simulators.watched import SetClock, Ward
 
 PSEUDONYMS = Pseudonyms(bytes(range(32)))
 TRAINING = "sha256:" + "7" * 64
@@ -57,16 +60,22 @@ class Door:
         self.ward, self.runs = ward, Runs()
         self.told: list[str] = []
         self.desk = Desk(ward.log, writer or ward.log, self.runs, readers(), PSEUDONYMS, self.told.append)
-        app: FastAPI = build_app(
+        self.clock = SetClock()
+        self.sessions = Sessions(self.desk, self.clock)
+        self.manifest: Manifest | None = None
+        self.app: FastAPI = build_app(
             health=Well(),
             store=self.runs,  # type: ignore[arg-type]
             inbox=None,  # type: ignore[arg-type]
             library=Library(root / "models"),
             log=ward.log,
             metrics=CollectorRegistry(),
-            routers=[decision_router(self.desk)],
+            routers=[
+                decision_router(self.desk),
+                decide_router(self.desk, self.sessions, lambda _model: self.manifest, "zh"),
+            ],
         )
-        self.client = TestClient(app, raise_server_exceptions=False)
+        self.client = TestClient(self.app, raise_server_exceptions=False)
 
     def decide(self, call: str, reader: str = "test-li", **said: Any) -> Any:
         """POST a decision; the answer."""

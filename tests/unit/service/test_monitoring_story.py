@@ -189,7 +189,7 @@ def test_another_figure_is_not_confirmed(ward: Ward, tmp_path: Path) -> None:
 
 
 def test_wired_as_the_service_wires_it(tmp_path: Path) -> None:
-    """Started beside the service's own parts, both watchers are well, the door answers, and the numbers are there."""
+    """Started beside the service's own parts, both watchers are well, both doors answer, and the numbers are there."""
     ward = Ward(tmp_path)
     sections = tuple(
         ReaderSection(name=one.name, role="RADIOLOGIST", token_sha256=one.token_sha256, training=TRAINING)
@@ -227,7 +227,9 @@ def test_wired_as_the_service_wires_it(tmp_path: Path) -> None:
     app.include_router(watching.router())
     with TestClient(app) as client:
         taken = client.post(f"/calls/{call}/decision", json={"decision": "ACCEPT"}, headers=bearer("test-li"))
+        form = client.get(f"/decide/{call}")
     assert taken.status_code == 201
+    assert (form.status_code, '<html lang="zh-CN">' in form.text) == (200, True)
     size = ward.log.head().size
     until(lambda: watching.monitor._next == size, 60.0, "the monitor has looked at everything")
     assert watching.checks() == {"monitor": "ok", "golden": "ok"}

@@ -1,0 +1,98 @@
+"""A radiologist decides in a real browser: two clicks, in both languages, and one entry with what was said."""
+
+from pathlib import Path
+
+import pytest
+
+from audit.entry import Entry, Kind
+from models.manifest import parse_manifest
+from tests.simulators.desktop import browser, served
+from tests.simulators.readers import PSEUDONYMS, TOKENS, TRAINING, Door
+from tests.simulators.small_model import as_json, manifest_fields
+from tests.simulators.watched import Ward
+
+
+@pytest.mark.parametrize(
+    ("lang", "accept", "send", "recorded"), [("zh", "采纳", "发送", "已记录"), ("en", "Accept", "Send", "Recorded")]
+)
+def test_two_clicks_accept(tmp_path: Path, lang: str, accept: str, send: str, recorded: str) -> None:
+    """Once the token was given, choose and send: exactly one entry; no script, nothing foreign, no complaint."""
+    ward = Ward(tmp_path)
+    ward.in_use()
+    door = Door(ward, tmp_path)
+    door.manifest = parse_manifest(as_json(manifest_fields()))
+    first, second = ward.call(), ward.call()
+    with served(door.app) as origin, browser() as (page, complaints):
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{origin}/decide/{first}?lang={lang}")
+        # What an acceptance does not need is out of the way.
+        assert not page.locator(".why").is_visible()
+        page.get_by_role("radio", name=accept, exact=True).click()
+        assert not page.locator(".why").is_visible()
+        page.locator("[name=token]").fill(TOKENS["test-li"])
+        page.screenshot(path=tmp_path / f"{lang}-empty.png")
+        page.get_by_role("button", name=send).click()
+        assert recorded in page.locator("#done").inner_text()
+        page.screenshot(path=tmp_path / f"{lang}-done.png")
+        before = len(decisions(ward))
+
+        page.goto(f"{origin}/decide/{second}?lang={lang}")
+        assert page.locator("#as").inner_text() == "test-li"
+        page.get_by_role("radio", name=accept, exact=True).click()
+        page.get_by_role("button", name=send).click()
+
+        assert recorded in page.locator("#done").inner_text()
+        assert complaints == []
+        assert all(url.startswith((origin, "data:")) for url in asked)
+    entries = decisions(ward)
+    ward.log.close()
+    assert (before, len(entries)) == (1, 2)
+    assert entries[1].call == second
+    assert dict(entries[1].body) == {
+        "decision": "ACCEPT",
+        "reasons": (),
+        "significant": "NO",
+        "reader": PSEUDONYMS.of("reader", "test-li"),
+        "role": "RADIOLOGIST",
+        "training": TRAINING,
+        "channel": "FORM",
+        "seconds": None,
+        "blinded": "NO",
+        "difference": (),
+        "concordance": None,
+    }
+
+
+def test_a_modification_in_the_browser(tmp_path: Path) -> None:
+    """What a decision asks for comes up with its choice; a reason left out is said, and what was filled in stays."""
+    ward = Ward(tmp_path)
+    ward.in_use()
+    door = Door(ward, tmp_path)
+    door.manifest = parse_manifest(as_json(manifest_fields()))
+    call = ward.call()
+    with served(door.app) as origin, browser() as (page, _complaints):
+        page.goto(f"{origin}/decide/{call}?lang=en")
+        page.get_by_role("radio", name="Modify").click()
+        assert page.locator(".why").is_visible()
+        page.locator("[name='after.0']").fill("1890.0")
+        page.get_by_role("radio", name="Yes").click()
+        page.locator("[name=token]").fill(TOKENS["test-li"])
+        page.get_by_role("button", name="Send").click()
+        assert "one or more" in page.locator("#problem").inner_text()
+        assert decisions(ward) == []
+
+        page.get_by_label("a measured value is wrong").click()
+        page.locator("[name=token]").fill(TOKENS["test-li"])
+        page.screenshot(path=tmp_path / "modify.png")
+        page.get_by_role("button", name="Send").click()
+        assert "Recorded: Modify" in page.locator("#done").inner_text()
+    (entry,) = decisions(ward)
+    ward.log.close()
+    assert (entry.body["reasons"], entry.body["significant"]) == (("MEASURE",), "YES")
+    assert entry.body["difference"] == ({"code": "118565006", "before": "1951.3", "after": "1890.0", "unit": "cm3"},)
+
+
+def decisions(ward: Ward) -> list[Entry]:
+    """The HUMAN_DECISION entries."""
+    return [entry for entry in ward.log.entries() if entry.kind is Kind.HUMAN_DECISION]
