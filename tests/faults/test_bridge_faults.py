@@ -15,9 +15,10 @@ from pydicom.dataset import Dataset
 from tests.simulators import series
 from tests.simulators.faults_pacs import FaultyPacs
 from tests.simulators.faults_site import ASSOCIATIONS_MAX, SLOW, FaultySite, make_study, write_study_again
-from tests.simulators.site import COLUMNS, ROWS, SLICES, until
+from tests.simulators.site import COLUMNS, ROWS, SLICES
+from tests.simulators.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 LIMIT_S = 60.0
 PATIENCE_S = 4.0

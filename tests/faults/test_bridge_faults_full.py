@@ -13,9 +13,9 @@ import pytest
 from tests.simulators import faults_full
 from tests.simulators.faults_pacs import FaultyPacs
 from tests.simulators.faults_site import FaultySite, make_study
-from tests.simulators.site import until
+from tests.simulators.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 LIMIT_S = 60.0
 A_WHILE_S = 3.0

@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from tests.simulators.failing_disk import FailingDisk
 from tests.simulators.raw_peer import ABORT, RawPeer, data, store_command
 from tests.simulators.received import Clock
 from tests.simulators.series import dataset_bytes, make_slice, set_pixels
+from tests.simulators.waiting import until
 
 ROOT = Path(__file__).parents[2]
 CONTEXT = 1
@@ -40,14 +40,6 @@ def one(index: int) -> tuple[str, bytes]:
     """SOP Instance UID and encoded data set of a slice."""
     ds = make_slice(index)
     return str(ds.SOPInstanceUID), dataset_bytes(ds)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until the condition holds; fail if it does not in time."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.005)
 
 
 class Receiver:

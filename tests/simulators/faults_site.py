@@ -22,7 +22,8 @@ from tests.simulators import series
 from tests.simulators.faults_levers import FOLDER, Levers
 from tests.simulators.faults_pacs import FaultyPacs
 from tests.simulators.raw_peer import EXPLICIT, RawPeer, data, request, store_command
-from tests.simulators.site import REPOSITORY, SLICES, Site, until, write_series
+from tests.simulators.site import REPOSITORY, SLICES, Site, write_series
+from tests.simulators.waiting import until
 
 ZHIYING = Path(sys.executable).with_name("zhiying")
 CONTEXT = 1
@@ -180,7 +181,7 @@ class FaultySite(Site):
                 self.levers.later(jump)
             return None
 
-        found: Batch = until(look, 120.0, "the batch gets there")
+        found: Batch = until(look, what="the batch gets there")
         return found
 
     def quarantined(self, code: str) -> list[Path]:
@@ -200,9 +201,22 @@ class FaultySite(Site):
 
     # ---- what must be so ---------------------------------------------------------------------------------------------
 
-    def finish(self, study: Study, limit_s: float = 60.0) -> None:
-        """The study ends with its result in the PACS, after one run of one model; and all else is as it must be."""
-        run = self.run_in(*ENDS, study=study.uid, limit_s=limit_s)
+    def finish(self, study: Study, *, jump: timedelta | None = None) -> None:
+        """The study ends with its result in the PACS, after one run of one model; and all else is as it must be.
+
+        With `jump` time runs until then, so much at a time.
+        """
+
+        def ended() -> bool:
+            if any(run.state in ENDS for run in self.runs() if run.study_uid == study.uid):
+                return True
+            if jump is not None:
+                time.sleep(1.0)  # for the outbox to see what the last one brought
+                self.levers.later(jump)
+            return False
+
+        until(ended, what="the study ends")
+        run = self.run_in(*ENDS, study=study.uid)
         assert run.state == "RELEASED", (run.state, run.stage, run.code, run.condition, run.observed)
         self.settle()
         assert {image.uid for image in study.images} <= self.acknowledged

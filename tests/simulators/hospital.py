@@ -21,7 +21,8 @@ from service import wire
 from service.demo.pacs import quick_network
 from service.store import State
 from tests.simulators import series
-from tests.simulators.site import AE, REPOSITORY, START_LIMIT_S, Site, until
+from tests.simulators.site import AE, REPOSITORY, Site
+from tests.simulators.waiting import LIMIT_S, until
 
 HOUR_S = 3600.0
 BURSTS = 0.4
@@ -145,7 +146,7 @@ class Hospital(Site):
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
         with (self.root / "serve.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY, env=environment)
-        until(self._up, START_LIMIT_S, "the service answers")
+        until(self._up, LIMIT_S, "the service answers")
 
     def cpu_s(self) -> float:
         """Seconds of processor time that the service has used since it started (proc(5), utime and stime)."""

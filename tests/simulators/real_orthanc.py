@@ -12,7 +12,7 @@ import httpx
 
 from service.demo.pacs import PACS_AE, Node, Orthanc
 from service.demo.servers import Servers
-from tests.simulators.site import until
+from tests.simulators.waiting import until
 
 ANSWER_S = 60.0
 US = "zhiying"

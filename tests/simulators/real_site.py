@@ -15,7 +15,8 @@ from typing import Any, cast
 
 from audit.entry import Entry
 from tests.simulators.pacs import FakePacs
-from tests.simulators.site import AE, Site, until
+from tests.simulators.site import AE, Site
+from tests.simulators.waiting import until
 
 COMMAND_S = 120
 """One command, with the imports of a cold disk and the patience of its own network calls."""

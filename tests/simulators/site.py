@@ -9,11 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,25 +33,12 @@ from tests.simulators import series, small_model, tiny_model
 from tests.simulators.pacs import FakePacs
 from tests.simulators.parties import Case, Parties
 from tests.simulators.reviewer import TERMS
+from tests.simulators.waiting import LIMIT_S, until
 
 AE = "ZHIYING"
 REPOSITORY = Path(__file__).resolve().parents[2]
 SLICES, ROWS, COLUMNS = 24, 40, 40
 BALL_RADIUS = 9.0
-START_LIMIT_S = LIMIT_S = 180.0
-"""The service's start, and what takes it a second or two: on a cold disk, and on a machine that does much else."""
-
-
-def until(condition: Callable[[], Any], limit_s: float, what: str) -> Any:
-    """Ask again and again; fail with `what` after `limit_s`."""
-    ends = time.monotonic() + limit_s
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        if time.monotonic() > ends:
-            raise TimeoutError(f"not within {limit_s:.0f} s: {what}")
-        time.sleep(0.05)
 
 
 def stage_model(folder: Path, network: type[torch.nn.Module] = tiny_model.Threshold) -> Path:
@@ -215,7 +201,7 @@ reading_mode = "second_reader"
         with (self.root / "serve.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY)
         try:
-            until(lambda: self.checks() if degraded else self._up(), START_LIMIT_S, "the service answers")
+            until(lambda: self.checks() if degraded else self._up(), LIMIT_S, "the service answers")
         except TimeoutError:
             self.kill()
             raise

@@ -16,7 +16,7 @@ from tests.simulators.site import Site, write_series
 from tests.simulators.syslog_server import LOOPBACK
 from tests.simulators.syslog_server import Repository as Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_a_study_is_told_to_the_repository(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from tests.simulators.real_site import (
 )
 from tests.simulators.site import COLUMNS, ROWS, SLICES, ball, write_series
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STANDING = """
 [[standing_queries]]
@@ -197,7 +197,7 @@ def test_a_standing_query_fetches_what_is_never_pushed(hospital: Hospital, peer:
     study, files = hospital.study(f"found at {peer}", at=datetime.now().astimezone() - timedelta(minutes=5))
     hospital.fill(peer, files)
 
-    until(lambda: len(hospital.site.held(study)) == SLICES, 90, "the standing query fetches the study")
+    until(lambda: len(hospital.site.held(study)) == SLICES, what="the standing query fetches the study")
 
     assert hospital.site.released(study).body["proof"] == "FOUND"
     mine = [job for job in hospital.site.fetch("/pulls") if job["study"] == study]

@@ -15,7 +15,7 @@ from pydicom import dcmread
 from service.store import State
 from tests.simulators.hospital import Hospital, Study, arrivals, make_studies, make_study, send_hour
 from tests.simulators.pacs import COMPREHENSIVE_3D_SR, SEGMENTATION, FakePacs
-from tests.simulators.site import until
+from tests.simulators.waiting import until
 
 STUDIES = 36
 LOAD_S = 20.0
@@ -24,7 +24,7 @@ KILL_AFTER = 8
 ROUTINE = 10
 INFER_S = 1.0
 """Long enough for a line to form behind two that are under way."""
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def _kill_in_the_middle(hospital: Hospital) -> threading.Thread:
     """Kill the service when some results have arrived, and start it again."""
 
     def kill() -> None:
-        until(lambda: len(hospital.pacs.stored) >= 2 * KILL_AFTER, 120, "some results are in the PACS")
+        until(lambda: len(hospital.pacs.stored) >= 2 * KILL_AFTER, what="some results are in the PACS")
         hospital.kill()
         hospital.start()
 

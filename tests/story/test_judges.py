@@ -25,7 +25,7 @@ from tests.simulators.dcmtk import ToolFailed, Workstation
 from tests.simulators.demo_run import Told
 from tests.simulators.orthanc import Node, Orthanc, running_orthanc
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STATION = "READINGROOM"
 NAME = "TEST^Phantom=测试^幻影"

@@ -18,7 +18,7 @@ from tests.simulators.demo_run import ZHIYING
 from tests.simulators.pacs import FakePacs
 from tests.simulators.site import Site, write_series
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = "1.2.840.113619.2.55.3.604688"
 NAME, CHINESE = "CANARYFAMILY^CanaryGiven", "金丝雀"

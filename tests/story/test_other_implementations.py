@@ -27,7 +27,7 @@ from tests.simulators.audit_log import ORIGIN, SIGNER, draft, fill, open_log, tw
 from tests.simulators.audit_package import FIRST_CALL, Hospital, check, forged, members, repacked, signed_head
 from tests.simulators.tlog_judge import TlogJudge, Verdict
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SIZES = (1, 2, 255, 256, 257, 300)
 """Of the logs: around the edges of a tile, and at the end beyond one."""

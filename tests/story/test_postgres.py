@@ -45,7 +45,7 @@ __all__ = [
     "test_what_waits_is_listed_oldest_first",
 ]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ZHIYING = Path(sys.executable).with_name("zhiying")
 ONCE = ("ASSEMBLED", "SELECTED", "CALL_INTENT", "CALL_RESULT", "RELEASED")

@@ -26,10 +26,11 @@ from tests.simulators import real_dcmtk as dcmtk
 from tests.simulators import series, validators
 from tests.simulators.dcmtk import Workstation
 from tests.simulators.real_orthanc import US, RealOrthanc, orthanc_for, running
-from tests.simulators.real_site import Address, RealSite, started, until, with_model, zhiying
+from tests.simulators.real_site import Address, RealSite, started, with_model, zhiying
 from tests.simulators.site import COLUMNS, ROWS, SLICES, ball
+from tests.simulators.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 COMMITS = "counts = true\ncommitment = true"
@@ -175,7 +176,7 @@ def test_a_pacs_that_forgets_is_not_believed(hospital: Hospital) -> None:
     def lost() -> Any:
         return [one for one in zhiying(hospital.site, "outbox", "list", "--json").value if one["losses"] > 0]
 
-    (batch,) = until(lost, 60, "the PACS reports that it has lost the result")
+    (batch,) = until(lost, what="the PACS reports that it has lost the result")
 
     assert (batch["code"], batch["peer"]) == ("COMMITMENT_0112", "pacs")
     assert {(one["status"], one["stored"]) for one in batch["outputs"]} == {("0x0000", False)}

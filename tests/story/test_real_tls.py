@@ -18,7 +18,7 @@ from tests.simulators.real_dcmtk import Receiver
 from tests.simulators.real_site import Address, RealSite, closed_port, peer_lines, started, with_model, zhiying
 from tests.simulators.site import write_series
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ONLY_KNOWN = "known_peers_only = true"
 

@@ -21,8 +21,9 @@ from models.ref import ModelRef
 from service import wire
 from tests.simulators.pacs import FakePacs
 from tests.simulators.parties import Case
-from tests.simulators.site import Site, until, write_series
+from tests.simulators.site import Site, write_series
 from tests.simulators.validators import dciodvfy
+from tests.simulators.waiting import until
 
 ZHIYING = Path(sys.executable).with_name("zhiying")
 
@@ -67,7 +68,7 @@ CASES = {
 }
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", CASES)
 def test_an_unfit_study_is_refused(site: Site, pacs: FakePacs, tmp_path: Path, name: str) -> None:
     """Screen, command line and log give one code and the rule that decided; the model is never asked."""
@@ -87,7 +88,7 @@ def test_an_unfit_study_is_refused(site: Site, pacs: FakePacs, tmp_path: Path, n
     assert pacs.stored == {}
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_no_approval_no_inference_then_approval_and_resend(tmp_path: Path) -> None:
     """Without a third party's approval nothing runs; after it, sending the same study again has it read."""
     with FakePacs() as pacs:
@@ -171,7 +172,7 @@ def test_a_changed_byte_in_the_log_is_named(still: tuple[Site, ModelRef]) -> Non
         pass
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_changed_weight_stops_the_study(tmp_path: Path) -> None:
     """The byte is found when a study needs the model, not only when somebody asks."""
     with FakePacs() as pacs:
@@ -191,7 +192,7 @@ def test_a_changed_weight_stops_the_study(tmp_path: Path) -> None:
         assert pacs.stored == {}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_the_pacs_shows_that_the_ai_did_not_run(tmp_path: Path) -> None:
     """Where the site wants it: one report for each refusal, valid, of no finding; the log has no release for it."""
     with FakePacs() as pacs:
@@ -200,12 +201,12 @@ def test_the_pacs_shows_that_the_ai_did_not_run(tmp_path: Path) -> None:
         site.start()
         try:
             study = _sent(site, tmp_path / "one", "NO_APPROVAL")
-            until(lambda: len(pacs.stored) == 1, 120, "the report of the refusal")
+            until(lambda: len(pacs.stored) == 1, what="the report of the refusal")
             site.approve(ref)
             with wire.offline_of(site.config) as opened:
                 Case(site.parties, opened.register, opened.log, ref).switch("STOP", "reader", reason="DRILL")
             _sent(site, tmp_path / "two", "STOPPED")
-            until(lambda: len(pacs.stored) == 2, 120, "the report of the stop, while it lasts")
+            until(lambda: len(pacs.stored) == 2, what="the report of the stop, while it lasts")
         finally:
             site.stop()
         entries = site.entries()

@@ -18,7 +18,8 @@ from service import succeeding, wire, witnessing
 from service.witness_api import WitnessServer
 from service.witness_client import get, post
 from tests.simulators.pacs import FakePacs
-from tests.simulators.site import Site, until, write_series
+from tests.simulators.site import Site, write_series
+from tests.simulators.waiting import until
 
 FROZEN_S = 4.0
 """Long enough for a run: with an approval in force one takes two seconds."""
@@ -39,7 +40,7 @@ def witness(tmp_path: Path) -> Iterator[tuple[Witness, int]]:
     thread.join()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_backup_that_was_put_back(tmp_path: Path, witness: tuple[Witness, int]) -> None:
     """The service says AUDIT_BEHIND_WITNESS, keeps what is sent, logs and releases nothing; after RESTORE it does."""
     keeper, port = witness
@@ -84,7 +85,7 @@ def test_a_backup_that_was_put_back(tmp_path: Path, witness: tuple[Witness, int]
             site.approve(ref)
             site.start()
             assert site.run_in("RELEASED", "REFUSED", "FAILED").state == "RELEASED"
-            until(lambda: len(pacs.stored) == stored + 2, 120, "the second study's results")
+            until(lambda: len(pacs.stored) == stored + 2, what="the second study's results")
             site.stop()
         finally:
             site.kill()

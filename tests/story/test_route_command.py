@@ -18,7 +18,7 @@ from tests.simulators.enhanced import ENHANCED_MR, make_enhanced
 from tests.simulators.real_site import Address, RealSite, with_model, zhiying
 from tests.simulators.site import COLUMNS, ROWS, SLICES, ball
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STUDY = uids.derive("TEST", "routed", "study")
 SR = "1.2.840.10008.5.1.4.1.1.88.33"

@@ -21,7 +21,8 @@ from service import wire
 from tests.simulators import tiny_model
 from tests.simulators.pacs import FakePacs
 from tests.simulators.parties import Case
-from tests.simulators.site import Site, until, write_series
+from tests.simulators.site import Site, write_series
+from tests.simulators.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

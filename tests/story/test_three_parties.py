@@ -22,7 +22,8 @@ from models.ref import ModelRef
 from service import wire
 from tests.simulators.pacs import FakePacs
 from tests.simulators.parties import D1, PEOPLE, Case
-from tests.simulators.site import Site, until, write_series
+from tests.simulators.site import Site, write_series
+from tests.simulators.waiting import until
 
 ZHIYING = Path(sys.executable).with_name("zhiying")
 TOKEN = "t" * 40

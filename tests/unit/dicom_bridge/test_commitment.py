@@ -44,6 +44,7 @@ from tests.simulators import series
 from tests.simulators.committed_modality import CommittedModality, ask_on, said, wanted
 from tests.simulators.pacs import FakePacs, Reporting
 from tests.simulators.received import Clock, received
+from tests.simulators.waiting import until
 
 MR, CT = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
 HELD = series.make_slice(0)
@@ -328,14 +329,6 @@ def test_what_cannot_be_remembered_is_not_accepted(house, modality) -> None:
     """The book is closed, as with a full disk: 0x0213, and the modality asks again later."""
     house.desk._book.close()
     assert modality.ask(house.port, wanted("1.2.3", (MR, HELD.SOPInstanceUID))) == 0x0213
-
-
-def until(condition: Callable[[], Any], seconds: float = 30) -> None:
-    """Wait for it; fail when it does not come."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 @pytest.mark.slow

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +18,7 @@ from dicom_bridge.spool_recovery import file_digest
 from tests.simulators.failing_disk import FailingDisk
 from tests.simulators.received import Clock, received
 from tests.simulators.series import make_slice
+from tests.simulators.waiting import until
 from tests.unit.dicom_bridge.test_spool_index import row
 
 STUDY = make_slice(0).StudyInstanceUID
@@ -39,14 +39,6 @@ def inbox(tmp_path: Path) -> Iterator[Inbox]:
     made._digests = OnlyAsked(made._index, lambda: 0)
     yield made
     made.close()
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for it."""
-    end = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 def expected(index: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from tests.simulators.raw_peer import (
 )
 from tests.simulators.received import Clock
 from tests.simulators.series import dataset_bytes, make_slice
+from tests.simulators.waiting import until
 
 STUDY = make_slice(0).StudyInstanceUID
 ECHO, MR, IMPLICIT, CT = 1, 3, 5, 7
@@ -91,14 +92,6 @@ def station(shared: Station, tmp_path: Path) -> Iterator[Station]:
     until(lambda: not shared.listener._open())
     assert shared.faults == []
     assert list((tmp_path / "inbox" / "incoming").iterdir()) == []
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    """Wait until the condition holds; fail if it does not in time."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.002)
 
 
 def impatient(root: Path, **limits: float) -> Station:

@@ -42,6 +42,7 @@ from tests.simulators.modality_scu import association, send_all, store_raw
 from tests.simulators.raw_peer import RawPeer, request
 from tests.simulators.received import Clock
 from tests.simulators.series import dataset_bytes, make_slice, set_pixels, write_series
+from tests.simulators.waiting import until
 
 STUDY = make_slice(0).StudyInstanceUID
 DCMTK_ENV = {**os.environ, "TCP_NODELAY": "1"}
@@ -100,14 +101,6 @@ def scp(shared: Running, tmp_path: Path) -> Iterator[Running]:
     yield shared
     # The next test's inbox must not be told of this test's associations.
     until(lambda: shared.inbox.activity.total() == 0)
-
-
-def until(condition: Any, timeout_s: float = 30.0) -> None:
-    """Wait until the condition holds; fail if it does not in time."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.005)
 
 
 def store(made: Any, ds: Any, encoded: bytes | None = None, sop_uid: str | None = None) -> Any:

@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +24,7 @@ from dicom_bridge.peers import Peer
 from dicom_bridge.store_scu import SendResult, send
 from tests.simulators import findings as phantom
 from tests.simulators.pacs import FakePacs, Reporting
+from tests.simulators.waiting import until
 
 FRIDAY = datetime(2026, 11, 20, 18, 0, tzinfo=UTC)
 NOWHERE = Peer(name="pacs", ae_title="TESTPACS", host="127.0.0.1", port=9)
@@ -488,14 +488,6 @@ def test_threads_deliver_to_two_peers_and_stop(outbox_of, files) -> None:
             outbox.start()
         outbox.stop()
         assert not outbox.healthy()
-
-
-def until(condition: Callable[[], bool], seconds: float = 15) -> None:
-    """Wait for it; fail when it does not come."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_a_full_disk_promises_nothing_and_loses_nothing(outbox_of, files, tmp_path) -> None:

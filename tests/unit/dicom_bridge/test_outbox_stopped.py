@@ -17,8 +17,8 @@ from dicom_bridge.peers import Peer
 from dicom_bridge.store_scu import SendResult, send
 from tests.simulators import findings as phantom
 from tests.simulators.pacs import FakePacs
-from tests.simulators.site import until
 from tests.simulators.stow_pacs import StowPacs
+from tests.simulators.waiting import until
 
 START = datetime(2026, 11, 20, 18, 0, tzinfo=UTC)
 NOWHERE = Peer(name="pacs", ae_title="TESTPACS", host="127.0.0.1", port=9)
@@ -246,5 +246,5 @@ def test_stow_breaks_off_before_the_next_object(files, allowed) -> None:
     with StowPacs() as pacs:
         result = stow_scu.send(files, pacs.peer(), "ZHIYING", go_on=lambda: next(answers))
         assert (result.statuses, result.error, result.hopeless) == ((None, None), "HELD", False)
-        until(lambda: pacs.broken_off == 1, 10, "the PACS sees the end of it")
+        until(lambda: pacs.broken_off == 1, what="the PACS sees the end of it")
         assert (pacs.stored, pacs.complaints) == ({}, [])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from tests.simulators.raw_peer import (
 )
 from tests.simulators.received import Clock
 from tests.simulators.series import dataset_bytes, make_slice
+from tests.simulators.waiting import until
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ANSWERS = frozenset({0x0000, 0xA700, 0xA900, 0xC000, 0xC001})
@@ -71,14 +71,6 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
     made = Station(tmp_path_factory.mktemp("anything") / "inbox", ListenerLimits(acse_s=20, dimse_s=20, network_s=20))
     yield made
     made.close()
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Wait until the condition holds; fail if it does not in time."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.005)
 
 
 def announced(path: Path) -> tuple[str, str, str, bytes]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,8 +29,9 @@ from service.demo.servers import Servers, answers, find_tool, free_port
 from tests.simulators import series
 from tests.simulators.dcmqrscp import running_dcmqrscp
 from tests.simulators.orthanc import Node, Orthanc, running_orthanc
+from tests.simulators.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 OURS = "ZHIYING"
 
 
@@ -90,14 +90,6 @@ def house(tmp_path: Path) -> Iterator[House]:
 def files(tmp_path: Path) -> list[Path]:
     """Three results of one series."""
     return sorted(series.write_series(tmp_path / "results", 3, shape=(8, 8)))
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    """Wait for it; fail when it does not come."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 def uids_of(files: list[Path]) -> set[str]:

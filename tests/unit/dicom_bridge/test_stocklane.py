@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.simulators.modality_scu import store_raw
 from tests.simulators.raw_peer import RawPeer, data, item, request, store_command, user_information
 from tests.simulators.received import Clock
 from tests.simulators.series import dataset_bytes, make_slice
+from tests.simulators.waiting import until
 
 STUDY = make_slice(0).StudyInstanceUID
 COMMITMENT = "1.2.840.10008.1.20.1"
@@ -31,14 +31,6 @@ COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 # Role selection for MR: as SCU, which is what it is anyway.
 ROLE = item(0x54, struct.pack(">H", len(MRImageStorage)) + MRImageStorage.encode() + b"\1\0")
 MR = [(1, MRImageStorage, [ExplicitVRLittleEndian])]
-
-
-def until(condition: Any, timeout_s: float = 30.0) -> None:
-    """Wait until the condition holds; fail if it does not in time."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.005)
 
 
 class Desk:

@@ -387,7 +387,7 @@ def test_the_report_of_a_refusal_is_of_the_log(hospital: Hospital, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_with_a_real_orthanc(tmp_path: Path) -> None:
     """Orthanc's own answers: honest is empty, an unlogged call is found, a deleted report is missed."""
     http, dicom, ours = free_port(), free_port(), free_port()

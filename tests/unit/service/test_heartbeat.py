@@ -1,7 +1,6 @@
 """Beats: often enough to keep the promise, once each, and again when the log could not take them."""
 
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from service.caretaker import Caretaker
 from service.heartbeat import BEAT_S, INTERVAL_S, Heartbeat
 from service.wire import PUBLISH_S
 from tests.simulators.audit_log import draft, open_log
+from tests.simulators.waiting import until
 
 
 class Refusing:
@@ -78,11 +78,3 @@ def test_what_was_logged_is_public_within_about_a_second(tmp_path: Path) -> None
         until(lambda: (root / CHECKPOINT).read_bytes() == log.head().note.encode())
         assert time.monotonic() - began < 2 * PUBLISH_S
         pulse.stop()
-
-
-def until(so: Callable[[], bool]) -> None:
-    """Wait for it, at most ten seconds."""
-    end = time.monotonic() + 10.0
-    while not so():
-        assert time.monotonic() < end
-        time.sleep(0.01)

@@ -33,7 +33,7 @@ from tests.simulators.audit_package import members
 from tests.simulators.browser import TestClient
 from tests.simulators.monitored import MODEL
 from tests.simulators.readers import TOKENS, TRAINING, Door, bearer, readers
-from tests.simulators.site import until
+from tests.simulators.waiting import until
 from tests.simulators.watched import FakeApproval, Ward
 
 
@@ -231,7 +231,7 @@ def test_wired_as_the_service_wires_it(tmp_path: Path) -> None:
     assert taken.status_code == 201
     assert (form.status_code, '<html lang="zh-CN">' in form.text) == (200, True)
     size = ward.log.head().size
-    until(lambda: watching.monitor._next == size, 60.0, "the monitor has looked at everything")
+    until(lambda: watching.monitor._next == size, what="the monitor has looked at everything")
     assert watching.checks() == {"monitor": "ok", "golden": "ok"}
     began = time.monotonic()
     watching.stop()

@@ -73,7 +73,7 @@ def _notes(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_submitted_twice_it_runs_once(tmp_path: Path) -> None:
     """The same run id again, in this process or a later one, does nothing; an end skips the steps after it."""
     _process(tmp_path, "submit", "run-1", "run-1", "run-2", "end-at-PERMITTED")
@@ -91,7 +91,7 @@ def test_submitted_twice_it_runs_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_killed_run_goes_on_in_the_next_process(tmp_path: Path) -> None:
     """SIGKILL inside a step: the next process repeats that step alone, with the facts of the finished ones."""
     assert _process(tmp_path, "submit", "kill-at-INFERRED") == -9

@@ -1,0 +1,20 @@
+"""Waiting for what another thread or process does."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+LIMIT_S = 180.0
+"""No test waits for this when all is well: it is for a machine that is slow, or does much else."""
+
+
+def until(condition: Callable[[], Any], limit_s: float = LIMIT_S, what: str = "it is so") -> Any:
+    """Ask again and again, and give the first answer that is true; fail with `what` after `limit_s` seconds."""
+    ends = time.monotonic() + limit_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > ends:
+            raise TimeoutError(f"not within {limit_s:.0f} s: {what}")
+        time.sleep(0.02)
