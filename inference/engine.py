@@ -95,6 +95,7 @@ class Engine:
     def __init__(self, *, device: str | None, log: Log) -> None:
         self._wanted = device or ""
         self._log = log
+        self._launch: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
         self._turn = threading.Lock()
         self._closed = threading.Event()
         self._child: _Child | None = None
@@ -301,7 +302,7 @@ class Engine:
         arguments = [str(theirs.fileno()), str(lifeline_read), self._wanted]
         with theirs:
             try:
-                process = subprocess.Popen(
+                process = self._launch(
                     [sys.executable, "-P", "-m", "inference.worker", *arguments],
                     pass_fds=(theirs.fileno(), lifeline_read),
                     stdin=subprocess.DEVNULL,

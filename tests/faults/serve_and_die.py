@@ -12,6 +12,7 @@ from pathlib import Path
 
 from service import wire
 from service.serving import Service, build
+from tests.simulators import nursery
 
 
 def main(config: str, step: str = "", moment: str = "", by: str = "SIGKILL") -> None:
@@ -35,6 +36,8 @@ def main(config: str, step: str = "", moment: str = "", by: str = "SIGKILL") -> 
         levers = Levers(Path(os.environ["ZHIYING_TEST_LEVERS"]))
         wire.now = levers.clock(wire.now)
     service: Service = build(wire.settings(Path(config)), observe)
+    if nursery.SOCKET in os.environ:  # born there; so shall the engine's child be
+        service.engine._launch = nursery.Popen
     if levers is not None:
         levers.fit(service)
     service.start()

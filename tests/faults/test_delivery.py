@@ -2,7 +2,6 @@
 
 import io
 import json
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from tests.simulators import series
+from tests.simulators import nursery, series
 from tests.simulators.pacs import COMPREHENSIVE_3D_SR, FakePacs
 from tests.simulators.site import Site, write_series
 from tests.simulators.waiting import until
@@ -104,9 +103,7 @@ def test_late_images_supersede(site: Site, tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_a_second_service_on_the_same_folder_is_refused(site: Site) -> None:
     """Two services would fight for one spool: the second says so in one line."""
-    done = subprocess.run(
-        [ZHIYING, "serve", "--config", site.config_file], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = nursery.run([ZHIYING, "serve", "--config", site.config_file])
 
     assert done.returncode == 1
     assert done.stderr.startswith("error ALREADY_RUNNING: ")
@@ -122,7 +119,7 @@ def test_the_service_and_the_command_line_agree(site: Site) -> None:
     def agree() -> bool:  # again while the service still writes what follows from the test before
         with urllib.request.urlopen(f"http://127.0.0.1:{site.http_port}/audit/head", timeout=30) as answer:
             told["api"] = json.load(answer)
-        told["command"] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        told["command"] = json.loads(nursery.run(command).stdout)
         return bool(told["api"]["size"] == told["command"]["size"])
 
     until(agree, what=f"one head: {told}")

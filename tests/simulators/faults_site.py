@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 import urllib.request
@@ -18,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from dicom_bridge.ledger import LEDGER_FILE, ON_THE_WAY, Batch, Ledger, State
 from service import wire
-from tests.simulators import series
+from tests.simulators import nursery, series
 from tests.simulators.faults_levers import FOLDER, Levers
 from tests.simulators.faults_pacs import FaultyPacs
 from tests.simulators.raw_peer import EXPLICIT, RawPeer, data, request, store_command
@@ -98,7 +97,8 @@ class FaultySite(Site):
 
     def start(self, die_at: tuple[str, ...] | None = None, under: Sequence[str] = ()) -> None:
         """As a Site, with the levers in reach."""
-        super().start(die_at, ("env", f"PYTHONPATH={REPOSITORY}", f"{FOLDER}={self.levers.folder}", *under))
+        levers = {"PYTHONPATH": str(REPOSITORY), FOLDER: str(self.levers.folder)}
+        super().start(die_at, under, env=levers)
         assert self.alive, (self.root / "serve.log").read_text(encoding="utf-8")[-2000:]
 
     @property
@@ -147,7 +147,7 @@ class FaultySite(Site):
     def zhiying(self, *words: str, status: int | None = 0) -> Any:
         """What a command prints with --json; its exit status must be this one, or any with None."""
         command = [ZHIYING, *words, "--json", "--config", self.config_file]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = nursery.run(command)
         assert status in (None, done.returncode), f"{done.returncode}: {done.stdout}{done.stderr}"
         return json.loads(done.stdout)
 

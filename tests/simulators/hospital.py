@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from service import wire
 from service.demo.pacs import quick_network
 from service.store import State
-from tests.simulators import series
+from tests.simulators import nursery, series
 from tests.simulators.site import AE, REPOSITORY, Site
 from tests.simulators.waiting import LIMIT_S, until
 
@@ -145,7 +145,8 @@ class Hospital(Site):
         command = [*under, sys.executable, str(program), str(self.config_file), str(self.stamps), str(self._infer_s)]
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
         with (self.root / "serve.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY, env=environment)
+            start = subprocess.Popen if under else nursery.Popen
+            self._process = start(command, stdout=log, stderr=log, cwd=REPOSITORY, env=environment)
         until(self._up, LIMIT_S, "the service answers")
 
     def cpu_s(self) -> float:

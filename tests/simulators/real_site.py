@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from audit.entry import Entry
+from tests.simulators import nursery
 from tests.simulators.pacs import FakePacs
 from tests.simulators.site import AE, Site
 from tests.simulators.waiting import until
 
-COMMAND_S = 120
 """One command, with the imports of a cold disk and the patience of its own network calls."""
 ENDED = ("RELEASED", "SHADOWED", "REFUSED", "FAILED", "UNDELIVERED")
 PATIENT = ("TEST^Phantom", "测试", "TEST-0001", "19560101")
@@ -123,7 +122,7 @@ class RealSite(Site):
 def zhiying(site: Site, *arguments: str | Path, config: Path | None = None) -> Said:
     """Run the command, as an operator does beside the running service."""
     command = [Path(sys.executable).with_name("zhiying"), *arguments, "--config", config or site.config_file]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+    done = nursery.run(command)
     return Said(done.returncode, done.stdout, done.stderr)
 
 

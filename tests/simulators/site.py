@@ -5,6 +5,7 @@ one that `zhiying serve` runs, in a process that can be killed.
 """
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from models.ref import ModelRef
 from service import wire
 from service.demo.servers import free_port
 from service.store import Run
-from tests.simulators import series, small_model, tiny_model
+from tests.simulators import nursery, series, small_model, tiny_model
 from tests.simulators.pacs import FakePacs
 from tests.simulators.parties import Case, Parties
 from tests.simulators.reviewer import TERMS
@@ -99,7 +100,7 @@ class Site:
         self.config_file = root / "zhiying.toml"
         self._quiet_s = quiet_s
         self._database, self._pacs_more, self._more, self._denials = database, pacs_more, more, denials
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | nursery.Popen | None = None
         root.mkdir(parents=True, exist_ok=True)
         keys = root / "parties.json"  # a copy of a prepared site has the same people
         self.parties = Parties.of_keys(keys.read_text(encoding="utf-8")) if keys.exists() else Parties()
@@ -190,16 +191,23 @@ reading_mode = "second_reader"
     # ---- the process -----------------------------------------------------------------------------------------------
 
     def start(
-        self, die_at: tuple[str, ...] | None = None, under: Sequence[str] = (), *, degraded: bool = False
+        self,
+        die_at: tuple[str, ...] | None = None,
+        under: Sequence[str] = (),
+        *,
+        degraded: bool = False,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """Start the service; with `die_at` it kills itself at that step and moment, or by the third's signal.
 
-        `under`: a command that runs it, such as strace. `degraded`: wait until it says that something is wrong.
+        `under`: a command that runs it, such as strace; then it starts from nothing, else from the nursery. `degraded`:
+        wait until it says that something is wrong. `env`: more of its environment.
         """
         victim = REPOSITORY / "tests" / "faults" / "serve_and_die.py"
         command = [*under, sys.executable, str(victim), str(self.config_file), *(die_at or ())]
         with (self.root / "serve.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY)
+            start = subprocess.Popen if under else nursery.Popen
+            self._process = start(command, stdout=log, stderr=log, cwd=REPOSITORY, env=os.environ | (env or {}))
         try:
             until(lambda: self.checks() if degraded else self._up(), LIMIT_S, "the service answers")
         except TimeoutError:

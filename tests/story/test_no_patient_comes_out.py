@@ -2,7 +2,6 @@
 an export."""
 
 import base64
-import subprocess
 import urllib.error
 import urllib.request
 import zipfile
@@ -13,7 +12,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from tests.simulators import series
+from tests.simulators import nursery, series
 from tests.simulators.demo_run import ZHIYING
 from tests.simulators.pacs import FakePacs
 from tests.simulators.site import Site, write_series
@@ -78,8 +77,8 @@ def exported(site: Site, *words: str) -> dict[str, bytes]:
     package = site.root / f"{len(list(site.root.iterdir()))}.zip"
     about = ("--recipient", "TEST Reviewer", "--purpose", "TEST", "--contract", "TEST")
     command = [ZHIYING, "audit", "export", "--out", str(package), *about, *words, "--config", str(site.config_file)]
-    done = subprocess.run(command, capture_output=True, check=False)
-    found = {f"export {' '.join(words[:1])} {package.name}": done.stdout + done.stderr}
+    done = nursery.run(command)
+    found = {f"export {' '.join(words[:1])} {package.name}": (done.stdout + done.stderr).encode()}
     if package.exists():
         with zipfile.ZipFile(package) as members:
             # A rule of the scan has the canaries' name.

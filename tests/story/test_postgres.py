@@ -1,7 +1,6 @@
 """The story on PostgreSQL, as a hospital that outgrew one machine runs it: the same code, the same promises."""
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from sqlalchemy.engine import make_url
 
 from service.demo.servers import free_port
 from service.sections import Database
+from tests.simulators import nursery
 from tests.simulators.pacs import FakePacs
 from tests.simulators.postgres import Postgres, running_postgres
 from tests.simulators.site import Site, copy_of, write_series
@@ -107,12 +107,7 @@ def test_the_story_is_kept_in_postgresql(site: Site, pacs: FakePacs, server: Pos
     site.start()
     assert set(site.send(write_series(tmp_path / "series"))) == {0}
     run = site.run_in(*ENDS)
-    shown = subprocess.run(
-        [ZHIYING, "studies", "show", run.study_uid, "--json", "--config", site.config_file],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    shown = nursery.run([ZHIYING, "studies", "show", run.study_uid, "--json", "--config", site.config_file])
     site.stop()
 
     assert json.loads(shown.stdout)["state"] == "RELEASED"
@@ -165,7 +160,7 @@ def test_an_absent_database_is_one_line(site: Site, server: Postgres, words: tup
     server.down()
     try:
         command = [ZHIYING, *words, "--config", site.config_file]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = nursery.run(command)
     finally:
         server.up()
 

@@ -1,7 +1,6 @@
 """What must not be read ends as a refusal with a code that a person, a program and the log all give."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from models.errors import ModelChanged
 from models.library import Library
 from models.ref import ModelRef
 from service import wire
+from tests.simulators import nursery
 from tests.simulators.pacs import FakePacs
 from tests.simulators.parties import Case
 from tests.simulators.site import Site, write_series
@@ -49,7 +49,7 @@ def _told(site: Site, study_uid: str) -> dict[str, Any]:
     """What `zhiying studies show --json` says once the study's run has ended."""
     site.run_in("REFUSED", "FAILED", "RELEASED", study=study_uid)
     command = [ZHIYING, "studies", "show", study_uid, "--json", "--config", site.config_file]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = nursery.run(command)
     told: dict[str, Any] = json.loads(done.stdout)
     return told
 
@@ -163,7 +163,7 @@ def test_a_changed_byte_in_the_log_is_named(still: tuple[Site, ModelRef]) -> Non
     _flip(bundle, 60)
 
     command = [ZHIYING, "audit", "verify", "--config", site.config_file]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = nursery.run(command)
 
     assert done.returncode == 1
     assert "AUDIT_CORRUPT" in done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from audit.entry import Entry
 from ethics_review.states import Cause
 from models.ref import ModelRef
 from service import wire
-from tests.simulators import tiny_model
+from tests.simulators import nursery, tiny_model
 from tests.simulators.pacs import FakePacs
 from tests.simulators.parties import Case
 from tests.simulators.site import Site, write_series
@@ -69,7 +68,7 @@ class Halted(Site):
     def outbox(self, *words: str) -> Any:
         """What `zhiying outbox` prints."""
         command = [ZHIYING, "outbox", *words, "--json", "--config", self.config_file]
-        return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+        return json.loads(nursery.run(command).stdout)
 
     def held(self) -> str | None:
         """The code of the one batch that waits, by the command; None where nothing does."""
@@ -102,7 +101,7 @@ def site(tmp_path: Path) -> Iterator[Halted]:
         made = Halted(tmp_path, pacs)
         made.ref = made.install_model(tiny_model.Slow)
         made.approve(made.ref)
-        made.start()
+        made.start(under=("env",))  # a real process: the test looks for the engine's among its children
         yield made
         made.kill()
 

@@ -6,7 +6,6 @@ signature can end; retired. Then the export goes to the verifier, which weighs e
 
 import hashlib
 import json
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from audit import verifier
 from audit.entry import Kind
 from models.ref import ModelRef
 from service import wire
+from tests.simulators import nursery
 from tests.simulators.pacs import FakePacs
 from tests.simulators.parties import D1, PEOPLE, Case
 from tests.simulators.site import Site, write_series
@@ -59,7 +59,7 @@ class Hospital(Site):
 
     def printed(self, *words: str | Path, status: int = 0) -> Any:
         """The same of one that needs no site."""
-        done = subprocess.run([ZHIYING, *words], capture_output=True, text=True, timeout=120, check=False)
+        done = nursery.run([ZHIYING, *words])
         assert done.returncode == status, done.stdout + done.stderr
         return done.stderr if status else json.loads(done.stdout)
 
