@@ -1,5 +1,7 @@
 """Does the PACS hold what the log says, and nothing of ours besides? The check that no call past the log can pass.
 
+What was compared and found goes into the log (RECONCILED); for what is UNLOGGED the monitor suspends.
+
 The PACS's list comes from the PACS: asked by us, or written by its own administrator, who is the better witness.
 
     UNLOGGED     the PACS holds it, and no CALL_RESULT names it: a call that the log does not know, or one cut out of it
@@ -15,20 +17,23 @@ was never sent to this PACS; what lies outside the days that were asked for.
 """
 
 import csv
+import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from audit.entry import Entry, Kind, format_time, parse_time
+from audit.entry import Draft, Entry, JsonValue, Kind, format_time, parse_time
 from audit.errors import AuditError
 from audit.log import AuditLog
 from audit.note import Verifier
+from audit.schema import LIST_MAX
 from dicom_bridge import keyimage, receipt, uids
 from dicom_bridge.catalogue import Window
 from dicom_bridge.receipt import ReceiptRefused
@@ -39,6 +44,7 @@ FORMAT = "zhiying.reconciliation/1"
 MODALITIES = frozenset({"SR", "SEG"})
 LIST_BYTES_MAX = 256 * 1024**2  # ten million lines; more is not a list of our objects
 CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.66.4"})
+KEY_HEX = 32
 SEGMENTS_MAX = 255  # numbers of segments in a manifest
 _COLUMN = re.compile(r"[^a-z0-9]")
 _COLUMNS = frozenset({"sopinstanceuid", "00080018", "uid"})
@@ -71,11 +77,15 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One object of ours and what is wrong with it. `index`: of the log's entry that names it, where there is one."""
+    """One object of ours and what is wrong with it. `index`: of the log's entry that names it, where there is one.
+
+    `model`: of an UNLOGGED one its model's digest, where the log has the intent of the very call that its UID is of.
+    """
 
     problem: Problem
     uid: str
     index: int | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,7 @@ class _Logged:
     released: dict[str, Entry] = field(default_factory=dict)
     denials: set[str] = field(default_factory=set)  # what may be there, and need not: reports of refusals
     given_up: set[str] = field(default_factory=set)  # calls
+    begun: dict[str, str] = field(default_factory=dict)  # calls that have no result: the model's digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +139,10 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """For people, and for the reviewer's package. Only UIDs of our own form are in it."""
-        said = [{"problem": one.problem.value, "uid": one.uid, "index": one.index} for one in self.findings]
+        said = [
+            {"problem": one.problem.value, "uid": one.uid, "index": one.index, "model": one.model}
+            for one in self.findings
+        ]
         listed = sorted(self.holding.uids)
         return {
             "format": FORMAT,
@@ -137,10 +151,7 @@ class Report:
             "checkpoint": self.note,
             "size": self.size,
             "source": {"kind": self.holding.source, "name": self.holding.name},
-            "period": {
-                "from": None if self.asked.begin is None else format_time(self.asked.begin),
-                "to": None if self.asked.end is None else format_time(self.asked.end),
-            },
+            "period": self._period(),
             "held": listed,
             "others": self.holding.others,
             "agreed": self.agreed,
@@ -152,6 +163,31 @@ class Report:
     def to_bytes(self) -> bytes:
         """The file for the package."""
         return json.dumps(self.as_dict(), indent=1, sort_keys=True).encode() + b"\n"
+
+    def draft(self) -> Draft:
+        """The entry: what was compared, how much was found, the file's digest, and what the log does not know."""
+        digest = hashlib.sha256(self.to_bytes()).hexdigest()
+        found = Counter(one.problem for one in self.findings)
+        unlogged = [one for one in self.findings if one.problem is Problem.UNLOGGED]
+        body: dict[str, JsonValue] = {
+            "report": f"sha256:{digest}",
+            "source": self.holding.source,
+            "peer": self.holding.name if self.holding.source == "PEER" else None,
+            "size": self.size,
+            **self._period(),
+            "held": len(self.holding.uids),
+            "others": self.holding.others,
+            "agreed": self.agreed,
+            "pending": self.pending,
+            "receipts": self.receipts,
+            "found": {problem.value: found[problem] for problem in Problem},
+            "unlogged": [{"uid": one.uid, "model": one.model} for one in unlogged[:LIST_MAX]],
+        }
+        return Draft(Kind.RECONCILED, f"reconciled:{digest[:KEY_HEX]}", body)
+
+    def _period(self) -> dict[str, JsonValue]:
+        ends = {"from": self.asked.begin, "to": self.asked.end}
+        return {name: None if end is None else format_time(end) for name, end in ends.items()}
 
 
 def reconcile(log: AuditLog, key: Verifier, holding: Holding, asked: Asked, objects: Sequence[bytes] = ()) -> Report:
@@ -185,7 +221,8 @@ def reconcile(log: AuditLog, key: Verifier, holding: Holding, asked: Asked, obje
             else:
                 findings.append(Finding(Problem.STUCK, uid, result.index))
     checked, wrong = _receipts(log, key, objects)
-    return Report(holding, asked, head.size, head.note, (*findings, *wrong), agreed, pending, checked)
+    findings = [*_attributed(findings, logged.begun), *wrong]
+    return Report(holding, asked, head.size, head.note, tuple(findings), agreed, pending, checked)
 
 
 def of_list(path: Path) -> Holding:
@@ -267,13 +304,30 @@ def _logged(entries: Iterable[Entry]) -> _Logged:
             table = logged.results if entry.kind is Kind.CALL_RESULT else logged.released
             # What failed before it, an earlier attempt, explains nothing that comes after.
             logged.given_up.discard(entry.call or "")
+            logged.begun.pop(entry.call or "", None)
             for output in _outputs(entry):
                 table.setdefault(str(output["uid"]), entry)
+        elif entry.kind is Kind.CALL_INTENT and entry.call is not None:
+            logged.begun[entry.call] = _model(entry)
         elif entry.kind is Kind.DENIED:
             logged.denials.add(uids.derive("SR", entry.key))
         elif entry.kind is Kind.FAILED and entry.call is not None:
             logged.given_up.add(entry.call)
     return logged
+
+
+def _model(entry: Entry) -> str:
+    model = entry.body["model"]
+    return str(model["digest"]) if isinstance(model, Mapping) else ""
+
+
+def _attributed(findings: Iterable[Finding], begun: Mapping[str, str]) -> Iterator[Finding]:
+    """Whose results the unlogged ones are, as far as the log tells: what an object says of itself is no witness."""
+    found = list(findings)
+    lost = {one.uid for one in found if one.problem is Problem.UNLOGGED}
+    models = {uid: model for call, model in begun.items() if lost for uid in _names(call) & lost}
+    for one in found:
+        yield replace(one, model=models[one.uid]) if one.uid in models else one
 
 
 def _receipts(log: AuditLog, key: Verifier, objects: Sequence[bytes]) -> tuple[int, list[Finding]]:

@@ -43,7 +43,10 @@ def reconcile_pacs(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what the PACS holds of ours with the log. Exit status 0 only if neither has what the other lacks."""
+    """Compare what the PACS holds of ours with the log. Exit status 0 only if neither has what the other lacks.
+
+    The log keeps what was found. For a result that it does not know, models are suspended.
+    """
     with told():
         if listed is not None and peer is not None:
             raise CommandRefused("--list or --peer, not both")
@@ -64,9 +67,10 @@ def reconcile_pacs(
                 holding = _asked(settings, site.log, name, since, until or now)
             asked = Asked(now, timedelta(hours=grace_h), since, until, name, delivers=settings.results.to is not None)
             report = reconcile(site.log, wire.log_verifier(settings), holding, asked, files)
+            entry = site.log.append(report.draft())
         if out is not None:
             durable.create(out, report.to_bytes())
-        show(report.as_dict(), as_json=as_json, title="findings", rows=_rows(report))
+        show({**report.as_dict(), "entry": entry.index}, as_json=as_json, title="findings", rows=_rows(report))
         if not report.ok:
             raise typer.Exit(1)
 
