@@ -5,6 +5,7 @@ What was compared and found goes into the log (RECONCILED); for what is UNLOGGED
 The PACS's list comes from the PACS: asked by us, or written by its own administrator, who is the better witness.
 
     UNLOGGED     the PACS holds it, and no CALL_RESULT names it: a call that the log does not know, or one cut out of it
+    UNKNOWN      the same, under a UID that we cannot have made: another system's, or that of a call past all of this
     UNRELEASED   the PACS holds it, and the log has its result, but after the time of grace still no release
     MISSING      the log says that it was released, and the PACS does not hold it
     (The report of a refusal, "denied", may be held or not: its DENIED entry names it, and no result is in it.)
@@ -54,6 +55,7 @@ class Problem(StrEnum):
     """What was found; see the module's text."""
 
     UNLOGGED = "UNLOGGED"
+    UNKNOWN = "UNKNOWN"
     UNRELEASED = "UNRELEASED"
     MISSING = "MISSING"
     STUCK = "STUCK"
@@ -201,7 +203,7 @@ def reconcile(log: AuditLog, key: Verifier, holding: Holding, asked: Asked, obje
         if uid in logged.denials:
             agreed += 1
         elif result is None:
-            findings.append(Finding(Problem.UNLOGGED, uid))
+            findings.append(Finding(Problem.UNLOGGED if uids.name_based(uid) else Problem.UNKNOWN, uid))
         elif uid in logged.released:
             agreed += 1
         elif asked.now - parse_time(result.time) <= asked.grace:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ import pytest
 from pydicom import dcmread
 from typer.testing import CliRunner, Result
 
-from audit.entry import Draft, Kind
+from audit.entry import Draft, Entry, Kind
+from audit.errors import AuditUnavailable
+from audit.log import AuditLog
 from audit.verifier import Policy, verify
 from dicom_bridge import uids
 from dicom_bridge.keyimage import write_key_images
@@ -22,16 +25,25 @@ from dicom_bridge.peers import Peer
 from dicom_bridge.receipt import CREATOR, GROUP, Receipt
 from dicom_bridge.report import write_denial, write_sr
 from dicom_bridge.segmentation import write_seg
+from ethics_review.errors import Refused
+from ethics_review.facts import fact_of
+from ethics_review.gate import decide
+from models.ref import ModelRef
 from service import wire
-from service.audit_reconcile import of_list
+from service.audit_reconcile import Problem, of_list
 from service.cli import app
 from service.config import load
 from service.demo.servers import free_port
 from service.errors import CommandRefused
+from service.monitoring import Monitoring
 from tests.simulators import findings as phantom
+from tests.simulators.audit_log import MODEL as MODEL_BODY
 from tests.simulators.audit_log import body
+from tests.simulators.parties import Case, Parties
 from tests.simulators.query_pacs import QueryPacs, serving
 from tests.simulators.real_orthanc import orthanc_for, running
+from tests.simulators.reviewer import fields, request
+from tests.simulators.watched import FakeWatched
 
 SHAPE = (6, 12, 16)
 PERIOD = ("--from", "2026-11-01")
@@ -70,7 +82,8 @@ class Hospital:
         with wire.offline(self.config) as site:
             receipt = None
             if logged:
-                intent = site.log.append(Draft(Kind.CALL_INTENT, f"intent:{number}", body(Kind.CALL_INTENT), call))
+                said = {**body(Kind.CALL_INTENT), "checks": []}
+                intent = site.log.append(Draft(Kind.CALL_INTENT, f"intent:{number}", said, call))
                 receipt = Receipt(intent.index, site.log.receipt(intent.index).note)
             made = objects(call, receipt)
             outputs = [
@@ -381,6 +394,151 @@ def test_the_report_of_a_refusal_is_of_the_log(hospital: Hospital, tmp_path: Pat
     assert hospital.reconcile()[:2] == (1, {("UNLOGGED", unknown)})
     assert hospital.reconcile("--objects", tmp_path / "good")[2]["receipts_checked"] == 1
     assert ("RECEIPT_OF_ANOTHER_CALL", unknown) in hospital.reconcile("--objects", tmp_path / "unknown")[1]
+
+
+# ---- what the log keeps of it, and what follows ----------------------------------------------------------------------
+
+
+def kept(hospital: Hospital) -> list[Entry]:
+    """The log's RECONCILED entries."""
+    with wire.offline(hospital.config) as site:
+        return [entry for entry in site.log.entries() if entry.kind is Kind.RECONCILED]
+
+
+def test_an_honest_comparison_is_in_the_log(hospital: Hospital) -> None:
+    """What was asked, of which log, how much agreed, and the digest of the very file that may go with a package."""
+    out = hospital.folder / "pacs.json"
+    said = hospital.reconcile(*PERIOD, "--out", out)[2]
+    (entry,) = kept(hospital)
+
+    assert entry.index == said["entry"] == said["size"]
+    none = dict.fromkeys(Problem, 0)
+    assert dict(entry.body) == {
+        "report": f"sha256:{hashlib.sha256(out.read_bytes()).hexdigest()}",
+        "source": "PEER",
+        "peer": "pacs",
+        "size": said["size"],
+        "from": "2026-11-01T00:00:00.000000Z",
+        "to": None,
+        "held": 4,
+        "others": 0,
+        "agreed": 4,
+        "pending": 0,
+        "receipts": 0,
+        "found": none,
+        "unlogged": (),
+    }
+    hospital.reconcile("--list", hospital.listed(), "--to", "2100-01-01")
+    listed = kept(hospital)[1].body
+    assert (listed["source"], listed["peer"], listed["from"], listed["to"]) == (
+        *("LIST", None, None),
+        "2100-01-01T00:00:00.000000Z",
+    )
+
+
+def test_what_was_found_is_in_the_log_by_number(hospital: Hospital) -> None:
+    """Each problem's count; of what the log does not know the UID, and the model where the call's intent is there."""
+    hospital.call(3, result=False, released=False)
+    hospital.call(4, released=False)
+    hospital.call(666, logged=False)
+    hospital.lose("SR", 2)
+    begun, past = (sorted(uids.derive(kind, call_of(number)) for kind in ("SEG", "SR")) for number in (3, 666))
+
+    status, _, said = hospital.reconcile(*PERIOD, "--grace-h", "0")
+    (entry,) = kept(hospital)
+
+    assert status == 1
+    assert dict(entry.body["found"]) == dict.fromkeys(Problem, 0) | {"UNLOGGED": 4, "UNRELEASED": 2, "MISSING": 1}  # type: ignore[call-overload]
+    mine = MODEL_BODY["digest"]
+    models: dict[str, Any] = dict.fromkeys(begun, mine) | dict.fromkeys(past)
+    unlogged = entry.body["unlogged"]
+    assert isinstance(unlogged, tuple)
+    assert [dict(one) for one in unlogged] == [{"uid": uid, "model": models[uid]} for uid in sorted(models)]  # type: ignore[call-overload]
+    assert {one["uid"]: one["model"] for one in said["findings"] if one["problem"] == "UNLOGGED"} == models
+    assert {one["model"] for one in said["findings"] if one["problem"] != "UNLOGGED"} == {None}
+
+
+def test_another_system_s_reports_suspend_nobody(hospital: Hospital) -> None:
+    """Under 2.25, with digits at random, as viewers save them: a finding, and no result past the log of ours."""
+    for place, uid in enumerate(("2.25.17", f"2.25.{uuid.uuid4().int}", "1.2.276.0.7230010.3.1.4.8323329.1")):
+        other = dcmread(io.BytesIO(hospital.call(3 + place)["SR"]))
+        other.SOPInstanceUID = uid
+        hospital.pacs.instances.append(other)
+
+    status, found, _ = hospital.reconcile(*PERIOD)
+    (entry,) = kept(hospital)
+
+    assert (status, {problem for problem, _ in found}) == (1, {"UNKNOWN"})
+    assert (entry.body["unlogged"], entry.body["others"]) == ((), 1)
+    assert fact_of(entry).beyond == 0
+
+
+def test_more_than_an_entry_can_name(hospital: Hospital) -> None:
+    """The first 256; the number of all is there, and the monitor knows how many it does not see."""
+    uid_of = [uids.derive("SR", call_of(number)) for number in range(1000, 1300)]
+    hospital.reconcile("--list", hospital.listed(*uid_of))
+    (entry,) = kept(hospital)
+
+    fact = fact_of(entry)
+    assert [uid for uid, _ in fact.unlogged] == sorted(uid_of)[:256]
+    assert (dict(entry.body["found"])["UNLOGGED"], fact.beyond) == (300, 44)  # type: ignore[call-overload]
+
+
+def test_a_log_that_takes_nothing_gives_no_answer(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not in the log would be found by nobody else: an error, exit status 1, and no file."""
+
+    def refuses(*_: object) -> Entry:
+        raise AuditUnavailable("the disk refuses")
+
+    monkeypatch.setattr(AuditLog, "append", refuses)
+    out = hospital.folder / "pacs.json"
+    done = hospital.run("reconcile", *PERIOD, "--out", out)
+    assert (done.exit_code, out.exists()) == (1, False)
+    assert done.stderr.startswith("error ")
+
+
+MINE, OTHER = ModelRef(**MODEL_BODY), ModelRef("other", "1.0", "sha256:" + "0d" * 32)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("begun", "out"), [(True, {MINE}), (False, {MINE, OTHER})], ids=["its intent is there", "past the log"]
+)
+def test_a_result_past_the_log_stops_the_next_study(hospital: Hospital, *, begun: bool, out: set[ModelRef]) -> None:
+    """Planted in the PACS, found by the command, suspended by the monitor: the gate refuses; until then it permits."""
+    parties = Parties()
+    (hospital.folder / "trust.policy").write_text(parties.policy(), encoding="utf-8")
+    with hospital.config.open("a", encoding="utf-8") as file:
+        file.write(f'[review]\ntrust = "{hospital.folder / "trust.policy"}"\n')
+    with wire.offline(hospital.config) as site:
+        for number, model in enumerate((MINE, OTHER)):
+            valid = {"from": "2020-01-01", "to": "2099-12-31"}
+            terms = fields(model, approval=f"TEST-2026-{number:04d}", valid=valid)
+            Case(parties, site.register, site.log, model).live(terms)
+
+    def refused() -> dict[ModelRef, str]:
+        """The service looks at its log; then a study comes for each model."""
+        codes = {}
+        with wire.offline(hospital.config) as site:
+            monitor = Monitoring(site.log, site.log, site.register, hospital.folder / "monitor", FakeWatched())
+            monitor()
+            assert monitor.state == "ok"
+            for model in (MINE, OTHER):
+                now = site.now()
+                try:
+                    decide(request(model=model), site.register.standings(now), site.register.stops(), now)
+                except Refused as answer:
+                    codes[model] = answer.code
+        return codes
+
+    assert hospital.reconcile(*PERIOD)[0] == 0
+    assert refused() == {}
+    hospital.call(666, logged=begun, result=False, released=False)
+    assert refused() == {}
+    assert hospital.reconcile(*PERIOD)[0] == 1
+    assert refused() == dict.fromkeys(out, "SUSPENDED")
+    hospital.pacs.instances = hospital.pacs.instances[:-2]
+    assert hospital.reconcile(*PERIOD)[0] == 0
+    assert refused() == dict.fromkeys(out, "SUSPENDED")
 
 
 # ---- a PACS that we did not write ------------------------------------------------------------------------------------
