@@ -154,6 +154,12 @@ def _of_the_site() -> dict[Kind, dict[str, JsonValue]]:
             "calls": 17,
         },
         Kind.OPT_OUT: {"patient": "3" * 32, "choice": "OPTED_OUT"},
+        **_of_the_pacs(),
+    }
+
+
+def _of_the_pacs() -> dict[Kind, dict[str, JsonValue]]:
+    return {
         Kind.RECONCILED: {
             "report": DIGEST,
             "source": "PEER",
