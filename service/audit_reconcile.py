@@ -12,6 +12,8 @@ The PACS's list comes from the PACS: asked by us, or written by its own administ
     STUCK        the log has its result, and after the time of grace neither a release nor a failure
     RECEIPT_...  a report that was looked into carries no receipt, a false one, or that of another call
 
+What the logs before this one name is known too, as far as they are whole; whether it is still there, nobody asks.
+
 What it cannot see: objects under UIDs that are not of our form (under 2.25.), unless the list was said to be of ours
 alone; key images (SC) in a peer that no CALL_RESULT names, since captures of other makers have UIDs of this form; what
 was never sent to this PACS; what lies outside the days that were asked for.
@@ -192,15 +194,25 @@ class Report:
         return {name: None if end is None else format_time(end) for name, end in ends.items()}
 
 
-def reconcile(log: AuditLog, key: Verifier, holding: Holding, asked: Asked, objects: Sequence[bytes] = ()) -> Report:
-    """Compare. `objects`: Part 10 files from the PACS, whose receipts are looked into. Raises AuditError."""
+def reconcile(
+    log: AuditLog,
+    key: Verifier,
+    holding: Holding,
+    asked: Asked,
+    objects: Sequence[bytes] = (),
+    before: Iterable[Entry] = (),
+) -> Report:
+    """Compare. `objects`: Part 10 files from the PACS, whose receipts are looked into. Raises AuditError.
+
+    `before`: entries of the logs that this one succeeds. What they name may be held, and need not.
+    """
     head = log.head()
-    logged = _logged(log.entries())
+    logged, older = _logged(log.entries()), _logged(before)
     findings: list[Finding] = []
     agreed = pending = 0
     for uid in sorted(holding.uids):
         result = logged.results.get(uid)
-        if uid in logged.denials:
+        if uid in logged.denials or (result is None and (uid in older.denials or uid in older.results)):
             agreed += 1
         elif result is None:
             findings.append(Finding(Problem.UNLOGGED if uids.name_based(uid) else Problem.UNKNOWN, uid))

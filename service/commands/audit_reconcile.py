@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from audit import durable
-from audit.entry import Kind
+from audit.entry import Entry, Kind
+from audit.errors import AuditError
 from audit.log import AuditLog
 from dicom_bridge.catalogue import Window
 from dicom_bridge.patience import Patience
@@ -66,7 +67,8 @@ def reconcile_pacs(
                 since = since or now - timedelta(days=DAYS)
                 holding = _asked(settings, site.log, name, since, until or now)
             asked = Asked(now, timedelta(hours=grace_h), since, until, name, delivers=settings.results.to is not None)
-            report = reconcile(site.log, wire.log_verifier(settings), holding, asked, files)
+            before = _before(settings, site.log)
+            report = reconcile(site.log, wire.log_verifier(settings), holding, asked, files, before)
             entry = site.log.append(report.draft())
         if out is not None:
             durable.create(out, report.to_bytes())
@@ -85,6 +87,17 @@ def reconciliation_of(path: Path) -> bytes:
     if not isinstance(value, dict) or value.get("format") != FORMAT or not all(map(_is_own, value.get("held", [""]))):
         raise CommandRefused(f"{path} is not what `zhiying audit reconcile --out` writes")
     return data
+
+
+def _before(settings: Config, log: AuditLog) -> list[Entry]:
+    """What is left of the logs before this one: of a damaged one nothing, and what it held then counts as unlogged."""
+    found = []
+    try:
+        for entry in wire.earlier(settings, log):
+            found.append(entry)
+    except (AuditError, OSError) as damaged:
+        typer.echo(f"warning: a log before this one is not read: {damaged}", err=True)
+    return found
 
 
 def _asked(settings: Config, log: AuditLog, name: str | None, since: datetime, until: datetime) -> Holding:

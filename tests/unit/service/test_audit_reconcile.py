@@ -18,9 +18,11 @@ from typer.testing import CliRunner, Result
 
 from audit.entry import Draft, Entry, Kind
 from audit.layout import STAGING
+from audit.note import Signer
+from audit.succession import Reason
 from audit.verifier import Policy, verify
 from dicom_bridge import uids
-from dicom_bridge.keyimage import write_key_images
+from dicom_bridge.keyimage import KIND, uid_parts, write_key_images
 from dicom_bridge.peers import Peer
 from dicom_bridge.receipt import CREATOR, GROUP, Receipt
 from dicom_bridge.report import write_denial, write_sr
@@ -29,7 +31,7 @@ from ethics_review.errors import Refused
 from ethics_review.facts import fact_of
 from ethics_review.gate import decide
 from models.ref import ModelRef
-from service import wire
+from service import succeeding, wire
 from service.audit_reconcile import Problem, of_list
 from service.cli import app
 from service.config import load
@@ -538,6 +540,56 @@ def test_a_result_past_the_log_stops_the_next_study(hospital: Hospital, *, begun
     hospital.pacs.instances = hospital.pacs.instances[:-2]
     assert hospital.reconcile(*PERIOD)[0] == 0
     assert refused() == dict.fromkeys(out, "SUSPENDED")
+
+
+def succeed(hospital: Hospital, officer: Signer) -> None:
+    """The log's key is exchanged: another log follows."""
+
+    def nobody(*_: object) -> Any:
+        raise AssertionError("there is no witness")
+
+    text = succeeding.request(load(hospital.config), Reason.KEY_ROTATION, nobody).text
+    succeeding.take(load(hospital.config), officer.sign(text), nobody)
+
+
+def test_what_a_log_before_this_one_knows_is_no_result_past_the_log(hospital: Hospital) -> None:
+    """After two successions each log's results are known, and a refusal's report; of a damaged one nothing is."""
+    officer = Signer.generate("officer.example")
+    with hospital.config.open("a", encoding="utf-8") as file:
+        file.write(f'[audit]\nrestore_keys = ["{officer.vkey}"]\n')
+    with wire.offline(hospital.config) as site:
+        site.log.append(Draft(Kind.DENIED, "denied:run-1", body(Kind.DENIED), call_of(9)))
+    refusal = uids.derive("SR", "denied:run-1")
+    succeed(hospital, officer)
+    hospital.call(3)
+    succeed(hospital, officer)
+    hospital.call(4)
+
+    status, found, said = hospital.reconcile("--list", hospital.listed(refusal))
+    assert (status, found, said["agreed"]) == (0, set(), 9)
+    hospital.call(666, logged=False)
+    planted = {("UNLOGGED", uids.derive(kind, call_of(666))) for kind in ("SEG", "SR")}
+    assert hospital.reconcile("--list", hospital.listed(refusal))[:2] == (1, planted)
+
+    first = hospital.folder / "data" / "audit.frozen" / "1" / "tile" / "entries"
+    for bundle in [path for path in first.rglob("*") if path.is_file()]:  # as long as the log was at each commit
+        bundle.chmod(0o640)
+        bundle.write_bytes(bundle.read_bytes()[:-1])
+    done = hospital.run("reconcile", "--list", hospital.listed(refusal), "--json")
+    lost = {one["uid"] for one in json.loads(done.stdout)["findings"]} - {uid for _, uid in planted}
+    assert lost == {refusal, *(uids.derive(kind, call_of(number)) for kind in ("SEG", "SR") for number in (1, 2))}
+    assert done.stderr.startswith("warning: a log before this one is not read")
+
+
+def test_an_object_more_of_a_call_that_has_its_result(hospital: Hospital) -> None:
+    """The log knows what that call had: nobody can tell which model this is of. Of a call without a result, one can."""
+    hospital.call(3, result=False, released=False)
+    more = [uids.derive(KIND, call_of(number), *uid_parts(7)) for number in (1, 3)]
+    hospital.reconcile("--list", hospital.listed(*more))
+    (entry,) = kept(hospital)
+
+    models = dict(fact_of(entry).unlogged)
+    assert (models[more[0]], models[more[1]]) == (None, MINE.digest)
 
 
 # ---- a PACS that we did not write ------------------------------------------------------------------------------------
