@@ -295,7 +295,7 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
         # A patient does not want AI, or wants it again. patient: a name of its own, which no call has.
         Kind.OPT_OUT: Record({"patient": HEX32, "choice": CODE}),
         # What a PACS holds was compared with the first `size` entries. found: how many objects by problem; unlogged:
-        # those that the log does not know, as many as a list takes; with its model's digest where its call was begun.
+        # those that the log does not know, as many as a list takes; with the model's digest where the log tells it.
         Kind.RECONCILED: Record(
             {
                 "report": DIGEST,

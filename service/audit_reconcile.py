@@ -4,7 +4,8 @@ What was compared and found goes into the log (RECONCILED); for what is UNLOGGED
 
 The PACS's list comes from the PACS: asked by us, or written by its own administrator, who is the better witness.
 
-    UNLOGGED     the PACS holds it, and no CALL_RESULT names it: a call that the log does not know, or one cut out of it
+    UNLOGGED     the PACS holds it, and no CALL_RESULT names it: a call that the log does not know, or one cut out of it;
+                 or only that of a call whose results are never sent (in the shadow, of a labelled set)
     UNKNOWN      the same, under a UID that we cannot have made: another system's, or that of a call past all of this
     UNRELEASED   the PACS holds it, and the log has its result, but after the time of grace still no release
     MISSING      the log says that it was released, and the PACS does not hold it
@@ -120,7 +121,9 @@ class _Logged:
     released: dict[str, Entry] = field(default_factory=dict)
     denials: set[str] = field(default_factory=set)  # what may be there, and need not: reports of refusals
     given_up: set[str] = field(default_factory=set)  # calls
-    begun: dict[str, str] = field(default_factory=dict)  # calls that have no result: the model's digest
+    begun: dict[str, str] = field(default_factory=dict)  # calls: the model's digest
+    ended: set[str] = field(default_factory=set)  # calls that have a result
+    kept: set[str] = field(default_factory=set)  # calls whose results are never sent: in the shadow, of a labelled set
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +221,13 @@ def reconcile(
             findings.append(Finding(Problem.UNLOGGED if uids.name_based(uid) else Problem.UNKNOWN, uid))
         elif uid in logged.released:
             agreed += 1
+        elif result.call in logged.kept:
+            findings.append(Finding(Problem.UNLOGGED, uid, result.index, logged.begun.get(str(result.call))))
         elif asked.now - parse_time(result.time) <= asked.grace:
             pending += 1
         else:
             findings.append(Finding(Problem.UNRELEASED, uid, result.index))
+    explained = logged.given_up | logged.kept
     for uid, result in logged.results.items():
         if uid in holding.uids:
             continue
@@ -229,13 +235,13 @@ def reconcile(
         if release is not None:
             if asked.holds(release.time) and asked.peer in (None, release.body["peer"]):
                 findings.append(Finding(Problem.MISSING, uid, release.index))
-        elif asked.delivers and asked.holds(result.time) and result.call not in logged.given_up:
+        elif asked.delivers and asked.holds(result.time) and result.call not in explained:
             if asked.now - parse_time(result.time) <= asked.grace:
                 pending += 1
             else:
                 findings.append(Finding(Problem.STUCK, uid, result.index))
     checked, wrong = _receipts(log, key, objects)
-    findings = [*_attributed(findings, logged.begun), *wrong]
+    findings = [*_attributed(findings, logged), *wrong]
     return Report(holding, asked, head.size, head.note, tuple(findings), agreed, pending, checked)
 
 
@@ -318,11 +324,17 @@ def _logged(entries: Iterable[Entry]) -> _Logged:
             table = logged.results if entry.kind is Kind.CALL_RESULT else logged.released
             # What failed before it, an earlier attempt, explains nothing that comes after.
             logged.given_up.discard(entry.call or "")
-            logged.begun.pop(entry.call or "", None)
+            logged.ended.add(entry.call or "")
             for output in _outputs(entry):
                 table.setdefault(str(output["uid"]), entry)
         elif entry.kind is Kind.CALL_INTENT and entry.call is not None:
             logged.begun[entry.call] = _model(entry)
+            if entry.body["state"] != "LIVE":
+                logged.kept.add(entry.call)
+            elif entry.call not in logged.ended:  # what has run in the shadow is not run again
+                logged.kept.discard(entry.call)
+        elif entry.kind is Kind.CASE and entry.call is not None:
+            logged.kept.add(entry.call)
         elif entry.kind is Kind.DENIED:
             logged.denials.add(uids.derive("SR", entry.key))
         elif entry.kind is Kind.FAILED and entry.call is not None:
@@ -335,11 +347,12 @@ def _model(entry: Entry) -> str:
     return str(model["digest"]) if isinstance(model, Mapping) else ""
 
 
-def _attributed(findings: Iterable[Finding], begun: Mapping[str, str]) -> Iterator[Finding]:
+def _attributed(findings: Iterable[Finding], logged: _Logged) -> Iterator[Finding]:
     """Whose results the unlogged ones are, as far as the log tells: what an object says of itself is no witness."""
     found = list(findings)
     lost = {one.uid for one in found if one.problem is Problem.UNLOGGED}
-    models = {uid: model for call, model in begun.items() if lost for uid in _names(call) & lost}
+    open_calls = [call for call in logged.begun if lost and call not in logged.ended]
+    models = {uid: logged.begun[call] for call in open_calls for uid in _names(call) & lost}
     for one in found:
         yield replace(one, model=models[one.uid]) if one.uid in models else one
 

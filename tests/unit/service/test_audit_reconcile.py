@@ -39,8 +39,8 @@ from service.demo.servers import free_port
 from service.errors import CommandRefused
 from service.monitoring import Monitoring
 from tests.simulators import findings as phantom
+from tests.simulators.audit_log import DIGEST, body
 from tests.simulators.audit_log import MODEL as MODEL_BODY
-from tests.simulators.audit_log import body
 from tests.simulators.parties import Case, Parties
 from tests.simulators.query_pacs import QueryPacs, serving
 from tests.simulators.real_orthanc import orthanc_for, running
@@ -78,13 +78,15 @@ class Hospital:
         )
         pacs.instances += phantom.series(SHAPE)
 
-    def call(self, number: int, *, logged: bool = True, result: bool = True, released: bool = True) -> dict[str, bytes]:
+    def call(
+        self, number: int, *, logged: bool = True, result: bool = True, released: bool = True, state: str = "LIVE"
+    ) -> dict[str, bytes]:
         """One call whose objects reach the PACS; what is not `logged` was made past the log."""
         call = call_of(number)
         with wire.offline(self.config) as site:
             receipt = None
             if logged:
-                said = {**body(Kind.CALL_INTENT), "checks": []}
+                said = {**body(Kind.CALL_INTENT), "checks": [], "state": state}
                 intent = site.log.append(Draft(Kind.CALL_INTENT, f"intent:{number}", said, call))
                 receipt = Receipt(intent.index, site.log.receipt(intent.index).note)
             made = objects(call, receipt)
@@ -540,6 +542,42 @@ def test_a_result_past_the_log_stops_the_next_study(hospital: Hospital, *, begun
     hospital.pacs.instances = hospital.pacs.instances[:-2]
     assert hospital.reconcile(*PERIOD)[0] == 0
     assert refused() == dict.fromkeys(out, "SUSPENDED")
+
+
+@pytest.mark.parametrize("why", ["shadow", "case"])
+def test_what_is_never_sent_is_not_stuck_and_must_not_be_there(hospital: Hospital, why: str) -> None:
+    """Of a call in the shadow, or of a labelled set: a result past the log, at once, and its model is known."""
+    hospital.call(3, released=False, state="SHADOW" if why == "shadow" else "LIVE")
+    if why == "case":
+        with wire.offline(hospital.config) as site:
+            site.log.append(Draft(Kind.CASE, "case:3", body(Kind.CASE), call_of(3)))
+    there = list(hospital.pacs.instances)
+    lost = {hospital.lose(kind, 3) for kind in ("SEG", "SR")}
+    status, found, said = hospital.reconcile(*PERIOD, "--grace-h", "0")
+    assert (status, found, said["pending"]) == (0, set(), 0)
+
+    hospital.pacs.instances = there
+    assert hospital.reconcile(*PERIOD)[:2] == (1, {("UNLOGGED", uid) for uid in lost})
+    assert set(fact_of(kept(hospital)[-1]).unlogged) == {(uid, MINE.digest) for uid in lost}
+
+
+def test_a_call_that_is_begun_again_live_is_live(hospital: Hospital) -> None:
+    """Its first intent was in the shadow and had no result; what has run in the shadow stays there."""
+    for number, result in ((3, False), (4, True)):
+        hospital.call(number, result=result, released=False, state="SHADOW")
+        with wire.offline(hospital.config) as site:
+            again = {**body(Kind.CALL_INTENT), "checks": []}
+            site.log.append(Draft(Kind.CALL_INTENT, f"again:{number}", again, call_of(number)))
+            if not result:
+                outputs = [
+                    {"kind": kind, "uid": uids.derive(kind, call_of(3)), "digest": DIGEST} for kind in ("SEG", "SR")
+                ]
+                said = {**body(Kind.CALL_RESULT), "outputs": outputs}
+                site.log.append(Draft(Kind.CALL_RESULT, "result:3", said, call_of(3)))
+
+    _, found, said = hospital.reconcile(*PERIOD)
+    assert said["pending"] == 2
+    assert found == {("UNLOGGED", uids.derive(kind, call_of(4))) for kind in ("SEG", "SR")}
 
 
 def succeed(hospital: Hospital, officer: Signer) -> None:
