@@ -4,7 +4,7 @@ What was compared and found goes into the log (RECONCILED); for what is UNLOGGED
 
 The PACS's list comes from the PACS: asked by us, or written by its own administrator, who is the better witness.
 
-    UNLOGGED     the PACS holds it, and no CALL_RESULT names it: a call that the log does not know, or one cut out of it;
+    UNLOGGED     the PACS holds it, and no CALL_RESULT names it: a call that the log does not know, or one cut out;
                  or only that of a call whose results are never sent (in the shadow, of a labelled set)
     UNKNOWN      the same, under a UID that we cannot have made: another system's, or that of a call past all of this
     UNRELEASED   the PACS holds it, and the log has its result, but after the time of grace still no release
