@@ -28,9 +28,10 @@ from audit.package import CHUNK, LENGTH_BYTES, README, PackageFull, Writer, pack
 ALWAYS: Final = frozenset(
     {"APPROVAL", "CONFIG", "ERASURE", "EXPORT", "HEARTBEAT", "LOG_READ", "LOG_START", "RESTORE", "SEAL"}
     | {"STATE_CHANGE", "STOP", "RESUME", "OPT_OUT", "INCIDENT", "ACCEPTANCE", "EVALUATION", "GOLDEN", "SAFETY_REPORT"}
+    | {"RECONCILED"}
 )
 """Kinds that are in scope whatever is asked: what a call rests on, and what that rests on itself; and what shows
-silence, copies and restored logs."""
+silence, copies, restored logs and calls past the log."""
 STAMPS_MAX: Final = 100
 """Time stamps over one checkpoint: two digits name them."""
 SCAN: Final = "phi_scan.json"

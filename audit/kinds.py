@@ -60,6 +60,7 @@ class Kind(StrEnum):
     INCIDENT = "INCIDENT"
     LOOKBACK = "LOOKBACK"
     OPT_OUT = "OPT_OUT"
+    RECONCILED = "RECONCILED"
 
 
 _MODEL = Record({"name": TOKEN, "version": TOKEN, "digest": DIGEST})
@@ -293,6 +294,25 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
         ),
         # A patient does not want AI, or wants it again. patient: a name of its own, which no call has.
         Kind.OPT_OUT: Record({"patient": HEX32, "choice": CODE}),
+        # What a PACS holds was compared with the first `size` entries. found: how many objects by problem; unlogged:
+        # those that the log does not know, as many as a list takes; with the model's digest where the log tells it.
+        Kind.RECONCILED: Record(
+            {
+                "report": DIGEST,
+                "source": CODE,
+                "peer": Maybe(TOKEN),
+                "size": INTEGER,
+                "from": Maybe(TIME),
+                "to": Maybe(TIME),
+                "held": INTEGER,
+                "others": INTEGER,
+                "agreed": INTEGER,
+                "pending": INTEGER,
+                "receipts": INTEGER,
+                "found": Table(CODE, INTEGER),
+                "unlogged": Listing(Record({"uid": OWN_UID, "model": Maybe(DIGEST)})),
+            }
+        ),
     }
 )
 """What each kind's body holds: exactly these fields, all of them."""

@@ -47,9 +47,10 @@ from typing import Protocol
 from audit import durable
 from audit.canonical import JsonValue, canonical, parse_canonical
 from audit.checkpoint import Checkpoint
-from audit.entry import parse_time
-from audit.errors import AuditError, BadSignature, EntryInvalid, NoteError, UnknownSigner
-from audit.layout import CHECKPOINT, HEAD
+from audit.entry import Entry, parse, parse_time
+from audit.errors import AuditCorrupt, AuditError, BadSignature, EntryInvalid, NoteError, UnknownSigner
+from audit.layout import CHECKPOINT, HEAD, bundles, unpack
+from audit.merkle import Tree
 from audit.note import Verifier, open_note, parse_note
 from audit.schema import INTEGER, ROOT, TOKEN
 
@@ -322,6 +323,21 @@ class Generations:
             return End.parse(parse_canonical(self._place(number, ".end").read_bytes()))
         except EntryInvalid as wrong:
             raise StatementBad(f"{FROZEN}/{number}.end: {wrong}") from None
+
+    def entries(self, number: int, end: End) -> list[Entry]:
+        """A frozen generation's. ``end``: as the log after it names it. Raises AuditCorrupt, EntryInvalid, OSError."""
+        tree, leaves = Tree(), list[bytes]()
+        for name in bundles(0, end.size):
+            path = self._place(number, "") / name.path
+            try:
+                leaves += unpack(path.read_bytes())
+            except (FileNotFoundError, EntryInvalid):
+                raise AuditCorrupt(str(path), "missing or cut short") from None
+        for leaf in leaves:
+            tree.add(leaf)
+        if (tree.size, base64.b64encode(tree.root()).decode("ascii")) != (end.size, end.root):
+            raise AuditCorrupt(str(self._place(number, "")), "is not the log that the next one succeeds")
+        return [parse(index, leaf) for index, leaf in enumerate(leaves)]
 
     def refuse_ending(self) -> None:
         """Raise Unfinished if today's log has been told to end."""

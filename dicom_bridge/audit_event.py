@@ -329,6 +329,13 @@ def _export(given: _Given) -> tuple[Event, ...]:
     )
 
 
+def _reconciled(given: _Given) -> tuple[Event, ...]:
+    if not given.body.get("unlogged"):
+        return ()
+    details = _taken(given.body, {"report": DIGEST, "source": CODE})
+    return given.warn((), "the PACS holds results that the log does not know", details)
+
+
 def _silent(_: _Given) -> tuple[Event, ...]:
     return ()
 
@@ -364,6 +371,7 @@ _RULES: Final[Mapping[str, Callable[[_Given], tuple[Event, ...]]]] = MappingProx
         "HUMAN_DECISION": _decision,
         "CASE": _decision,
         "LOOKBACK": _log_read,
+        "RECONCILED": _reconciled,
         # The service looks at itself: no study is touched that an entry of its own does not name.
         "EVALUATION": _silent,
         "GOLDEN": _silent,

@@ -1,5 +1,9 @@
 """What is owed by a date that the log's own entries give, and what ran out: the chart behind EVIDENCE_OVERDUE.
 
+And results that were found in a PACS and that the log does not know, behind RELEASE_UNLOGGED:
+
+    each such result           once, in the first comparison that names it, whatever later ones say
+
     a clock of an incident     until it is told (NOTIFIED); the date stands in the entry that opened it
     a safety report            30 days to its countersignature, from its entry on; of a period that was over then
     a golden case              36 hours to the next run, where the model has had one; in one run of the service
@@ -18,13 +22,14 @@ GOLDEN_US: Final = 36 * 3600 * MILLION
 
 
 class Duties(Chart):
-    """The duties of one model that are open."""
+    """The duties of one model that are open, and the results past the log that were told."""
 
-    keeps = ("owed", "golden")
+    keeps = ("owed", "golden", "unlogged")
 
     def __init__(self) -> None:
         self.owed: dict[str, list[int]] = {}  # name: due in microseconds since 1970, index of its entry
         self.golden: list[int | str] = []  # entry of the last run, and a boot and a tick since which none came
+        self.unlogged: dict[str, int] = {}  # UID of a result that the log does not know: the entry that named it first
 
     def passes(self, fact: Fact) -> list[int]:
         """Time went on, as this entry says: the entries in which what ran out by it began. It is then owed no more."""
@@ -49,3 +54,15 @@ class Duties(Chart):
             self.owed.pop(name, None)
         if fact.what is What.GOLDEN or fact.code == GOLDEN_MISMATCH:
             self.golden = [fact.index, fact.boot, fact.tick_us]
+
+    def unknown(self, fact: Fact, model: str) -> tuple[int, int]:
+        """Of results past the log that may be the model's: how many are new, and the entry that named the oldest.
+
+        What stays in the PACS is found again each day: who resumes a model, resumes it knowing that.
+        """
+        mine = [uid for uid, of in fact.unlogged if of in {None, model}]
+        known = [self.unlogged[uid] for uid in mine if uid in self.unlogged]
+        new = len(mine) - len(known) + fact.beyond
+        for uid in mine:
+            self.unlogged.setdefault(uid, fact.index)
+        return new, min(known, default=fact.index)

@@ -20,6 +20,8 @@ from models.strict import Malformed, parse_json
 GRAVE: Final = frozenset({"DEATH", "SERIOUS"})
 """Severities of an incident that suspend whatever its category."""
 GOLDEN_MISMATCH: Final = "GOLDEN_MISMATCH"
+UNLOGGED: Final = "UNLOGGED"
+"""Of what a comparison with a PACS found: it holds a result, and no entry of the log has one."""
 COUNTERSIGN_DAYS: Final = 30
 """From a safety report's entry to its countersignature. No figure is given; 30 days are ours."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,6 +64,7 @@ class What(StrEnum):
     HEARTBEAT = "HEARTBEAT"
     GOLDEN = "GOLDEN"  # a golden case came out
     DUTY = "DUTY"  # something is owed by a date, or was done
+    RECONCILED = "RECONCILED"  # a PACS was compared with the log
     OTHER = "OTHER"  # it has its place in the log, and no more
 
 
@@ -86,6 +89,8 @@ class Fact:
         reasons, significant, reader, seconds: of a decision.
         boot, tick_us: of a heartbeat or a golden case: the run of the writer, and its clock that nothing can set.
         owed: (name, due in microseconds since 1970) of what is to be done by then. done: names of what was.
+        unlogged: of a comparison: UID, and the model's digest where it is known, of results that the log does not know.
+        beyond: how many more of them there are than the entry names.
         source, seq: who wrote the entry, and as its how-manieth; without a source nobody knows.
     """
 
@@ -106,6 +111,8 @@ class Fact:
     tick_us: int = 0
     owed: tuple[tuple[str, int], ...] = ()
     done: tuple[str, ...] = ()
+    unlogged: tuple[tuple[str, str | None], ...] = ()
+    beyond: int = 0
     source: str = ""
     seq: int = 0
 
@@ -230,6 +237,14 @@ def _safety_report(entry: Logged) -> Fact | None:
     return replace(_base(entry, What.DUTY), owed=((str(entry.body["report"]), _since_1970(due)),))
 
 
+def _reconciled(entry: Logged) -> Fact:
+    listed = [one for one in _listed(entry.body["unlogged"]) if isinstance(one, Mapping)]
+    unlogged = tuple((str(one["uid"]), None if one["model"] is None else str(one["model"])) for one in listed)
+    found = entry.body["found"]
+    said = int(str(found.get(UNLOGGED, 0))) if isinstance(found, Mapping) else 0
+    return replace(_base(entry, What.RECONCILED), unlogged=unlogged, beyond=max(0, said - len(unlogged)))
+
+
 def _listed(value: JsonValue) -> list[JsonValue]:
     return list(value) if isinstance(value, (list, tuple)) else []
 
@@ -251,5 +266,6 @@ _MAKERS: Final[Mapping[str, Callable[[Logged], Fact | None]]] = MappingProxyType
         "GOLDEN": _golden,
         "INCIDENT": _incident,
         "SAFETY_REPORT": _safety_report,
+        "RECONCILED": _reconciled,
     }
 )

@@ -165,6 +165,10 @@ class Monitor:
             self.duties.take(fact)
         if fact.what is What.INVARIANT and fact.model in {None, self.plan.model.digest}:
             yield self._broken(fact.code, fact.index, fact.index, "1.000000", "0.000000")
+        if fact.what is What.RECONCILED:
+            new, first = self.duties.unknown(fact, self.plan.model.digest)
+            if new:
+                yield self._broken("RELEASE_UNLOGGED", first, fact.index, text(new), "0.000000", new)
         if fact.what is What.HEARTBEAT:
             # A machine that was off made no calls: only silence within one run of the writer counts.
             if self.beat and self.beat[1] == fact.boot:

@@ -1,13 +1,19 @@
 """Does the PACS hold what the log says, and nothing of ours besides? The check that no call past the log can pass.
 
+What was compared and found goes into the log (RECONCILED); for what is UNLOGGED the monitor suspends.
+
 The PACS's list comes from the PACS: asked by us, or written by its own administrator, who is the better witness.
 
-    UNLOGGED     the PACS holds it, and no CALL_RESULT names it: a call that the log does not know, or one cut out of it
+    UNLOGGED     the PACS holds it, and no CALL_RESULT names it: a call that the log does not know, or one cut out;
+                 or only that of a call whose results are never sent (in the shadow, of a labelled set)
+    UNKNOWN      the same, under a UID that we cannot have made: another system's, or that of a call past all of this
     UNRELEASED   the PACS holds it, and the log has its result, but after the time of grace still no release
     MISSING      the log says that it was released, and the PACS does not hold it
     (The report of a refusal, "denied", may be held or not: its DENIED entry names it, and no result is in it.)
     STUCK        the log has its result, and after the time of grace neither a release nor a failure
     RECEIPT_...  a report that was looked into carries no receipt, a false one, or that of another call
+
+What the logs before this one name is known too, as far as they are whole; whether it is still there, nobody asks.
 
 What it cannot see: objects under UIDs that are not of our form (under 2.25.), unless the list was said to be of ours
 alone; key images (SC) in a peer that no CALL_RESULT names, since captures of other makers have UIDs of this form; what
@@ -15,20 +21,23 @@ was never sent to this PACS; what lies outside the days that were asked for.
 """
 
 import csv
+import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from audit.entry import Entry, Kind, format_time, parse_time
+from audit.entry import Draft, Entry, JsonValue, Kind, format_time, parse_time
 from audit.errors import AuditError
 from audit.log import AuditLog
 from audit.note import Verifier
+from audit.schema import LIST_MAX
 from dicom_bridge import keyimage, receipt, uids
 from dicom_bridge.catalogue import Window
 from dicom_bridge.receipt import ReceiptRefused
@@ -39,6 +48,7 @@ FORMAT = "zhiying.reconciliation/1"
 MODALITIES = frozenset({"SR", "SEG"})
 LIST_BYTES_MAX = 256 * 1024**2  # ten million lines; more is not a list of our objects
 CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.66.4"})
+KEY_HEX = 32
 SEGMENTS_MAX = 255  # numbers of segments in a manifest
 _COLUMN = re.compile(r"[^a-z0-9]")
 _COLUMNS = frozenset({"sopinstanceuid", "00080018", "uid"})
@@ -48,6 +58,7 @@ class Problem(StrEnum):
     """What was found; see the module's text."""
 
     UNLOGGED = "UNLOGGED"
+    UNKNOWN = "UNKNOWN"
     UNRELEASED = "UNRELEASED"
     MISSING = "MISSING"
     STUCK = "STUCK"
@@ -71,11 +82,15 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One object of ours and what is wrong with it. `index`: of the log's entry that names it, where there is one."""
+    """One object of ours and what is wrong with it. `index`: of the log's entry that names it, where there is one.
+
+    `model`: of an UNLOGGED one its model's digest, where the log has the intent of the very call that its UID is of.
+    """
 
     problem: Problem
     uid: str
     index: int | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +121,9 @@ class _Logged:
     released: dict[str, Entry] = field(default_factory=dict)
     denials: set[str] = field(default_factory=set)  # what may be there, and need not: reports of refusals
     given_up: set[str] = field(default_factory=set)  # calls
+    begun: dict[str, str] = field(default_factory=dict)  # calls: the model's digest
+    ended: set[str] = field(default_factory=set)  # calls that have a result
+    kept: set[str] = field(default_factory=set)  # calls whose results are never sent: in the shadow, of a labelled set
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +146,10 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """For people, and for the reviewer's package. Only UIDs of our own form are in it."""
-        said = [{"problem": one.problem.value, "uid": one.uid, "index": one.index} for one in self.findings]
+        said = [
+            {"problem": one.problem.value, "uid": one.uid, "index": one.index, "model": one.model}
+            for one in self.findings
+        ]
         listed = sorted(self.holding.uids)
         return {
             "format": FORMAT,
@@ -137,10 +158,7 @@ class Report:
             "checkpoint": self.note,
             "size": self.size,
             "source": {"kind": self.holding.source, "name": self.holding.name},
-            "period": {
-                "from": None if self.asked.begin is None else format_time(self.asked.begin),
-                "to": None if self.asked.end is None else format_time(self.asked.end),
-            },
+            "period": self._period(),
             "held": listed,
             "others": self.holding.others,
             "agreed": self.agreed,
@@ -153,25 +171,63 @@ class Report:
         """The file for the package."""
         return json.dumps(self.as_dict(), indent=1, sort_keys=True).encode() + b"\n"
 
+    def draft(self) -> Draft:
+        """The entry: what was compared, how much was found, the file's digest, and what the log does not know."""
+        digest = hashlib.sha256(self.to_bytes()).hexdigest()
+        found = Counter(one.problem for one in self.findings)
+        unlogged = [one for one in self.findings if one.problem is Problem.UNLOGGED]
+        body: dict[str, JsonValue] = {
+            "report": f"sha256:{digest}",
+            "source": self.holding.source,
+            "peer": self.holding.name if self.holding.source == "PEER" else None,
+            "size": self.size,
+            **self._period(),
+            "held": len(self.holding.uids),
+            "others": self.holding.others,
+            "agreed": self.agreed,
+            "pending": self.pending,
+            "receipts": self.receipts,
+            "found": {problem.value: found[problem] for problem in Problem},
+            "unlogged": [{"uid": one.uid, "model": one.model} for one in unlogged[:LIST_MAX]],
+        }
+        return Draft(Kind.RECONCILED, f"reconciled:{digest[:KEY_HEX]}", body)
 
-def reconcile(log: AuditLog, key: Verifier, holding: Holding, asked: Asked, objects: Sequence[bytes] = ()) -> Report:
-    """Compare. `objects`: Part 10 files from the PACS, whose receipts are looked into. Raises AuditError."""
+    def _period(self) -> dict[str, JsonValue]:
+        ends = {"from": self.asked.begin, "to": self.asked.end}
+        return {name: None if end is None else format_time(end) for name, end in ends.items()}
+
+
+def reconcile(
+    log: AuditLog,
+    key: Verifier,
+    holding: Holding,
+    asked: Asked,
+    objects: Sequence[bytes] = (),
+    before: Iterable[Entry] = (),
+) -> Report:
+    """Compare. `objects`: Part 10 files from the PACS, whose receipts are looked into. Raises AuditError.
+
+    `before`: entries of the logs that this one succeeds. What they name may be held, and need not.
+    """
     head = log.head()
-    logged = _logged(log.entries())
+    logged, older = _logged(log.entries()), _logged(before)
     findings: list[Finding] = []
     agreed = pending = 0
     for uid in sorted(holding.uids):
         result = logged.results.get(uid)
-        if uid in logged.denials:
+        if uid in logged.denials or (result is None and (uid in older.denials or uid in older.results)):
             agreed += 1
         elif result is None:
-            findings.append(Finding(Problem.UNLOGGED, uid))
+            findings.append(Finding(Problem.UNLOGGED if uids.name_based(uid) else Problem.UNKNOWN, uid))
         elif uid in logged.released:
             agreed += 1
+        elif result.call in logged.kept:
+            findings.append(Finding(Problem.UNLOGGED, uid, result.index, logged.begun.get(str(result.call))))
         elif asked.now - parse_time(result.time) <= asked.grace:
             pending += 1
         else:
             findings.append(Finding(Problem.UNRELEASED, uid, result.index))
+    explained = logged.given_up | logged.kept
     for uid, result in logged.results.items():
         if uid in holding.uids:
             continue
@@ -179,13 +235,14 @@ def reconcile(log: AuditLog, key: Verifier, holding: Holding, asked: Asked, obje
         if release is not None:
             if asked.holds(release.time) and asked.peer in (None, release.body["peer"]):
                 findings.append(Finding(Problem.MISSING, uid, release.index))
-        elif asked.delivers and asked.holds(result.time) and result.call not in logged.given_up:
+        elif asked.delivers and asked.holds(result.time) and result.call not in explained:
             if asked.now - parse_time(result.time) <= asked.grace:
                 pending += 1
             else:
                 findings.append(Finding(Problem.STUCK, uid, result.index))
     checked, wrong = _receipts(log, key, objects)
-    return Report(holding, asked, head.size, head.note, (*findings, *wrong), agreed, pending, checked)
+    findings = [*_attributed(findings, logged), *wrong]
+    return Report(holding, asked, head.size, head.note, tuple(findings), agreed, pending, checked)
 
 
 def of_list(path: Path) -> Holding:
@@ -267,13 +324,37 @@ def _logged(entries: Iterable[Entry]) -> _Logged:
             table = logged.results if entry.kind is Kind.CALL_RESULT else logged.released
             # What failed before it, an earlier attempt, explains nothing that comes after.
             logged.given_up.discard(entry.call or "")
+            logged.ended.add(entry.call or "")
             for output in _outputs(entry):
                 table.setdefault(str(output["uid"]), entry)
+        elif entry.kind is Kind.CALL_INTENT and entry.call is not None:
+            logged.begun[entry.call] = _model(entry)
+            if entry.body["state"] != "LIVE":
+                logged.kept.add(entry.call)
+            elif entry.call not in logged.ended:  # what has run in the shadow is not run again
+                logged.kept.discard(entry.call)
+        elif entry.kind is Kind.CASE and entry.call is not None:
+            logged.kept.add(entry.call)
         elif entry.kind is Kind.DENIED:
             logged.denials.add(uids.derive("SR", entry.key))
         elif entry.kind is Kind.FAILED and entry.call is not None:
             logged.given_up.add(entry.call)
     return logged
+
+
+def _model(entry: Entry) -> str:
+    model = entry.body["model"]
+    return str(model["digest"]) if isinstance(model, Mapping) else ""
+
+
+def _attributed(findings: Iterable[Finding], logged: _Logged) -> Iterator[Finding]:
+    """Whose results the unlogged ones are, as far as the log tells: what an object says of itself is no witness."""
+    found = list(findings)
+    lost = {one.uid for one in found if one.problem is Problem.UNLOGGED}
+    open_calls = [call for call in logged.begun if lost and call not in logged.ended]
+    models = {uid: logged.begun[call] for call in open_calls for uid in _names(call) & lost}
+    for one in found:
+        yield replace(one, model=models[one.uid]) if one.uid in models else one
 
 
 def _receipts(log: AuditLog, key: Verifier, objects: Sequence[bytes]) -> tuple[int, list[Finding]]:

@@ -15,7 +15,7 @@ from typing import IO
 
 from audit import durable, succession
 from audit.canonical import JsonValue
-from audit.entry import Draft, Kind
+from audit.entry import Draft, Entry, Kind
 from audit.layout import HEAD
 from audit.log import AuditLog
 from audit.note import Signer, Verifier
@@ -255,6 +255,18 @@ def open_log(config: Config) -> AuditLog:
         log.close()
         raise
     return log
+
+
+def earlier(config: Config, log: AuditLog) -> Iterator[Entry]:
+    """The entries of the logs that this one succeeds, newest log first, each log proven by the one after it.
+
+    Raises AuditError, OSError at one that is damaged; those before it are proven by nothing then.
+    """
+    logs, start = generations(config), next(log.entries())
+    for number in range(logs.number - 1, 0, -1):
+        found = logs.entries(number, succession.End.parse(start.body["predecessor"]))
+        yield from found
+        start = found[0]
 
 
 def open_ending_log(config: Config) -> AuditLog:

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from audit import durable
-from audit.entry import Kind
+from audit.entry import Entry, Kind
+from audit.errors import AuditError
 from audit.log import AuditLog
 from dicom_bridge.catalogue import Window
 from dicom_bridge.patience import Patience
@@ -43,7 +44,10 @@ def reconcile_pacs(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what the PACS holds of ours with the log. Exit status 0 only if neither has what the other lacks."""
+    """Compare what the PACS holds of ours with the log. Exit status 0 only if neither has what the other lacks.
+
+    The log keeps what was found. For a result that it does not know, models are suspended.
+    """
     with told():
         if listed is not None and peer is not None:
             raise CommandRefused("--list or --peer, not both")
@@ -63,10 +67,12 @@ def reconcile_pacs(
                 since = since or now - timedelta(days=DAYS)
                 holding = _asked(settings, site.log, name, since, until or now)
             asked = Asked(now, timedelta(hours=grace_h), since, until, name, delivers=settings.results.to is not None)
-            report = reconcile(site.log, wire.log_verifier(settings), holding, asked, files)
+            before = _before(settings, site.log)
+            report = reconcile(site.log, wire.log_verifier(settings), holding, asked, files, before)
+            entry = site.log.append(report.draft())
         if out is not None:
             durable.create(out, report.to_bytes())
-        show(report.as_dict(), as_json=as_json, title="findings", rows=_rows(report))
+        show({**report.as_dict(), "entry": entry.index}, as_json=as_json, title="findings", rows=_rows(report))
         if not report.ok:
             raise typer.Exit(1)
 
@@ -81,6 +87,17 @@ def reconciliation_of(path: Path) -> bytes:
     if not isinstance(value, dict) or value.get("format") != FORMAT or not all(map(_is_own, value.get("held", [""]))):
         raise CommandRefused(f"{path} is not what `zhiying audit reconcile --out` writes")
     return data
+
+
+def _before(settings: Config, log: AuditLog) -> list[Entry]:
+    """What is left of the logs before this one: of a damaged one nothing, and what it held then counts as unlogged."""
+    found = []
+    try:
+        for entry in wire.earlier(settings, log):
+            found.append(entry)
+    except (AuditError, OSError) as damaged:
+        typer.echo(f"warning: a log before this one is not read: {damaged}", err=True)
+    return found
 
 
 def _asked(settings: Config, log: AuditLog, name: str | None, since: datetime, until: datetime) -> Holding:

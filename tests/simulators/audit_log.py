@@ -154,6 +154,27 @@ def _of_the_site() -> dict[Kind, dict[str, JsonValue]]:
             "calls": 17,
         },
         Kind.OPT_OUT: {"patient": "3" * 32, "choice": "OPTED_OUT"},
+        **_of_the_pacs(),
+    }
+
+
+def _of_the_pacs() -> dict[Kind, dict[str, JsonValue]]:
+    return {
+        Kind.RECONCILED: {
+            "report": DIGEST,
+            "source": "PEER",
+            "peer": "pacs",
+            "size": 9,
+            "from": "2026-11-16T16:07:12.123456Z",
+            "to": None,
+            "held": 5,
+            "others": 2,
+            "agreed": 3,
+            "pending": 0,
+            "receipts": 0,
+            "found": {"UNLOGGED": 2, "MISSING": 1},
+            "unlogged": [{"uid": "2.25.17", "model": DIGEST}, {"uid": "2.25.18", "model": None}],
+        },
     }
 
 

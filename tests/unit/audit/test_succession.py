@@ -16,7 +16,7 @@ from audit import fsck
 from audit.canonical import canonical, parse_canonical
 from audit.checkpoint import Checkpoint
 from audit.entry import Draft, Kind
-from audit.errors import AuditSealed
+from audit.errors import AuditCorrupt, AuditSealed
 from audit.layout import CHECKPOINT, HEAD
 from audit.log import SEAL_KEY
 from audit.note import Signer
@@ -250,6 +250,35 @@ def test_a_log_of_which_nothing_is_left(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / AUDIT)
     logs.freeze(1, NOTE, lambda: STATEMENT.predecessor, Hands())
     assert (logs.number, logs.end(1)) == (2, STATEMENT.predecessor)
+
+
+def test_a_frozen_log_is_read_as_far_as_its_successor_proves_it(tmp_path: Path) -> None:
+    """All entries up to its end, in order; not with another root or size, and not where a byte or a file is missing."""
+    logs = site(tmp_path)
+    with open_log(tmp_path / AUDIT) as log:
+        for number in range(300):  # more than one bundle
+            log.append(draft(1000 + number))
+    end = sealed(tmp_path)
+    with open_log(tmp_path / AUDIT) as log:
+        entries = list(log.entries())
+    logs.freeze(1, NOTE, lambda: end, Hands())
+
+    assert logs.entries(1, end) == entries
+    assert entries[-1].kind is Kind.SEAL
+    for other in (replace(end, root=ROOT), replace(end, size=end.size - 1), replace(end, size=end.size + 1)):
+        with pytest.raises(AuditCorrupt):
+            logs.entries(1, other)
+    first = tmp_path / FROZEN / "1" / "tile" / "entries" / "000"
+    whole = first.read_bytes()
+    first.chmod(0o640)
+    for wrong in (whole[:-1], whole[:-40] + b"x" + whole[-39:]):
+        first.write_bytes(wrong)
+        with pytest.raises(AuditCorrupt):
+            logs.entries(1, end)
+    first.parent.chmod(0o750)
+    first.unlink()
+    with pytest.raises(AuditCorrupt):
+        logs.entries(1, end)
 
 
 def test_nothing_follows_a_seal(tmp_path: Path) -> None:

@@ -296,6 +296,15 @@ def test_silence_and_export() -> None:
     assert left.findall("ActiveParticipant")[1].get("UserID") == "review board"
 
 
+def test_a_comparison_that_found_calls_past_the_log_is_an_alert() -> None:
+    """Those who look after security see that there are some; one that found none, or something else, is silent."""
+    said = {"report": DIGEST, "source": "PEER", "found": {"UNLOGGED": 1}, "unlogged": [{"uid": "2.25.17"}]}
+    (event,) = events_of(entry("RECONCILED", said), REPORTER)
+    assert coded(tree(event), "EventIdentification/EventID") == [("110113", "DCM")]
+    assert event.details == (("report", DIGEST), ("source", "PEER"))
+    assert events_of(entry("RECONCILED", said | {"unlogged": [], "found": {"MISSING": 1}}), REPORTER) == ()
+
+
 def test_unknown_without_a_study_is_an_alert() -> None:
     """A kind without a rule and a study gives a Security Alert that holds nothing of its body."""
     (event,) = events_of(entry("KEY_ROTATION", {"old": "secret", "recipient": "somebody"}), REPORTER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,17 @@ def test_own_is_a_matter_of_form() -> None:
     assert not uids.own("1.2.840.10008.1.2")
     assert not uids.own("2.25.")
     assert len(uids.IMPLEMENTATION_VERSION_NAME) <= 16
+
+
+def test_name_based_is_what_derive_makes() -> None:
+    """No random UUID, no other version or variant, no longer number; so that another maker's are told apart."""
+    ours = uids.derive("SR", "0" * 32)
+    number = int(ours.removeprefix("2.25."))
+    version, variant = 1 << 76, 1 << 63
+    assert uids.name_based(ours)
+    assert uids.name_based(uids.IMPLEMENTATION_CLASS_UID)
+    for other in (number ^ version, number ^ variant, number + (1 << 128), uuid.uuid4().int, 1):
+        assert uids.own(f"2.25.{other}")
+        assert not uids.name_based(f"2.25.{other}")
+    for uid in ("1.2.840.10008.1.2", "2.25.", f"{ours}.1", ours.replace("2.25.", "2.26."), f"2.25.{number}x"):
+        assert not uids.name_based(uid)

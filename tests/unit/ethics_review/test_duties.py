@@ -1,4 +1,4 @@
-"""What ran out, and what is missing before something: EVIDENCE_OVERDUE and SEQUENCE_GAP, at their edges."""
+"""What ran out, what is missing, and what the log does not know: EVIDENCE_OVERDUE, SEQUENCE_GAP, RELEASE_UNLOGGED."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -236,3 +236,95 @@ def test_numbers_are_kept_over_a_stop_and_an_approval() -> None:
     gap = line(ward, 7)
     for other in (monitor.under(plan()), Monitor.continued(plan(), monitor.state())):
         assert [one.reading.metric for one in other.feed(gap)] == ["SEQUENCE_GAP"]
+
+
+# What stands in the PACS, and the log does not know.
+
+
+def compared(ward: Ward, *names: str, model: str | None = MODEL.digest, beyond: int = 0) -> Fact:
+    """A comparison with the PACS that found these results, or none."""
+    ward.minute += DAY
+    return ward.put(What.RECONCILED, unlogged=tuple((name, model) for name in names), beyond=beyond)
+
+
+def unlogged(ward: Ward) -> list[tuple[int, int, int]]:
+    """First and last entry, and number, of each reading."""
+    return [(one.first, one.last, one.n) for one in found(ward.facts, "RELEASE_UNLOGGED")]
+
+
+@pytest.mark.parametrize("names", [(), ("a",), ("a", "b", "c")])
+def test_results_that_the_log_does_not_know(names: tuple[str, ...]) -> None:
+    """None is nothing; one is enough; more are one evaluation, of that very entry."""
+    ward = Ward()
+    ward.judged()
+    compared(ward, *names)
+    assert unlogged(ward) == [(4, 4, len(names))] * bool(names)
+
+
+@pytest.mark.parametrize(
+    ("model", "speaks"), [(MODEL.digest, True), (None, True), (OTHER_MODEL, False)], ids=["mine", "none", "other"]
+)
+def test_whose_result(model: str | None, speaks: bool) -> None:
+    """One of another model is that one's; of which nobody can tell, concerns every model."""
+    ward = Ward()
+    compared(ward, "a", model=model)
+    assert bool(unlogged(ward)) is speaks
+
+
+def test_of_several_models_each_counts_its_own() -> None:
+    """And those of which nobody knows; another's are not counted."""
+    ward = Ward()
+    ward.put(What.RECONCILED, unlogged=(("a", MODEL.digest), ("b", OTHER_MODEL), ("c", None), ("d", OTHER_MODEL)))
+    assert unlogged(ward) == [(0, 0, 2)]
+
+
+def test_a_result_is_told_once() -> None:
+    """It stays in the PACS, and each day's comparison finds it: whoever resumed the model, knew that."""
+    ward = Ward()
+    compared(ward, "a")
+    ward.put(What.EPOCH, model=MODEL.digest)
+    compared(ward, "a")
+    compared(ward)
+    compared(ward, "a")
+    assert unlogged(ward) == [(0, 0, 1)]
+
+
+def test_a_new_one_beside_a_known_one() -> None:
+    """Counts alone. Its range begins with the entry that named the oldest: without that one the other were new too."""
+    ward = Ward()
+    compared(ward, "a")
+    compared(ward, "b")
+    compared(ward)
+    compared(ward, "b", "c", "d")
+    compared(ward, "d", "a", "e")
+    assert unlogged(ward) == [(0, 0, 1), (1, 1, 1), (1, 3, 2), (0, 4, 1)]
+
+
+def test_what_another_model_s_was_is_not_known_for_mine() -> None:
+    """A result that was laid to another model, and of which nobody can tell later, is new."""
+    ward = Ward()
+    compared(ward, "a", model=OTHER_MODEL)
+    compared(ward, "a", model=None)
+    assert unlogged(ward) == [(1, 1, 1)]
+
+
+@pytest.mark.parametrize("model", [MODEL.digest, OTHER_MODEL])
+def test_more_than_the_entry_names(model: str) -> None:
+    """Nobody can tell whether they were told, nor whose they are: they count each time, for every model."""
+    ward = Ward()
+    compared(ward, "a", model=model, beyond=3)
+    compared(ward, "a", model=model, beyond=2)
+    mine = int(model == MODEL.digest)
+    assert unlogged(ward) == [(0, 0, 3 + mine), (1 - mine, 1, 2)]
+
+
+def test_what_was_told_is_kept_over_a_stop_and_an_approval() -> None:
+    """A restart or a renewal does not make it new."""
+    ward = Ward()
+    monitor = Monitor(plan())
+    monitor.feed(compared(ward, "a"))
+    again, new = compared(ward, "a"), compared(ward, "a", "b")
+    for other in (monitor.under(plan()), Monitor.continued(plan(), monitor.state())):
+        assert "RELEASE_UNLOGGED" not in [one.reading.metric for one in other.feed(again)]
+        (reading,) = [one.reading for one in other.feed(new) if one.reading.metric == "RELEASE_UNLOGGED"]
+        assert (reading.first, reading.last, reading.n) == (0, 2, 1)

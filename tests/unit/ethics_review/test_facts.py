@@ -216,3 +216,16 @@ def test_a_countersignature_names_its_report() -> None:
     assert signed == placed(What.DUTY, model=MODEL.digest, done=(report,))
     assert fact_of(Line("STATE_CHANGE", said | {"note": "no note"})) == placed(What.OTHER, model=MODEL.digest)
     assert fact_of(Line("STATE_CHANGE", said | {"note": None})).done == ()
+
+
+def test_a_comparison_with_the_pacs() -> None:
+    """What the log does not know, whose it is, and how many more there are than the entry names."""
+    mine, nobodys = {"uid": "2.25.17", "model": MODEL.digest}, {"uid": "2.25.18", "model": None}
+    named = (("2.25.17", MODEL.digest), ("2.25.18", None))
+    said = body(Kind.RECONCILED) | {"unlogged": [mine, nobodys]}
+    for number, beyond in ((2, 0), (5, 3), (1, 0)):
+        found: dict[str, JsonValue] = {"UNLOGGED": number, "MISSING": 9, "UNKNOWN": 9, "UNRELEASED": 9}
+        fact = logged(Kind.RECONCILED, said | {"found": found}, None)
+        assert fact == placed(What.RECONCILED, unlogged=named, beyond=beyond)
+    clean = logged(Kind.RECONCILED, said | {"found": {}, "unlogged": []}, None)
+    assert clean == placed(What.RECONCILED)

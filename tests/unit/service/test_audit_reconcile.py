@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import shutil
+import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,24 +16,36 @@ import pytest
 from pydicom import dcmread
 from typer.testing import CliRunner, Result
 
-from audit.entry import Draft, Kind
+from audit.entry import Draft, Entry, Kind
+from audit.layout import STAGING
+from audit.note import Signer
+from audit.succession import Reason
 from audit.verifier import Policy, verify
 from dicom_bridge import uids
-from dicom_bridge.keyimage import write_key_images
+from dicom_bridge.keyimage import KIND, uid_parts, write_key_images
 from dicom_bridge.peers import Peer
 from dicom_bridge.receipt import CREATOR, GROUP, Receipt
 from dicom_bridge.report import write_denial, write_sr
 from dicom_bridge.segmentation import write_seg
-from service import wire
-from service.audit_reconcile import of_list
+from ethics_review.errors import Refused
+from ethics_review.facts import fact_of
+from ethics_review.gate import decide
+from models.ref import ModelRef
+from service import succeeding, wire
+from service.audit_reconcile import Problem, of_list
 from service.cli import app
 from service.config import load
 from service.demo.servers import free_port
 from service.errors import CommandRefused
+from service.monitoring import Monitoring
 from tests.simulators import findings as phantom
-from tests.simulators.audit_log import body
+from tests.simulators.audit_log import DIGEST, body
+from tests.simulators.audit_log import MODEL as MODEL_BODY
+from tests.simulators.parties import Case, Parties
 from tests.simulators.query_pacs import QueryPacs, serving
 from tests.simulators.real_orthanc import orthanc_for, running
+from tests.simulators.reviewer import fields, request
+from tests.simulators.watched import FakeWatched
 
 SHAPE = (6, 12, 16)
 PERIOD = ("--from", "2026-11-01")
@@ -64,13 +78,16 @@ class Hospital:
         )
         pacs.instances += phantom.series(SHAPE)
 
-    def call(self, number: int, *, logged: bool = True, result: bool = True, released: bool = True) -> dict[str, bytes]:
+    def call(
+        self, number: int, *, logged: bool = True, result: bool = True, released: bool = True, state: str = "LIVE"
+    ) -> dict[str, bytes]:
         """One call whose objects reach the PACS; what is not `logged` was made past the log."""
         call = call_of(number)
         with wire.offline(self.config) as site:
             receipt = None
             if logged:
-                intent = site.log.append(Draft(Kind.CALL_INTENT, f"intent:{number}", body(Kind.CALL_INTENT), call))
+                said = {**body(Kind.CALL_INTENT), "checks": [], "state": state}
+                intent = site.log.append(Draft(Kind.CALL_INTENT, f"intent:{number}", said, call))
                 receipt = Receipt(intent.index, site.log.receipt(intent.index).note)
             made = objects(call, receipt)
             outputs = [
@@ -381,6 +398,236 @@ def test_the_report_of_a_refusal_is_of_the_log(hospital: Hospital, tmp_path: Pat
     assert hospital.reconcile()[:2] == (1, {("UNLOGGED", unknown)})
     assert hospital.reconcile("--objects", tmp_path / "good")[2]["receipts_checked"] == 1
     assert ("RECEIPT_OF_ANOTHER_CALL", unknown) in hospital.reconcile("--objects", tmp_path / "unknown")[1]
+
+
+# ---- what the log keeps of it, and what follows ----------------------------------------------------------------------
+
+
+def kept(hospital: Hospital) -> list[Entry]:
+    """The log's RECONCILED entries."""
+    with wire.offline(hospital.config) as site:
+        return [entry for entry in site.log.entries() if entry.kind is Kind.RECONCILED]
+
+
+def test_an_honest_comparison_is_in_the_log(hospital: Hospital) -> None:
+    """What was asked, of which log, how much agreed, and the digest of the very file that may go with a package."""
+    out = hospital.folder / "pacs.json"
+    said = hospital.reconcile(*PERIOD, "--out", out)[2]
+    (entry,) = kept(hospital)
+
+    assert entry.index == said["entry"] == said["size"]
+    none = dict.fromkeys(Problem, 0)
+    assert dict(entry.body) == {
+        "report": f"sha256:{hashlib.sha256(out.read_bytes()).hexdigest()}",
+        "source": "PEER",
+        "peer": "pacs",
+        "size": said["size"],
+        "from": "2026-11-01T00:00:00.000000Z",
+        "to": None,
+        "held": 4,
+        "others": 0,
+        "agreed": 4,
+        "pending": 0,
+        "receipts": 0,
+        "found": none,
+        "unlogged": (),
+    }
+    hospital.reconcile("--list", hospital.listed(), "--to", "2100-01-01")
+    listed = kept(hospital)[1].body
+    assert (listed["source"], listed["peer"], listed["from"], listed["to"]) == (
+        *("LIST", None, None),
+        "2100-01-01T00:00:00.000000Z",
+    )
+
+
+def test_what_was_found_is_in_the_log_by_number(hospital: Hospital) -> None:
+    """Each problem's count; of what the log does not know the UID, and the model where the call's intent is there."""
+    hospital.call(3, result=False, released=False)
+    hospital.call(4, released=False)
+    hospital.call(666, logged=False)
+    hospital.lose("SR", 2)
+    begun, past = (sorted(uids.derive(kind, call_of(number)) for kind in ("SEG", "SR")) for number in (3, 666))
+
+    status, _, said = hospital.reconcile(*PERIOD, "--grace-h", "0")
+    (entry,) = kept(hospital)
+
+    assert status == 1
+    assert dict(entry.body["found"]) == dict.fromkeys(Problem, 0) | {"UNLOGGED": 4, "UNRELEASED": 2, "MISSING": 1}  # type: ignore[call-overload]
+    mine = MODEL_BODY["digest"]
+    models: dict[str, Any] = dict.fromkeys(begun, mine) | dict.fromkeys(past)
+    unlogged = entry.body["unlogged"]
+    assert isinstance(unlogged, tuple)
+    assert [dict(one) for one in unlogged] == [{"uid": uid, "model": models[uid]} for uid in sorted(models)]  # type: ignore[call-overload]
+    assert {one["uid"]: one["model"] for one in said["findings"] if one["problem"] == "UNLOGGED"} == models
+    assert {one["model"] for one in said["findings"] if one["problem"] != "UNLOGGED"} == {None}
+
+
+def test_another_system_s_reports_suspend_nobody(hospital: Hospital) -> None:
+    """Under 2.25, with digits at random, as viewers save them: a finding, and no result past the log of ours."""
+    for place, uid in enumerate(("2.25.17", f"2.25.{uuid.uuid4().int}", "1.2.276.0.7230010.3.1.4.8323329.1")):
+        other = dcmread(io.BytesIO(hospital.call(3 + place)["SR"]))
+        other.SOPInstanceUID = uid
+        hospital.pacs.instances.append(other)
+
+    status, found, _ = hospital.reconcile(*PERIOD)
+    (entry,) = kept(hospital)
+
+    assert (status, {problem for problem, _ in found}) == (1, {"UNKNOWN"})
+    assert (entry.body["unlogged"], entry.body["others"]) == ((), 1)
+    assert fact_of(entry).beyond == 0
+
+
+def test_more_than_an_entry_can_name(hospital: Hospital) -> None:
+    """The first 256; the number of all is there, and the monitor knows how many it does not see."""
+    uid_of = [uids.derive("SR", call_of(number)) for number in range(1000, 1300)]
+    hospital.reconcile("--list", hospital.listed(*uid_of))
+    (entry,) = kept(hospital)
+
+    fact = fact_of(entry)
+    assert [uid for uid, _ in fact.unlogged] == sorted(uid_of)[:256]
+    assert (dict(entry.body["found"])["UNLOGGED"], fact.beyond) == (300, 44)  # type: ignore[call-overload]
+
+
+def test_a_log_that_takes_nothing_gives_no_answer(hospital: Hospital) -> None:
+    """What is not in the log would be found by nobody else: an error, exit status 1, and no file."""
+    staging = wire.audit_root(load(hospital.config)) / STAGING
+    shutil.rmtree(staging)
+    staging.write_bytes(b"")  # no folder can be made here
+
+    out = hospital.folder / "pacs.json"
+    done = hospital.run("reconcile", *PERIOD, "--out", out)
+    assert (done.exit_code, out.exists()) == (1, False)
+    assert done.stderr.startswith("error AUDIT_")
+
+
+MINE, OTHER = ModelRef(**MODEL_BODY), ModelRef("other", "1.0", "sha256:" + "0d" * 32)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("begun", "out"), [(True, {MINE}), (False, {MINE, OTHER})], ids=["its intent is there", "past the log"]
+)
+def test_a_result_past_the_log_stops_the_next_study(hospital: Hospital, *, begun: bool, out: set[ModelRef]) -> None:
+    """Planted in the PACS, found by the command, suspended by the monitor: the gate refuses; until then it permits."""
+    parties = Parties()
+    (hospital.folder / "trust.policy").write_text(parties.policy(), encoding="utf-8")
+    with hospital.config.open("a", encoding="utf-8") as file:
+        file.write(f'[review]\ntrust = "{hospital.folder / "trust.policy"}"\n')
+    with wire.offline(hospital.config) as site:
+        for number, model in enumerate((MINE, OTHER)):
+            valid = {"from": "2020-01-01", "to": "2099-12-31"}
+            terms = fields(model, approval=f"TEST-2026-{number:04d}", valid=valid)
+            Case(parties, site.register, site.log, model).live(terms)
+
+    def refused() -> dict[ModelRef, str]:
+        """The service looks at its log; then a study comes for each model."""
+        codes = {}
+        with wire.offline(hospital.config) as site:
+            monitor = Monitoring(site.log, site.log, site.register, hospital.folder / "monitor", FakeWatched())
+            monitor()
+            assert monitor.state == "ok"
+            for model in (MINE, OTHER):
+                now = site.now()
+                try:
+                    decide(request(model=model), site.register.standings(now), site.register.stops(), now)
+                except Refused as answer:
+                    codes[model] = answer.code
+        return codes
+
+    assert hospital.reconcile(*PERIOD)[0] == 0
+    assert refused() == {}
+    hospital.call(666, logged=begun, result=False, released=False)
+    assert refused() == {}
+    assert hospital.reconcile(*PERIOD)[0] == 1
+    assert refused() == dict.fromkeys(out, "SUSPENDED")
+    hospital.pacs.instances = hospital.pacs.instances[:-2]
+    assert hospital.reconcile(*PERIOD)[0] == 0
+    assert refused() == dict.fromkeys(out, "SUSPENDED")
+
+
+@pytest.mark.parametrize("why", ["shadow", "case"])
+def test_what_is_never_sent_is_not_stuck_and_must_not_be_there(hospital: Hospital, why: str) -> None:
+    """Of a call in the shadow, or of a labelled set: a result past the log, at once, and its model is known."""
+    hospital.call(3, released=False, state="SHADOW" if why == "shadow" else "LIVE")
+    if why == "case":
+        with wire.offline(hospital.config) as site:
+            site.log.append(Draft(Kind.CASE, "case:3", body(Kind.CASE), call_of(3)))
+    there = list(hospital.pacs.instances)
+    lost = {hospital.lose(kind, 3) for kind in ("SEG", "SR")}
+    status, found, said = hospital.reconcile(*PERIOD, "--grace-h", "0")
+    assert (status, found, said["pending"]) == (0, set(), 0)
+
+    hospital.pacs.instances = there
+    assert hospital.reconcile(*PERIOD)[:2] == (1, {("UNLOGGED", uid) for uid in lost})
+    assert set(fact_of(kept(hospital)[-1]).unlogged) == {(uid, MINE.digest) for uid in lost}
+
+
+def test_a_call_that_is_begun_again_live_is_live(hospital: Hospital) -> None:
+    """Its first intent was in the shadow and had no result; what has run in the shadow stays there."""
+    for number, result in ((3, False), (4, True)):
+        hospital.call(number, result=result, released=False, state="SHADOW")
+        with wire.offline(hospital.config) as site:
+            again = {**body(Kind.CALL_INTENT), "checks": []}
+            site.log.append(Draft(Kind.CALL_INTENT, f"again:{number}", again, call_of(number)))
+            if not result:
+                outputs = [
+                    {"kind": kind, "uid": uids.derive(kind, call_of(3)), "digest": DIGEST} for kind in ("SEG", "SR")
+                ]
+                said = {**body(Kind.CALL_RESULT), "outputs": outputs}
+                site.log.append(Draft(Kind.CALL_RESULT, "result:3", said, call_of(3)))
+
+    _, found, said = hospital.reconcile(*PERIOD)
+    assert said["pending"] == 2
+    assert found == {("UNLOGGED", uids.derive(kind, call_of(4))) for kind in ("SEG", "SR")}
+
+
+def succeed(hospital: Hospital, officer: Signer) -> None:
+    """The log's key is exchanged: another log follows."""
+
+    def nobody(*_: object) -> Any:
+        raise AssertionError("there is no witness")
+
+    text = succeeding.request(load(hospital.config), Reason.KEY_ROTATION, nobody).text
+    succeeding.take(load(hospital.config), officer.sign(text), nobody)
+
+
+def test_what_a_log_before_this_one_knows_is_no_result_past_the_log(hospital: Hospital) -> None:
+    """After two successions each log's results are known, and a refusal's report; of a damaged one nothing is."""
+    officer = Signer.generate("officer.example")
+    with hospital.config.open("a", encoding="utf-8") as file:
+        file.write(f'[audit]\nrestore_keys = ["{officer.vkey}"]\n')
+    with wire.offline(hospital.config) as site:
+        site.log.append(Draft(Kind.DENIED, "denied:run-1", body(Kind.DENIED), call_of(9)))
+    refusal = uids.derive("SR", "denied:run-1")
+    succeed(hospital, officer)
+    hospital.call(3)
+    succeed(hospital, officer)
+    hospital.call(4)
+
+    status, found, said = hospital.reconcile("--list", hospital.listed(refusal))
+    assert (status, found, said["agreed"]) == (0, set(), 9)
+    hospital.call(666, logged=False)
+    planted = {("UNLOGGED", uids.derive(kind, call_of(666))) for kind in ("SEG", "SR")}
+    assert hospital.reconcile("--list", hospital.listed(refusal))[:2] == (1, planted)
+
+    first = hospital.folder / "data" / "audit.frozen" / "1" / "tile" / "entries"
+    for bundle in [path for path in first.rglob("*") if path.is_file()]:  # as long as the log was at each commit
+        bundle.chmod(0o640)
+        bundle.write_bytes(bundle.read_bytes()[:-1])
+    done = hospital.run("reconcile", "--list", hospital.listed(refusal), "--json")
+    lost = {one["uid"] for one in json.loads(done.stdout)["findings"]} - {uid for _, uid in planted}
+    assert lost == {refusal, *(uids.derive(kind, call_of(number)) for kind in ("SEG", "SR") for number in (1, 2))}
+    assert done.stderr.startswith("warning: a log before this one is not read")
+
+
+def test_an_object_more_of_a_call_that_has_its_result(hospital: Hospital) -> None:
+    """The log knows what that call had: nobody can tell which model this is of. Of a call without a result, one can."""
+    hospital.call(3, result=False, released=False)
+    more = [uids.derive(KIND, call_of(number), *uid_parts(7)) for number in (1, 3)]
+    hospital.reconcile("--list", hospital.listed(*more))
+    (entry,) = kept(hospital)
+
+    models = dict(fact_of(entry).unlogged)
+    assert (models[more[0]], models[more[1]]) == (None, MINE.digest)
 
 
 # ---- a PACS that we did not write ------------------------------------------------------------------------------------

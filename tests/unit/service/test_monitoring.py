@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from audit.entry import BODIES, Draft, Entry, Kind
+from audit.entry import BODIES, Draft, Entry, JsonValue, Kind
 from audit.errors import AuditUnavailable
 from ethics_review import incident
 from ethics_review.errors import ReviewError
 from ethics_review.evaluation import INVARIANTS, METRICS
 from ethics_review.incident import Category
 from ethics_review.states import Cause, State
+from models.ref import ModelRef
 from service import monitoring
 from service.monitoring import Monitoring, cause_of
 from service.recomputing import Recomputed, run_again
@@ -355,6 +356,72 @@ def test_a_result_that_no_entry_has(ward: Ward) -> None:
     (found,) = ward.evaluations("SUSPEND")
     assert found.body["metric"] == "SEQUENCE_GAP"
     assert ward.register.suspended == [(MODEL, Cause.INTEGRITY, found.index)]
+    recomputed(ward)
+
+
+def compared(ward: Ward, *models: ModelRef | None) -> Entry:
+    """The PACS holds one result of each of these models that the log does not know."""
+    found: list[JsonValue] = [
+        {"uid": f"2.25.{place + 17}", "model": None if one is None else one.digest} for place, one in enumerate(models)
+    ]
+    said = body(Kind.RECONCILED) | {"unlogged": found, "found": {"UNLOGGED": len(found), "MISSING": 3}}
+    return ward.put(Kind.RECONCILED, f"reconciled:{ward.log.head().size}", said)
+
+
+@pytest.mark.parametrize(
+    ("whose", "out"),
+    [
+        ((), []),
+        ((MODEL,), [MODEL]),
+        ((OTHER, OTHER), [OTHER]),
+        ((MODEL, OTHER), [MODEL, OTHER]),
+        ((None,), [MODEL, OTHER]),
+        ((MODEL, None), [MODEL, OTHER]),
+    ],
+    ids=["none", "mine", "other", "both", "nobody's", "mine and nobody's"],
+)
+def test_a_result_in_the_pacs_that_the_log_does_not_know(
+    ward: Ward, whose: tuple[ModelRef | None, ...], out: list[ModelRef]
+) -> None:
+    """Its model is suspended, all where nobody can tell; only the reviewer can let it go on."""
+    ward.in_use()
+    ward.in_use(OTHER, name="TEST-2")
+    monitor = ward.monitoring()
+    found = compared(ward, *whose)
+    monitor()
+    monitor()
+    assert [(model, cause) for model, cause, _ in ward.register.suspended] == [(one, Cause.INTEGRITY) for one in out]
+    said = ward.evaluations("SUSPEND")
+    assert {(one.body["metric"], one.body["last"]) for one in said} == (
+        {("RELEASE_UNLOGGED", found.index)} if out else set()
+    )
+    assert len(said) == len(out)
+    recomputed(ward)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_comparison_suspends_once(ward: Ward, cached: bool) -> None:
+    """A clean one later lets nothing go on; after people did, neither the same entry nor the same result stops it."""
+    ward.in_use()
+    monitor = ward.monitoring()
+    compared(ward, MODEL)
+    monitor()
+    compared(ward)
+    monitor()
+    assert list(ward.states())[-1] == "SUSPENDED"
+    ward.register.people("RESUME", State.LIVE)
+    monitor()
+    if cached:
+        monitor.close()
+    monitor = ward.monitoring()
+    monitor()
+    compared(ward, MODEL)
+    monitor()
+    assert list(ward.states())[-1] == "LIVE"
+    compared(ward, MODEL, None)
+    monitor()
+    assert [cause for _, cause, _ in ward.register.suspended] == [Cause.INTEGRITY] * 2
+    assert [one.body["n"] for one in ward.evaluations("SUSPEND")] == [1, 1]
     recomputed(ward)
 
 
