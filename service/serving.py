@@ -329,6 +329,7 @@ class Service:
             language=config.site.language,
             charset=config.site.charset,
             key_images=config.results.key_images,
+            decide_at=config.results.decide_at,
         )
 
         def observe(step: str, moment: str, subject: str) -> None:
