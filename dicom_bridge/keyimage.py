@@ -120,7 +120,7 @@ def picture_of(
         plane=voxels[k],
         mask=segment.found.plane(k),
         spacing=_spacing(sources[k]),
-        window=_window(sources),
+        window=window_of(sources),
         colour_lab=segment.spec.colour_lab,
         above=[MARKING["en-US"], f"Finding: {_words(segment)}", *numbers],
         below=[
@@ -183,7 +183,7 @@ def _spacing(source: Dataset) -> tuple[float, float]:
     return rows, columns
 
 
-def _window(sources: Sequence[Dataset]) -> tuple[float, float] | None:
+def window_of(sources: Sequence[Dataset]) -> tuple[float, float] | None:
     """Lowest and highest value of a CT series' own window; None elsewhere: others' units are arbitrary."""
     if sources[0].get("Modality") != "CT":
         return None

@@ -25,7 +25,7 @@ class Guesses:
     def wait_s(self, address: str) -> int:
         """Whole seconds until a token from this address is looked at again; 0: now."""
         with self._lock:
-            times = self._wrong.get(address, ())
+            times = self._wrong.get(address, deque())
             left = times[0] + WINDOW_S - self._clock() if len(times) == WRONG_MAX else 0.0
         return max(0, math.ceil(left))
 

@@ -235,6 +235,7 @@ class Service:
             library=self.library,
             log=self.log,
             metrics=self._metrics.registry,
+            page=self.watching.page,
             routers=self.routers(),
         )
 
@@ -248,6 +249,7 @@ class Service:
             library=self.library,
             engine=self.engine,
             store=self.store,
+            inbox=self.inbox,
             registry=self._metrics.registry,
         )
 

@@ -21,7 +21,8 @@ from service.guesses import Guesses
 
 COOKIE: Final = "zhiying_reader"
 COOKIE_S: Final = 3600
-"""Seconds from the last decision: a sitting at one screen, not a shift, as others use the screen as well."""
+"""Seconds from the last decision, or from the token that was given to see pictures: a sitting at one screen, not a
+shift, as others use the screen as well."""
 
 
 class TooManyTokens(ServiceError):
