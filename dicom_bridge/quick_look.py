@@ -54,15 +54,15 @@ def segments(segmentation: Path) -> tuple[Named, ...]:
         raise LookRefused("LOOK_UNREADABLE", "the segmentation cannot be read") from None
 
 
-def picture(segmentation: Path, number: int, sources: Mapping[str, Path]) -> bytes:
+def picture(segmentation: Path, number: int, sources: Mapping[str, Path], *, frames_max: int = FRAMES_MAX) -> bytes:
     """Segment `number` outlined on its key slice, with the marking; PNG. `sources`: files by SOP Instance UID.
 
     Raises LookRefused (LOOK_SOURCE_GONE where that image is not among the sources, or its file is gone).
     """
     try:
         seg = dcmread(segmentation, defer_size="1 MB")
-        if int(seg.NumberOfFrames) > FRAMES_MAX:
-            raise LookRefused("LOOK_TOO_LARGE", f"a segmentation of more than {FRAMES_MAX} frames is for a viewer")
+        if int(seg.NumberOfFrames) > frames_max:
+            raise LookRefused("LOOK_TOO_LARGE", f"a segmentation of more than {frames_max} frames is for a viewer")
         described = next(one for one in seg.SegmentSequence if one.SegmentNumber == number)
         mask, source = _key_frame(seg, number)
         uid = str(source.ReferencedSOPInstanceUID)

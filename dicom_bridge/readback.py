@@ -78,7 +78,7 @@ def read_report(path: Path) -> ReportFacts:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What a report says of the study as a whole: the name of a concept, its site or "", and a value or words."""
+    """What a report says of the study as a whole: a concept's name, its site or "", and a value; or words alone."""
 
     name: str
     site: str
@@ -131,9 +131,9 @@ def _code(item: Dataset) -> str:
 
 
 def _statement(item: Dataset) -> Statement:
-    name = str(item.ConceptNameCodeSequence[0].CodeMeaning)
     if item.ValueType == "TEXT":
-        return Statement(name, "", str(item.TextValue))
+        return Statement("", "", str(item.TextValue))
+    name = str(item.ConceptNameCodeSequence[0].CodeMeaning)
     sites = [child for child in item.get("ContentSequence", ()) if _code(child) == "363698007"]
     site = "".join(str(one.ConceptCodeSequence[0].CodeMeaning) for one in sites)
     return Statement(name, site, str(item.ConceptCodeSequence[0].CodeMeaning))

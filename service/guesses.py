@@ -17,8 +17,8 @@ ADDRESSES_MAX: Final = 4096
 class Guesses:
     """Counts wrong tokens by address, in bounded memory. Thread-safe. `clock`: seconds that never go back."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, addresses_max: int = ADDRESSES_MAX) -> None:
+        self._clock, self._addresses_max = clock, addresses_max
         self._lock = threading.Lock()
         self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
 
@@ -35,5 +35,5 @@ class Guesses:
             times = self._wrong.setdefault(address, deque(maxlen=WRONG_MAX))
             times.append(self._clock())
             self._wrong.move_to_end(address)
-            if len(self._wrong) > ADDRESSES_MAX:
+            if len(self._wrong) > self._addresses_max:
                 self._wrong.popitem(last=False)

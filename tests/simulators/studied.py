@@ -1,6 +1,6 @@
 """A study with a result on a disk, its run in a table, its call in a ward's log, and the service's pages over them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry
 from pydicom import dcmread
 
 from audit.checkpoint import Checkpoint
+from audit.entry import Entry
+from audit.log import AuditLog
 from audit.note import Signer
 from dicom_bridge import uids
 from dicom_bridge.receipt import Receipt
@@ -67,10 +69,33 @@ class Spool:
         return self.images if study_uid == self.study_uid else ()
 
 
+class BreakableLog:
+    """The log as the desk reads it; `broken` is raised instead."""
+
+    def __init__(self, log: AuditLog) -> None:
+        self._log = log
+        self.broken: Exception | None = None
+
+    def find(self, key: str) -> Entry | None:
+        """See service.decisions.Log."""
+        if self.broken is not None:
+            raise self.broken
+        return self._log.find(key)
+
+    def entries(self, start: int = 0) -> Iterator[Entry]:
+        """See service.decisions.Log."""
+        return self._log.entries(start)
+
+    def head(self) -> Checkpoint:
+        """See service.decisions.Log."""
+        return self._log.head()
+
+
 class Studied:
     """One study of a ball, read by a model that outlines it; `run()` puts an attempt into the table."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self.ward = Ward(root)
         self.ward.in_use()
         self.paths = site.write_series(root / "images")
@@ -79,7 +104,8 @@ class Studied:
         self.store = Store(connect(f"sqlite:///{root / 'runs.sqlite'}"))
         self.results = ResultWriter(root / "results", ResultStyle("test-site", "0.1.0", "zh-CN", "ISO_IR 192"))
         self.manifest: Manifest | None = simulated.manifest()
-        self.desk = Desk(self.ward.log, self.ward.log, self.store, readers(), PSEUDONYMS)
+        self.log = BreakableLog(self.ward.log)
+        self.desk = Desk(self.log, self.ward.log, self.store, readers(), PSEUDONYMS)
         self.guessed_at = 0.0
         self.sessions = Sessions(self.desk, self.ward.clock, Guesses(lambda: self.guessed_at))
         self.page = StudyPage(

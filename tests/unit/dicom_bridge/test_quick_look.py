@@ -10,8 +10,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_bridge import quick_look
-from dicom_bridge.key_picture import SIDE_PX, outline_colour
+from dicom_bridge.key_picture import MARGIN_PX, SIDE_PX, outline_colour
 from dicom_bridge.quick_look import LookRefused, Named, picture, segments
 from dicom_bridge.segmentation import write_seg
 from dicom_bridge.volume import load
@@ -63,8 +62,8 @@ def test_segments_by_name(scene: Scene) -> None:
     assert segments(scene.seg) == (Named(1, "Brain"), Named(2, "Hemorrhage"))
 
 
-@pytest.mark.parametrize(("number", "key", "box"), [(1, 2, (8, 5)), (2, 4, (1, 2))])
-def test_the_outline_is_around_the_mask(scene: Scene, number: int, key: int, box: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("number", "key", "box", "column"), [(1, 2, (8, 5), 3), (2, 4, (1, 2), 9)])
+def test_the_outline_is_around_the_mask(scene: Scene, number: int, key: int, box: tuple[int, int], column: int) -> None:
     """On the slice of largest area, in the mask's proportions; of the series no other file is read."""
     for uid, path in list(scene.sources.items()):
         if dcmread(path).InstanceNumber != key + 1:
@@ -75,6 +74,8 @@ def test_the_outline_is_around_the_mask(scene: Scene, number: int, key: int, box
     size = SIDE_PX / 15
     assert abs(np.ptp(rows) - box[0] * size) < 8
     assert abs(np.ptp(columns) - box[1] * size) < 8
+    left = MARGIN_PX + (SIDE_PX - 13 * size) / 2
+    assert abs(columns.min() - left - column * size) < 8
 
 
 def test_images_that_are_gone(scene: Scene) -> None:
@@ -105,12 +106,12 @@ def test_what_cannot_be_read(scene: Scene, tmp_path: Path) -> None:
     assert refused.value.code == "LOOK_UNREADABLE"
 
 
-def test_a_large_one_is_not_unpacked(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_one_is_not_unpacked(scene: Scene) -> None:
     """A hundred organs are for a viewer."""
-    assert quick_look.FRAMES_MAX == 2000
-    monkeypatch.setattr(quick_look, "FRAMES_MAX", 3)
+    frames = int(dcmread(scene.seg).NumberOfFrames)
+    assert picture(scene.seg, 1, scene.sources, frames_max=frames)
     with pytest.raises(LookRefused) as refused:
-        picture(scene.seg, 1, scene.sources)
+        picture(scene.seg, 1, scene.sources, frames_max=frames - 1)
     assert refused.value.code == "LOOK_TOO_LARGE"
 
 

@@ -93,7 +93,7 @@ def test_statements(tmp_path: Path) -> None:
     assert read_statements(tmp_path / "sr.dcm") == (
         Statement("Summary", "", "With findings"),
         Statement("Nodule", "Lung", "Present"),
-        Statement("Comment", "", "仅限成人"),
+        Statement("", "", "仅限成人"),
     )
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from audit.entry import Kind
-from service import guesses
-from service.guesses import ADDRESSES_MAX, WINDOW_S, WRONG_MAX, Guesses
+from service.guesses import WINDOW_S, WRONG_MAX, Guesses
 from tests.simulators.browser import TestClient
 from tests.simulators.readers import TOKENS, Door
 from tests.simulators.watched import Ward
@@ -62,10 +61,9 @@ def test_a_slow_typist_never_waits(clock: Seconds, counted: Guesses) -> None:
         clock.at += WINDOW_S / WRONG_MAX
 
 
-def test_memory_is_bounded(counted: Guesses, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(clock: Seconds) -> None:
     """Of more addresses than are remembered, the one that was wrong longest ago is forgotten."""
-    assert ADDRESSES_MAX == 4096
-    monkeypatch.setattr(guesses, "ADDRESSES_MAX", 3)
+    counted = Guesses(clock, addresses_max=3)
     for address in ("a", *"bcd" * WRONG_MAX):
         counted.wrong(address)
     assert set(counted._wrong) == {"b", "c", "d"}

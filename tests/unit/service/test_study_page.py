@@ -1,6 +1,7 @@
 """The page of a study: what it tells to whom, and what it never shows."""
 
 import io
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,7 +132,10 @@ def test_images_that_are_gone(studied: Studied) -> None:
 def test_pictures_that_there_are_not(studied: Studied) -> None:
     """Another call's, another study's, another segment's: 404; what is no number 422; no file is looked for."""
     call = studied.read()
+    # Files that lie there for a call which no run of this study has.
+    shutil.copytree(studied.root / "results" / call, studied.root / "results" / ("f" * 32))
     for answer in (
+        studied.picture("f" * 32, **bearer("test-li")),
         studied.picture("0" * 32, **bearer("test-li")),
         studied.picture("..%2f" + call, **bearer("test-li")),
         studied.picture(call, study=UNKNOWN, **bearer("test-li")),
@@ -171,15 +175,11 @@ def test_who_decided_what(studied: Studied) -> None:
     ]
 
 
-def test_a_log_that_cannot_be_read(studied: Studied, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_cannot_be_read(studied: Studied) -> None:
     """The study is shown all the same; of decisions it says that nobody knows, never that there are none."""
     call = studied.read()
     decide(studied, call)
-
-    def refuse(_key: str) -> None:
-        raise AuditUnavailable("the disk refuses", 5)
-
-    monkeypatch.setattr(studied.ward.log, "find", refuse)
+    studied.log.broken = AuditUnavailable("the disk refuses", 5)
     text = studied.look().text
     assert "nobody knows what was decided" in text
     assert "No physician" not in text
@@ -221,6 +221,7 @@ def test_a_table_that_cannot_be_read(studied: Studied) -> None:
     studied.spool.broken = sqlite3.OperationalError(f"database is locked, {studied.spool.study_uid}")
     answer = studied.look()
     assert (answer.status_code, "UNAVAILABLE" in answer.text) == (503, True)
+    assert studied.look(study="x").status_code == 404
     assert studied.spool.study_uid not in answer.text
 
 
