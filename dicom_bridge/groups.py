@@ -23,7 +23,7 @@ from models.codes import Code
 from models.manifest import DetectionSpec, Manifest, MeasurementSpec
 
 PRIVATE_SCHEME: Final = "99ZHIYING"
-"""Of the one concept that no public scheme has; a data set that uses it declares it (PS3.3 C.12.1.1.7)."""
+"""Of the two concepts that no public scheme has; a data set that uses it declares it (PS3.3 C.12.1.1.7)."""
 _GROUP = Code("125007", "DCM", "Measurement Group")
 _TRACKING_ID = Code("112039", "DCM", "Tracking Identifier")
 _TRACKING_UID = Code("112040", "DCM", "Tracking Unique Identifier")

@@ -25,6 +25,7 @@ INK = (235, 235, 235)
 MARKING_INK = (255, 196, 0)
 MARKING_SIZE = 21
 TEXT_SIZE = 19
+TEXT_SIZE_MIN = 14  # of a line that is read letter by letter, such as an address
 LINE_SHARE = 0.7  # of the width that a line may take; the corners are a viewer's own
 COLOURED_MIN = 48  # between the strongest and the weakest of red, green and blue
 PERCENTILES = (1.0, 99.5)  # of what is brighter than the slice's darkest value: a metal artefact darkens nothing
@@ -87,6 +88,12 @@ def placed(picture: Picture) -> Placed:
     # Text needs the width of a square slice, whatever the slice's own.
     height, width = max(1, round(high * scale)), max(1, round(wide * scale))
     return Placed(_band(picture.above), (SIDE_PX - width) // 2 + MARGIN_PX, height, width)
+
+
+def readable(line: str) -> bool:
+    """Whether `line` fits into a picture without becoming smaller than TEXT_SIZE_MIN."""
+    room = (SIDE_PX + 2 * MARGIN_PX) * LINE_SHARE
+    return ImageFont.load_default(size=float(TEXT_SIZE_MIN)).getlength(line) <= room
 
 
 def outline_colour(colour_lab: tuple[int, int, int]) -> tuple[int, int, int]:

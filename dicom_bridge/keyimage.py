@@ -6,6 +6,9 @@ what is OT never becomes a model's input when the PACS sends it back (`assembly.
 
 The marking is burnt in in English, whatever the site's language (why: `key_picture`), and stands in the site's language
 in Series Description, Derivation Description and Image Comments.
+
+The address at which a reader decides on the result, where the site has one, is burnt in as far as it can be read, and
+always stands at the end of Image Comments.
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ from dicom_bridge.composite import (
 from dicom_bridge.contour import key_outline
 from dicom_bridge.groups import measured, printed
 from dicom_bridge.key_image_validity import check_key_image
-from dicom_bridge.key_picture import Picture, draw
+from dicom_bridge.key_picture import Picture, draw, readable
 from dicom_bridge.result_context import (
+    DECIDE_AT,
     MARKING,
     SC_SERIES_NUMBER,
     Algorithm,
@@ -84,9 +88,10 @@ def write_key_images(
         ds.BodyPartExamined = str(head.get("BodyPartExamined", "") or "") or manifest.input.body_part[0]
         ds.DerivationDescription = _DERIVED_BY + marking
         title = manifest.title[context.text_language]
-        ds.ImageComments = f"{marking} {title}: {segment.spec.label}. {'; '.join(numbers)}"
+        ds.ImageComments = f"{marking} {title}: {segment.spec.label}. {'; '.join(numbers)}{_link(context)}"
         ds.SourceImageSequence = [_source_item(sources[k])]
-        _pixels(ds, draw(picture_of(segment, k, numbers, algorithm, sources, voxels)), sources)
+        picture = picture_of(segment, k, numbers, algorithm, sources, voxels, context.decide_at)
+        _pixels(ds, draw(picture), sources)
         data = part10(ds, SecondaryCaptureImageStorage, context.uid(KIND, *uid_parts(segment.spec.number)))
         check_key_image(data, sources)
         yield segment.spec.number, data
@@ -104,16 +109,25 @@ def picture_of(
     algorithm: Algorithm,
     sources: Sequence[Dataset],
     voxels: NDArray[np.float32],
+    decide_at: str | None = None,
 ) -> Picture:
-    """All that is drawn of a segment on slice k. Of the headers only pixel spacing and a CT's window are read."""
+    """All that is drawn of a segment on slice k. Of the headers only pixel spacing and a CT's window are read.
+
+    `decide_at`: the address at which a reader decides; it is left out where it would be too small to read.
+    """
+    link = [] if decide_at is None or not readable(decide_at) else [decide_at]
     return Picture(
         plane=voxels[k],
         mask=segment.found.plane(k),
         spacing=_spacing(sources[k]),
-        window=_window(sources),
+        window=window_of(sources),
         colour_lab=segment.spec.colour_lab,
         above=[MARKING["en-US"], f"Finding: {_words(segment)}", *numbers],
-        below=[f"Model {algorithm.name} {algorithm.version}", f"Slice {k + 1} of {len(sources)}, outline by AI"],
+        below=[
+            f"Model {algorithm.name} {algorithm.version}",
+            f"Slice {k + 1} of {len(sources)}, outline by AI",
+            *link,
+        ],
     )
 
 
@@ -150,6 +164,11 @@ def _numbers(segment: DrawnSegment, findings: Findings, manifest: Manifest) -> l
     ]
 
 
+def _link(context: ResultContext) -> str:
+    """The address with its name, and nothing after it that could be taken for a part of it."""
+    return "" if context.decide_at is None else f". {DECIDE_AT[context.site_language]}: {context.decide_at}"
+
+
 def _words(segment: DrawnSegment) -> str:
     """What was found, in letters that the font has: the label, the concept's meaning, or at least its number."""
     named = (segment.spec.label, segment.spec.type.meaning)
@@ -164,7 +183,7 @@ def _spacing(source: Dataset) -> tuple[float, float]:
     return rows, columns
 
 
-def _window(sources: Sequence[Dataset]) -> tuple[float, float] | None:
+def window_of(sources: Sequence[Dataset]) -> tuple[float, float] | None:
     """Lowest and highest value of a CT series' own window; None elsewhere: others' units are arbitrary."""
     if sources[0].get("Modality") != "CT":
         return None

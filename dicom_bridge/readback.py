@@ -76,6 +76,26 @@ def read_report(path: Path) -> ReportFacts:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a report says of the study as a whole: a concept's name, its site or "", and a value; or words alone."""
+
+    name: str
+    site: str
+    value: str
+
+
+def read_statements(path: Path) -> tuple[Statement, ...]:
+    """The Qualitative Evaluations of a report (TID 1500 row 12), in order; they name no patient. Raises ReadBackFailed.
+
+    Only coded statements and comments: other texts, such as addresses, are not for reading.
+    """
+    report = read_document(path)
+    named = [item for item in report.get("ContentSequence", ()) if _code(item) == "C0034375"]
+    said = [item for container in named for item in container.get("ContentSequence", ())]
+    return tuple(_statement(item) for item in said if item.ValueType == "CODE" or _code(item) == "121106")
+
+
 def read_segmentation(path: Path) -> SegmentationFacts:
     """What a SEG file says. Raises ReadBackFailed."""
     seg = _read(path)
@@ -104,6 +124,19 @@ def _read(path: Path) -> Dataset:
         return dcmread(path)
     except InvalidDicomError:
         raise ReadBackFailed("NOT_DICOM", "the file is no DICOM file") from None
+
+
+def _code(item: Dataset) -> str:
+    return "".join(str(name.CodeValue) for name in item.get("ConceptNameCodeSequence", ()))
+
+
+def _statement(item: Dataset) -> Statement:
+    if item.ValueType == "TEXT":
+        return Statement("", "", str(item.TextValue))
+    name = str(item.ConceptNameCodeSequence[0].CodeMeaning)
+    sites = [child for child in item.get("ContentSequence", ()) if _code(child) == "363698007"]
+    site = "".join(str(one.ConceptCodeSequence[0].CodeMeaning) for one in sites)
+    return Statement(name, site, str(item.ConceptCodeSequence[0].CodeMeaning))
 
 
 def _numbers(item: Dataset) -> Iterator[Number]:

@@ -104,7 +104,8 @@ def write_sr(
     if groups:
         ds.ContentSequence.append(content.container(_MEASUREMENTS, groups))
     ds.ContentSequence.append(statements.qualitative(findings, segments, manifest, context, failed))
-    if _scored_by_us(manifest):
+    # What is named by a code of our own is declared.
+    if _scored_by_us(manifest) or context.decide_at is not None:
         ds.CodingSchemeIdentificationSequence = [_private_scheme()]
     data = part10(ds, Comprehensive3DSRStorage, context.uid("SR"))
     check_report(data, sources, seg)
@@ -117,8 +118,8 @@ def write_denial(
     """The SR that says that the model did not run on these images, and the code of why; checked as `write_sr`'s is.
 
     The same document without a measurement: partial, since nothing was done, and no algorithm succeeded (CID 6047). It
-    says nothing of the patient. `context.call` is whatever the refusal is named by. Raises OutputInvalid,
-    CharsetRefused.
+    says nothing of the patient, and there is nothing to decide on. `context.call` is whatever the refusal is named by.
+    Raises OutputInvalid, CharsetRefused.
     """
     algorithm = Algorithm.of(manifest, ref)
     key_slices = [len(sources) // 2]

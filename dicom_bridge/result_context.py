@@ -53,6 +53,11 @@ PARTLY_FAILED: dict[Language, str] = {
     "en-US": "AI partly failed: {codes}. What is not stated here was not analysed; nothing is excluded by that.",
     "zh-CN": "人工智能分析部分失败：{codes}。本文件未述及的内容未经分析，不得据此排除异常。",
 }
+DECIDE_AT: dict[Language, str] = {
+    "en-US": "Decide on this AI result",
+    "zh-CN": "对此AI结果作出决定",
+}
+"""Names the address at which a reader says what became of the result."""
 SERIES_MARKING: dict[Language, str] = {"en-US": "not for diagnosis", "zh-CN": "非诊断用"}
 
 
@@ -63,6 +68,7 @@ class ResultContext:
     Same context, findings and sources give the same bytes: this is why the time is a field and not a clock.
     `content_time` is the start of the analysis (aware), fixed once per call. `predecessors` are the earlier SR of the
     same study that this one supersedes (PS3.3 C.17.2.3). `receipt`: where the call stands in the audit log.
+    `decide_at`: the address (ASCII) at which a reader decides on the result; None where there is none.
     """
 
     call: str
@@ -74,6 +80,7 @@ class ResultContext:
     predecessors: Sequence[Dataset] = ()
     civil_time: timezone = CHINA_STANDARD_TIME
     receipt: Receipt | None = None
+    decide_at: str | None = None
 
     def uid(self, kind: str, *parts: str) -> str:
         """The UID of one thing of this call; the same for ever."""

@@ -1,7 +1,8 @@
 """What a report says of the study as a whole: Qualitative Evaluations, TID 1500 row 12 (PS3.16).
 
 The outcome (CID 6047), one statement of presence (CID 240) for each thing that the model looks for, by its name and
-where it has one its site, why nothing more can be said, and the marking that no viewer may drop.
+where it has one its site, why nothing more can be said, and the marking that no viewer may drop. Last, where the site
+has it, the address at which a reader decides on the result.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from dicom_bridge import content
-from dicom_bridge.groups import FINDING_SITE, score
-from dicom_bridge.result_context import INCONCLUSIVE, MARKING, NOT_PERFORMED, PARTLY_FAILED, ResultContext
+from dicom_bridge.groups import FINDING_SITE, PRIVATE_SCHEME, score
+from dicom_bridge.result_context import DECIDE_AT, INCONCLUSIVE, MARKING, NOT_PERFORMED, PARTLY_FAILED, ResultContext
 from dicom_bridge.segmentation import DrawnSegment
 from dicom_bridge.unfit import OutputInvalid
 from inference.types import Findings, Presence
@@ -70,7 +71,7 @@ def qualitative(
     if failed:
         reasons.append(PARTLY_FAILED[language].format(codes=", ".join(failed)))
     texts = [*reasons, MARKING[language], manifest.limits_text[context.text_language]]
-    return _container(_SUMMARIES[bool(failed), found], said, texts)
+    return _container(_SUMMARIES[bool(failed), found], said, texts, _decide_at(context))
 
 
 def not_performed(code: str, context: ResultContext) -> Dataset:
@@ -90,9 +91,20 @@ def completion_description(failed: Sequence[str]) -> str:
     return f"Partly failed: {failed[0]}{more}"
 
 
-def _container(summary: Code, said: Sequence[Dataset], texts: Sequence[str]) -> Dataset:
+def _container(summary: Code, said: Sequence[Dataset], texts: Sequence[str], links: Sequence[Dataset] = ()) -> Dataset:
     comments = [content.text(content.CONTAINS, _COMMENT, text) for text in texts]
-    return content.container(_QUALITATIVE, [content.code(content.CONTAINS, _SUMMARY, summary), *said, *comments])
+    return content.container(
+        _QUALITATIVE, [content.code(content.CONTAINS, _SUMMARY, summary), *said, *comments, *links]
+    )
+
+
+def _decide_at(context: ResultContext) -> list[Dataset]:
+    """The address alone is the text: whoever copies it, or a viewer that makes a link of it, has nothing to cut off."""
+    if context.decide_at is None:
+        return []
+    # A name of its own, so that programs find it without reading comments; its meaning is in the site's language.
+    name = Code("DECIDE_AT", PRIVATE_SCHEME, DECIDE_AT[context.site_language])
+    return [content.text(content.CONTAINS, name, context.decide_at)]
 
 
 def _of_segments(findings: Findings, drawn: set[int], manifest: Manifest, *, silent_allowed: bool) -> Iterator[Dataset]:

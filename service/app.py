@@ -20,6 +20,7 @@ from models.errors import ModelError
 from models.library import Broken, Library
 from service import views
 from service.store import Store
+from service.study_page import StudyPage, wants_page
 
 
 class Health(Protocol):
@@ -37,9 +38,13 @@ def build_app(
     library: Library,
     log: AuditLog,
     metrics: CollectorRegistry,
+    page: StudyPage | None = None,
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The application; every dependency is handed in. `routers`: what else is served, beside looking."""
+    """The application; every dependency is handed in. `page`: a study for a browser, and who decided what.
+
+    `routers`: what else is served, beside looking.
+    """
     app = FastAPI(title="Zhiying", openapi_url=None, docs_url=None, redoc_url=None)
     _errors(app)
     for router in routers:
@@ -56,11 +61,13 @@ def build_app(
         return views.studies(store, inbox)
 
     @app.get("/studies/{study_uid}")
-    def get_study(study_uid: str) -> dict[str, Any]:
-        found = views.study(store, inbox, study_uid)
+    def get_study(study_uid: str, request: Request) -> Response:
+        if page is not None and wants_page(request):
+            return page.shown(request, study_uid)
+        found = views.study(store, inbox, study_uid, None if page is None else page.decided)
         if found is None:
             raise HTTPException(404, "no such study was received")
-        return found
+        return JSONResponse(found, headers={"Vary": "Accept"})
 
     @app.get("/models")
     def get_models() -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from service import screen
 from service.decision_api import BODY_WAIT_S, STATUS, checked, whole_body
 from service.decisions import DIFFERENCES_MAX, FORM, REASONS, DecisionRefused, Desk, Known, Reader, parse_decision
 from service.screen import Language
-from service.sessions import Sessions
+from service.sessions import Sessions, TooManyTokens
 
 CHOICES: Final = {
     "ACCEPT": {"zh": "采纳", "en": "Accept"},
@@ -39,6 +39,10 @@ PROBLEMS: Final = {
     "UNAUTHENTICATED": {
         "zh": "口令不对或缺失，什么也没有记录。",
         "en": "The token is missing or nobody's. Nothing was recorded.",
+    },
+    "TOO_MANY_TOKENS": {
+        "zh": "此地址输入错误口令过多，请稍候再试。什么也没有记录。",
+        "en": "Too many wrong tokens came from this address. Wait a minute. Nothing was recorded.",
     },
     "NOT_FOUND": {"zh": "没有这次调用。", "en": "There is no such call."},
     "CALL_NOT_RELEASED": {"zh": "没有已发布的结果可供决定。", "en": "There is no released result to decide on."},
@@ -140,7 +144,12 @@ class _Form:
     def taken(self, request: Request, call: str, data: bytes) -> Response:
         """What was sent goes to the desk, if it is a reader's."""
         sent = _fields(request, data)
-        reader = self._reader(request, sent)
+        try:
+            reader = self._reader(request, sent)
+        except TooManyTokens as refused:
+            answer = self.refused(request, 429, refused.code)
+            answer.headers["Retry-After"] = str(refused.wait_s)
+            return answer
         try:
             known = self._desk.look(checked(call))
             if reader is None:
@@ -165,10 +174,13 @@ class _Form:
         return answer
 
     def _reader(self, request: Request, sent: Fields) -> Reader | None:
-        """Whose form it is: a token that was typed in counts before the cookie of whoever was here last."""
+        """Whose form it is: a token that was typed in counts before the cookie of whoever was here last.
+
+        Raises TooManyTokens.
+        """
         token = "".join(sent["token"]).strip()
         if token:
-            return self._desk.reader(token)
+            return self._sessions.typed(request, token)
         reader = self._sessions.writing(request)
         return reader if reader is not None and sent["as"] == [reader.name] else None
 

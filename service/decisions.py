@@ -230,8 +230,12 @@ class Desk:
         intent = self._intent(call, before)
         found = sorted([*found, *([] if intent is None else [intent])], key=lambda one: one.index)
         told = {str(one.kind): Told(one.index, str(one.kind), one.time, one.call, one.body) for one in found}
+        return Known(Call(call, told), self.on(call))
+
+    def on(self, call: str) -> tuple[Entry, ...]:
+        """What the readers of today have decided on a call, oldest first. Raises AuditError."""
         decisions = [one for reader in self._readers for one in self._of(call, reader)]
-        return Known(Call(call, told), tuple(sorted(decisions, key=lambda one: one.index)))
+        return tuple(sorted(decisions, key=lambda one: one.index))
 
     def decide(self, call: str, reader: Reader, said: Decision, channel: str = CHANNEL) -> tuple[Entry, bool]:
         """Its entry, and whether it is new: the same again from the same reader is the first one's, by any way.

@@ -210,7 +210,8 @@ class Pipeline:
             records.selected(run.run_id, study=facts["study"], series=series, ref=ref, modality=choice.modality)
         )
         model = records.model_body(ref)
-        self._show(run, State.SELECTED, series_uid=choice.series_uid, model=model, call=call)
+        chosen = {"series_uid": choice.series_uid, "model": model, "call": call, "rule": choice.rule or None}
+        self._show(run, State.SELECTED, **chosen)
         return {"series": choice.series_uid, "part": choice.part, "model": model, "call": call}
 
     def permitted(self, run: Run, facts: Facts) -> Facts:

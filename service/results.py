@@ -21,6 +21,7 @@ from inference.errors import FindingsCorrupt
 from inference.types import Findings
 from models.library import VerifiedModel
 from service import records
+from service.links import decide_link
 from service.records import decimal
 
 FINDINGS = "findings.npz"
@@ -45,13 +46,17 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class ResultStyle:
-    """How this site wants its results. `key_images`: whether a picture of each segment goes with SEG and SR."""
+    """How this site wants its results. `key_images`: whether a picture of each segment goes with SEG and SR.
+
+    `decide_at`: under which address readers' browsers reach us, of the form links.BASE; then results carry a link.
+    """
 
     device_serial: str
     version: str
     language: Language
     charset: Charset
     key_images: bool = False
+    decide_at: str | None = None
 
 
 class ResultWriter:
@@ -110,7 +115,8 @@ class ResultWriter:
         sr_path, seg_path = self._root / call / SR, self._root / call / SEG
         if not sr_path.exists() or (_drawn(findings) and not seg_path.exists()):
             before = None if supersedes is None else self._root / supersedes / SR
-            self._make(call, model, loaded, findings, self._context(call, intended_at, receipt, before))
+            context = self._context(call, intended_at, receipt, before, link=self._link(call))
+            self._make(call, model, loaded, findings, context)
         decimals = {m.id: m for m in model.manifest.measurements}
         return Written(
             outputs=[_output(path, call) for path in self.files(call)],
@@ -140,6 +146,7 @@ class ResultWriter:
         path = folder / SR
         if not path.exists():
             durable.make_dirs(folder)
+            # Of a refusal there is no result to decide on: no link.
             context = self._context(denial, denied_at, receipt, None)
             durable.replace(path, report.write_denial(code, model.manifest, model.ref, loaded.headers, context))
         return path
@@ -147,7 +154,12 @@ class ResultWriter:
     def _findings(self, call: str) -> Path:
         return self._root / call / FINDINGS
 
-    def _context(self, call: str, intended_at: str, receipt: Receipt, before: Path | None) -> ResultContext:
+    def _link(self, call: str) -> str | None:
+        return None if self._style.decide_at is None else decide_link(self._style.decide_at, call)
+
+    def _context(
+        self, call: str, intended_at: str, receipt: Receipt, before: Path | None, link: str | None = None
+    ) -> ResultContext:
         return ResultContext(
             call=call,
             content_time=datetime.fromisoformat(intended_at),
@@ -157,6 +169,7 @@ class ResultWriter:
             charset=self._style.charset,
             predecessors=() if before is None else (readback.read_document(before),),
             receipt=receipt,
+            decide_at=link,
         )
 
     def _make(

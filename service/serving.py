@@ -235,6 +235,7 @@ class Service:
             library=self.library,
             log=self.log,
             metrics=self._metrics.registry,
+            page=self.watching.page,
             routers=self.routers(),
         )
 
@@ -248,6 +249,7 @@ class Service:
             library=self.library,
             engine=self.engine,
             store=self.store,
+            inbox=self.inbox,
             registry=self._metrics.registry,
         )
 
@@ -329,6 +331,7 @@ class Service:
             language=config.site.language,
             charset=config.site.charset,
             key_images=config.results.key_images,
+            decide_at=config.results.decide_at,
         )
 
         def observe(step: str, moment: str, subject: str) -> None:

@@ -2,7 +2,8 @@
 
 The cookie names the reader and when it ends, under a key that lives as long as the process: nothing is kept, and a
 restart ends them all. It is HttpOnly and SameSite=Strict, and where something is written it counts only if the browser
-says that the form came from this very host.
+says that the form came from this very host. An address that gives wrong tokens waits (see `service.guesses`); cookies
+are looked at all the same, so that whoever sits behind the same proxy as a guesser goes on.
 """
 
 import hmac
@@ -15,18 +16,42 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from service.decisions import Desk, Reader
+from service.errors import ServiceError
+from service.guesses import Guesses
 
 COOKIE: Final = "zhiying_reader"
 COOKIE_S: Final = 3600
-"""Seconds from the last decision: a sitting at one screen, not a shift, as others use the screen as well."""
+"""Seconds from the last decision, or from the token that was given to see pictures: a sitting at one screen, not a
+shift, as others use the screen as well."""
+
+
+class TooManyTokens(ServiceError):
+    """Too many wrong tokens came from one address; in `wait_s` seconds the next one is looked at."""
+
+    code = "TOO_MANY_TOKENS"
+
+    def __init__(self, wait_s: int) -> None:
+        super().__init__("too many wrong tokens from this address")
+        self.wait_s = wait_s
 
 
 class Sessions:
     """Gives cookies and knows them again. Thread-safe."""
 
-    def __init__(self, desk: Desk, now: Callable[[], datetime]) -> None:
+    def __init__(self, desk: Desk, now: Callable[[], datetime], guesses: Guesses | None = None) -> None:
         self._desk, self._now = desk, now
+        self._guesses = guesses or Guesses()
         self._key = secrets.token_bytes(32)
+
+    def typed(self, request: Request, token: str) -> Reader | None:
+        """Whose token was typed into a form; None if nobody's. Raises TooManyTokens."""
+        address = "" if request.client is None else request.client.host
+        if wait_s := self._guesses.wait_s(address):
+            raise TooManyTokens(wait_s)
+        reader = self._desk.reader(token)
+        if reader is None:
+            self._guesses.wrong(address)
+        return reader
 
     def looking(self, request: Request) -> Reader | None:
         """Who looks, by bearer token or cookie; None if nobody that we know."""

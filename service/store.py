@@ -84,6 +84,7 @@ class Run:
     timing_ms: Mapping[str, int] = field(default_factory=dict)
     steps_ms: Mapping[str, int] = field(default_factory=dict)
     urgent: bool = False
+    rule: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form that the API and the command line give."""
@@ -118,6 +119,7 @@ _TABLE = Table(
     Column("timing_ms", JSON, nullable=False),  # inside the model, as it reported them
     Column("steps_ms", JSON, nullable=False),  # of the story, as far as one process saw them
     Column("urgent", Boolean, nullable=False, server_default=false()),  # taken before the others; see service.queue
+    Column("rule", String(64)),  # the site's rule that chose series and model; none: the manifests decided
 )
 
 

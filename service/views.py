@@ -1,13 +1,18 @@
 """What people and programs see of studies: the same shape for the command line and the API."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from audit.entry import Entry
+from audit.errors import AuditError
 from dicom_bridge.spool_index import Instance
 from service.store import Run, Store
 
 RECEIVING = "RECEIVING"
+
+Decided = Callable[[str], Sequence[Entry]]
+"""The HUMAN_DECISION entries of a call, oldest first; service.decisions.Desk.on. Raises AuditError."""
 
 
 class Waiting(Protocol):
@@ -43,8 +48,11 @@ def studies(store: Store, inbox: Held) -> list[dict[str, Any]]:
     return arriving + runs
 
 
-def study(store: Store, inbox: Held, study_uid: str) -> dict[str, Any] | None:
-    """One study with all its runs, or None where nothing of it was received."""
+def study(store: Store, inbox: Held, study_uid: str, decided: Decided | None) -> dict[str, Any] | None:
+    """One study with all its runs and who decided what on them, or None where nothing of it was received.
+
+    `decisions` of a run is None where the log does not say: there is no `decided`, or it cannot read.
+    """
     runs = store.of_study(study_uid)
     held = inbox.instances(study_uid)
     if not runs and not held:
@@ -55,5 +63,28 @@ def study(store: Store, inbox: Held, study_uid: str) -> dict[str, Any] | None:
         "state": last.state if last else RECEIVING,
         "code": last.code if last else None,
         "instances": len(held),
-        "runs": [run.as_dict() for run in runs],
+        "runs": [run.as_dict() | {"decisions": _decisions(run.call, decided)} for run in runs],
+    }
+
+
+def _decisions(call: str | None, decided: Decided | None) -> list[dict[str, Any]] | None:
+    if call is None:
+        return []
+    try:
+        return None if decided is None else [_decision(one) for one in decided(call)]
+    except AuditError:
+        return None  # the study is shown all the same
+
+
+def _decision(entry: Entry) -> dict[str, Any]:
+    """Who (a pseudonym) said what, when, and under which number it stands in the log."""
+    body = entry.body
+    said = {key: body[key] for key in ("decision", "role", "reader", "significant", "channel")}
+    changed = [dict(one) for one in body["difference"]]  # type: ignore[union-attr,arg-type]
+    return {
+        **said,
+        "reasons": list(body["reasons"]),  # type: ignore[arg-type]
+        "difference": changed,
+        "time": entry.time,
+        "index": entry.index,
     }

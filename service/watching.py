@@ -19,6 +19,8 @@ from service.heartbeat import CallLog
 from service.monitoring import Monitoring
 from service.sessions import Sessions
 from service.store import Store
+from service.study_page import StudyPage, study_router
+from service.views import Held
 
 MONITOR_PAUSE_S = 1.0
 """Between two looks at the log: what asks for a suspension waits no longer than that."""
@@ -78,6 +80,7 @@ class Watching:
         library: Library,
         engine: Device,
         store: Store,
+        inbox: Held,
         registry: CollectorRegistry,
     ) -> None:
         metrics = WatchMetrics(registry)
@@ -95,6 +98,15 @@ class Watching:
         self.sessions = Sessions(self.desk, wire.now)
         self.language: screen.Language = "zh" if config.site.language == "zh-CN" else "en"
         self._manifests = screen.manifests(library)
+        self.page = StudyPage(
+            store=store,
+            inbox=inbox,
+            results=config.data.folder / "results",
+            desk=self.desk,
+            sessions=self.sessions,
+            models=self._manifests,
+            default=self.language,
+        )
 
     def start(self) -> None:
         """Begin."""
@@ -116,8 +128,9 @@ class Watching:
         }
 
     def router(self) -> APIRouter:
-        """The doors for decisions: for programs, and for people."""
+        """The doors for decisions, for programs and for people; and what the page of a study needs."""
         doors = APIRouter()
+        doors.include_router(study_router(self.page))
         doors.include_router(decision_router(self.desk))
         doors.include_router(decide_router(self.desk, self.sessions, self._manifests, self.language))
         return doors

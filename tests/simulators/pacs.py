@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 from pynetdicom.transport import ThreadedAssociationServer
@@ -87,6 +88,11 @@ class FakePacs:
         """Answer the next C-STOREs with these statuses."""
         with self._lock:
             self._answers += statuses
+
+    def held(self, sop_class: str) -> list[Dataset]:
+        """What was stored of this class, read as the explicit little endian that it came in."""
+        found = [read_dataset(io.BytesIO(body), False, True) for body in self.stored.values()]
+        return [ds for ds in found if ds.SOPClassUID == sop_class]
 
     def forget(self) -> None:
         """Lose everything that was stored."""

@@ -13,6 +13,7 @@ from service.app import build_app
 from service.decide_page import decide_router
 from service.decision_api import decision_router
 from service.decisions import Desk, Reader
+from service.guesses import Guesses
 from service.keys import Pseudonyms
 from service.sessions import Sessions
 from service.store import Run
@@ -56,12 +57,12 @@ class Well:
 class Door:
     """The whole application's answers: its errors are those of the service."""
 
-    def __init__(self, ward: Ward, root: Path, writer: Any = None) -> None:
+    def __init__(self, ward: Ward, root: Path, writer: Any = None, guesses: Guesses | None = None) -> None:
         self.ward, self.runs = ward, Runs()
         self.told: list[str] = []
         self.desk = Desk(ward.log, writer or ward.log, self.runs, readers(), PSEUDONYMS, self.told.append)
         self.clock = SetClock()
-        self.sessions = Sessions(self.desk, self.clock)
+        self.sessions = Sessions(self.desk, self.clock, guesses)
         self.manifest: Manifest | None = None
         self.app: FastAPI = build_app(
             health=Well(),

@@ -88,11 +88,12 @@ class Site:
         pacs_more: str = "",
         more: str = "",
         denials: bool = False,
+        decides: bool = False,
     ) -> None:
         """`database`: URL of a PostgreSQL; without it, SQLite files as by default.
 
         `pacs_more`: further lines of the PACS's [[peers]] section; `more`: further sections of the file; `denials`: the
-        PACS is told of refusals.
+        PACS is told of refusals. `decides`: results carry a link to the form of this service.
         """
         self.root = root
         self.pacs = pacs
@@ -100,6 +101,7 @@ class Site:
         self.config_file = root / "zhiying.toml"
         self._quiet_s = quiet_s
         self._database, self._pacs_more, self._more, self._denials = database, pacs_more, more, denials
+        self._decide_at = f'decide_at = "http://127.0.0.1:{self.http_port}"' if decides else ""
         self._process: subprocess.Popen[bytes] | nursery.Popen | None = None
         root.mkdir(parents=True, exist_ok=True)
         keys = root / "parties.json"  # a copy of a prepared site has the same people
@@ -140,6 +142,7 @@ port = {self.pacs.port}
 [results]
 to = "pacs"
 denials = {json.dumps(self._denials)}
+{self._decide_at}
 [assembly]
 quiet_s = {self._quiet_s}
 [review]

@@ -154,7 +154,7 @@ class FakeReading:
         self.broken: dict[str, Exception] = {}
         self.series_of: Callable[[Run], LoadedSeries] = lambda run: loaded(digest=run.input_digest)
         self.forgotten: list[str] = []
-        self.part = ""
+        self.part = self.rule = ""
         self.who: Patient | None = Patient(PATIENT, "")
 
     def patient(self, _run: Run) -> Patient | None:
@@ -172,7 +172,7 @@ class FakeReading:
         if not self._log.has(Kind.ASSEMBLED, key=f"assembled:{run.run_id}"):
             raise WrongOrder("a series was chosen before ASSEMBLED was logged")
         self._fail("choose")
-        return Chosen(SERIES, library.find("small-model"), "MR", part=self.part)
+        return Chosen(SERIES, library.find("small-model"), "MR", part=self.part, rule=self.rule)
 
     def series(self, run: Run, series_uid: str, part: str = "") -> LoadedSeries:
         """See Reading."""

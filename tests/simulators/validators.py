@@ -68,6 +68,12 @@ def dsrdump_text(path: Path) -> str:
     return done.stdout.decode()
 
 
+def dsr2html_text(path: Path) -> str:
+    """The page that DCMTK makes of the report, in UTF-8."""
+    done = _run(["dsr2html", "+U8", str(path)])
+    return done.stdout.decode()
+
+
 def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
     if shutil.which(command[0]) is None:
         raise JudgeMissing(command[0])

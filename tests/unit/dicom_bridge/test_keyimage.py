@@ -25,7 +25,7 @@ from dicom_bridge.key_picture import MARKING_INK, SIDE_PX, Picture, draw, outlin
 from dicom_bridge.keyimage import picture_of, write_key_images
 from dicom_bridge.offers import STORAGE_CLASSES
 from dicom_bridge.receipt import Receipt
-from dicom_bridge.result_context import Algorithm
+from dicom_bridge.result_context import DECIDE_AT, Algorithm
 from dicom_bridge.segmentation import DrawnSegment, drawn_segments, write_seg
 from dicom_bridge.store_scu import send
 from dicom_bridge.validity import OutputInvalid
@@ -127,6 +127,36 @@ def test_the_header_says_what_it_is_and_what_it_shows() -> None:
     assert ds.SOPInstanceUID == phantom.context().uid("SC", "1")
     assert ds.SeriesInstanceUID != sources[0].SeriesInstanceUID
     assert "FrameOfReferenceUID" not in ds
+
+
+@pytest.mark.parametrize("language", ["zh-CN", "en-US"])
+def test_the_link_is_burnt_in_and_described(language: str, tmp_path: Path) -> None:
+    """One line more below the slice, away from the corners, and the address at the end of the comments; valid."""
+    link, mask = "https://ai.example/decide/" + "5a" * 16, phantom.ellipsoid(SHAPE)
+    (data,), (plain,) = made(mask, language=language, decide_at=link), made(mask, language=language)
+    ds, before = one(data), one(plain)
+    assert "".join(ds.ImageComments).endswith(f". {DECIDE_AT[language]}: {link}")
+    assert "decide" not in "".join(before.ImageComments)
+    line = ds.Rows - before.Rows
+    assert line == key_picture.LINE_PX
+    canvas, bare = ds.pixel_array, before.pixel_array
+    assert (canvas[: before.Rows - line] == bare[: before.Rows - line]).all()
+    assert canvas[-line - 8 :].any()
+    path = tmp_path / "sc.dcm"
+    path.write_bytes(data)
+    assert validators.dciodvfy(path) == []
+    assert validators.dciodvfy_warnings(path) == []
+
+
+def test_a_link_too_long_to_be_read_is_described_alone() -> None:
+    """An address that would be written smaller than can be read letter by letter is left to the comments."""
+    link, mask = "https://" + "long." * 40 + "example/decide/" + "5a" * 16, phantom.ellipsoid(SHAPE)
+    ds = one(made(mask, decide_at=link)[0])
+    assert ds.pixel_array.shape == one(made(mask)[0]).pixel_array.shape
+    assert "".join(ds.ImageComments).endswith(link)
+    fits = "https://ai.example/" + "x" * 40
+    assert key_picture.readable(fits)
+    assert not key_picture.readable(fits * 3)
 
 
 def test_a_frame_of_a_multi_frame_image_is_named_by_its_number() -> None:

@@ -7,7 +7,14 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
-from dicom_bridge.readback import Number, ReadBackFailed, read_report, read_segmentation
+from dicom_bridge.readback import (
+    Number,
+    ReadBackFailed,
+    Statement,
+    read_report,
+    read_segmentation,
+    read_statements,
+)
 from tests.simulators.phantom import PATIENT, save, write_mask
 
 
@@ -50,6 +57,44 @@ def test_report(tmp_path: Path) -> None:
     assert facts.numbers == (Number("118565006", "Volume", "1951.3", "cm3"),)
     assert (facts.completion, facts.verification, facts.preliminary) == ("COMPLETE", "UNVERIFIED", "PRELIMINARY")
     assert (facts.sop_uid, facts.study_uid, facts.patient_name) == ("2.25.7", "2.25.2", PATIENT.name)
+
+
+def stated(kind: str, name: Dataset, value: Dataset | str, *below: Dataset) -> Dataset:
+    """A CODE or TEXT content item."""
+    item = Dataset()
+    item.ValueType, item.ConceptNameCodeSequence = kind, [name]
+    if isinstance(value, str):
+        item.TextValue = value
+    else:
+        item.ConceptCodeSequence = [value]
+    item.ContentSequence = list(below)
+    return item
+
+
+def test_statements(tmp_path: Path) -> None:
+    """Coded statements with their site, and comments, in order; no other text, and nothing from other containers."""
+    site = stated("CODE", code("363698007", "Finding Site"), code("39607008", "Lung"))
+    said = [
+        stated("CODE", code("111017", "Summary"), code("111242", "With findings")),
+        stated("CODE", code("27925004", "Nodule"), code("52101004", "Present"), site),
+        stated("TEXT", code("121106", "Comment"), "仅限成人"),
+        stated("TEXT", code("DECIDE_AT", "Decide"), "https://ai.example/decide/1"),
+    ]
+    statements, others = Dataset(), Dataset()
+    statements.ValueType = others.ValueType = "CONTAINER"
+    statements.ConceptNameCodeSequence, statements.ContentSequence = [code("C0034375", "Qualitative Evaluations")], said
+    others.ConceptNameCodeSequence, others.ContentSequence = [code("126010", "Imaging Measurements")], said[:1]
+    report = Dataset()
+    report.SpecificCharacterSet = "ISO_IR 192"
+    report.SOPClassUID, report.SOPInstanceUID = Comprehensive3DSRStorage, "2.25.7"
+    report.ContentSequence = [stated("TEXT", code("121106", "Comment"), "outside"), others, statements]
+    save(report, tmp_path / "sr.dcm")
+
+    assert read_statements(tmp_path / "sr.dcm") == (
+        Statement("Summary", "", "With findings"),
+        Statement("Nodule", "Lung", "Present"),
+        Statement("", "", "仅限成人"),
+    )
 
 
 def test_segmentation(tmp_path: Path) -> None:

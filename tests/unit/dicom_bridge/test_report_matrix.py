@@ -15,8 +15,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
-from dicom_bridge.report import write_sr
-from dicom_bridge.result_context import INCONCLUSIVE, PARTLY_FAILED
+from dicom_bridge.report import write_denial, write_sr
+from dicom_bridge.result_context import DECIDE_AT, INCONCLUSIVE, PARTLY_FAILED
 from dicom_bridge.segmentation import write_seg
 from dicom_bridge.validity import OutputInvalid, check_report
 from dicom_bridge.volume import load
@@ -38,6 +38,7 @@ LANGUAGES = ("en-US", "zh-CN")
 SOURCES = ("MR", "CT", "enhanced MR", "enhanced CT")
 SUMMARY = dict(zip(OUTCOMES, ("111242", "111241", "111241", "111244", "111243"), strict=True))
 FAILED = ("DEADLINE_EXCEEDED", "ENGINE_DIED")
+LINK = "https://ai.example:8443/zhiying/decide/" + "5a" * 16
 
 
 def sources_of(source: str, folder: Path) -> list[Dataset]:
@@ -86,9 +87,12 @@ class Made:
         return dcmread(io.BytesIO(self.data))
 
 
-def make(kind: str, outcome: str, folder: Path, *, language: str = "en-US", source: str = "MR") -> Made:
+def make(
+    kind: str, outcome: str, folder: Path, *, language: str = "en-US", source: str = "MR", **context: object
+) -> Made:
     """The report of one cell of the matrix."""
-    return made_of(found(kind, outcome), kind, folder, FAILED if outcome.startswith("partly") else (), language, source)
+    failed = FAILED if outcome.startswith("partly") else ()
+    return made_of(found(kind, outcome), kind, folder, failed, language, source, **context)
 
 
 def made_of(
@@ -98,9 +102,10 @@ def made_of(
     failed: tuple[str, ...] = (),
     language: str = "en-US",
     source: str = "MR",
+    **changes: object,
 ) -> Made:
-    """The report of these findings."""
-    manifest, context = phantom.manifest(lesions=True, kind=kind), phantom.context(language)
+    """The report of these findings; `changes` go to its context."""
+    manifest, context = phantom.manifest(lesions=True, kind=kind), phantom.context(language, **changes)
     sources = sources_of(source, folder)
     seg = None
     if any(segment.mask.any() for segment in findings.segments):
@@ -197,6 +202,53 @@ def test_the_judge_of_templates_accepts_each_shape(kind, outcome, source, tmp_pa
     path = tmp_path / "sr.dcm"
     path.write_bytes(make(kind, outcome, tmp_path, language="zh-CN", source=source).data)
     assert validators.sr_validator(path) == []
+
+
+@pytest.mark.slow
+def test_the_judge_of_templates_accepts_the_link(tmp_path) -> None:
+    """PixelMed: no error in a report with the address of the form."""
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(make("segments", "findings", tmp_path, language="zh-CN", decide_at=LINK).data)
+    assert validators.sr_validator(path) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "language", "charset"),
+    [
+        ("segments", "en-US", "ISO_IR 192"),
+        ("segments", "zh-CN", "GB18030"),
+        ("detections", "en-US", "GB18030"),
+        ("classifications", "zh-CN", "ISO_IR 192"),
+    ],
+)
+def test_the_link_stands_alone_under_its_name(kind, language, charset, tmp_path) -> None:
+    """The address is the whole text, in both languages; two judges accept it, and DCMTK shows it with its name."""
+    made = make(kind, "findings", tmp_path, language=language, charset=charset, decide_at=LINK)
+    (link,) = named(made.sr, "DECIDE_AT")
+    assert (link.ValueType, link.RelationshipType, link.TextValue) == ("TEXT", "CONTAINS", LINK)
+    name = link.ConceptNameCodeSequence[0]
+    assert (name.CodingSchemeDesignator, name.CodeMeaning) == ("99ZHIYING", DECIDE_AT[language])
+    assert made.sr.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == "99ZHIYING"
+    assert named(made.sr, "C0034375")[0].ContentSequence[-1] == link
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(made.data)
+    assert validators.dciodvfy(path) == []
+    assert validators.dsrdump(path) == []
+    assert f'"{DECIDE_AT[language]}")="{LINK[:16]}' in validators.dsrdump_text(path)
+    page = validators.dsr2html_text(path)
+    assert DECIDE_AT[language] in page
+    assert LINK in page
+
+
+def test_without_an_address_there_is_no_link(tmp_path) -> None:
+    """Neither the item nor a declaration of our own codes; and a refusal, on which nobody decides, has none ever."""
+    sr = make("segments", "findings", tmp_path).sr
+    assert named(sr, "DECIDE_AT") == []
+    assert "CodingSchemeIdentificationSequence" not in sr
+    manifest, context = phantom.manifest(), phantom.context(decide_at=LINK)
+    denial = write_denial("NO_APPROVAL", manifest, phantom.REF, sources_of("MR", tmp_path), context)
+    assert named(dcmread(io.BytesIO(denial)), "DECIDE_AT") == []
+    assert LINK.encode() not in denial
 
 
 @pytest.mark.parametrize("source", SOURCES)

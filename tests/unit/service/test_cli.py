@@ -1,5 +1,6 @@
 """The command line: JSON for programs, exit status for scripts, and one line with a code for whatever goes wrong."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner, Result
 
+from audit.entry import Draft, Kind
 from audit.note import Signer, Verifier
 from ethics_review.dossier import draft_approval
 from ethics_review.periods import CIVIL_TIME
@@ -24,6 +26,7 @@ from service.cli import app
 from service.config import load
 from service.store import Run, State, Store, connect
 from tests.simulators import reviewer, small_model
+from tests.simulators.audit_log import body
 from tests.simulators.pacs import FakePacs
 from tests.simulators.parties import Case, Parties
 from tests.simulators.series import write_series
@@ -118,7 +121,7 @@ def _refused(result: Result, code: str, *, mentions: str = "") -> str:
     return str(line)
 
 
-def _add_run(desk: Desk) -> None:
+def _add_run(desk: Desk, call: str | None = None) -> None:
     store = Store(connect(wire.database_url(load(desk.config), "runs")))
     store.add(
         Run(
@@ -133,6 +136,7 @@ def _add_run(desk: Desk) -> None:
             model={"name": "small-model", "version": "1.0", "digest": "sha256:0"},
             measurements=[{"code": "118565006", "value": "1951.3", "unit": "cm3"}],
             outputs=[{"kind": "SR", "uid": "2.25.1", "digest": "sha256:0"}],
+            call=call,
         )
     )
     store.close()
@@ -227,6 +231,33 @@ def test_studies_are_listed_and_shown(desk: Desk) -> None:
     assert (shown["state"], shown["runs"][0]["outputs"][0]["uid"]) == ("RELEASED", "2.25.1")
     assert STUDY in desk.run("studies", "list").stdout
     assert "1951.3" in desk.run("studies", "show", STUDY).stdout
+
+
+def test_who_decided_is_shown(desk: Desk) -> None:
+    """Decision, role, pseudonym and time of each reader of the configuration, for people and as JSON."""
+    token = hashlib.sha256(b"l" * 40).hexdigest()
+    desk.write_config(
+        more=f'[[readers]]\nname = "test-li"\nrole = "RADIOLOGIST"\ntoken_sha256 = "{token}"\n'
+        f'training = "sha256:{"7" * 64}"\n'
+    )
+    _add_run(desk, "ab" * 16)
+    (run,) = desk.json("studies", "show", STUDY)["runs"]
+    assert run["decisions"] is None
+    assert "the log cannot be read" in desk.run("studies", "show", STUDY).stdout
+    assert not (desk.data / "audit").exists()
+
+    config = load(desk.config)
+    who = wire.pseudonyms(config).of("reader", "test-li")
+    with wire.open_log(config) as log:
+        assert desk.json("studies", "show", STUDY)["runs"][0]["decisions"] == []
+        said = body(Kind.HUMAN_DECISION) | {"reader": who, "decision": "REJECT", "difference": []}
+        entry = log.append(Draft(Kind.HUMAN_DECISION, f"decision:{run['call']}:{who}:0", said, run["call"]))
+    (run,) = desk.json("studies", "show", STUDY)["runs"]
+    (decided,) = run["decisions"]
+    assert (decided["decision"], decided["role"], decided["reader"]) == ("REJECT", "RADIOLOGIST", who)
+    assert (decided["reasons"], decided["time"], decided["index"]) == (["MEASURE"], entry.time, entry.index)
+    assert f"REJECT RADIOLOGIST {who} {entry.time}" in desk.run("studies", "show", STUDY).stdout
+    assert "test-li" not in desk.run("studies", "show", STUDY).stdout
 
 
 def test_an_unknown_study_is_refused_without_repeating_it(desk: Desk) -> None:

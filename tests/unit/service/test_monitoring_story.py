@@ -218,6 +218,7 @@ def test_wired_as_the_service_wires_it(tmp_path: Path) -> None:
         library=Library(tmp_path / "models"),
         engine=NoDevice(),  # type: ignore[arg-type]
         store=store,
+        inbox=None,  # type: ignore[arg-type]
         registry=registry,
     )
     assert watching.checks() == {"monitor": "stopped", "golden": "stopped"}

@@ -67,6 +67,15 @@ def test_another_volume_is_another_call(world: World) -> None:
     assert first["call"] != second["call"]
 
 
+def test_the_rule_that_chose_is_shown(world: World) -> None:
+    """The site's rule stands in the table of runs; nothing where the manifests decided."""
+    for rule, shown in (("brain-of-scanner-2", "brain-of-scanner-2"), ("", None)):
+        world.reading.rule = rule
+        run = world.run(digest="1" if rule else "2")
+        world.tell(run, until=Step.SELECTED)
+        assert world.store.get(run.run_id).rule == shown
+
+
 # ---- when all goes well ---------------------------------------------------------------------------------------------
 
 

@@ -110,6 +110,22 @@ def test_the_log_and_the_report_say_the_same_number(writer: ResultWriter) -> Non
     assert f"{float(number.value):.1f}" == written.measurements[0]["value"]
 
 
+def test_the_link_is_to_this_call(tmp_path: Path) -> None:
+    """Where the site has an address, report and pictures carry the link of this very call; a refusal has none."""
+    style = replace(STYLE, decide_at="https://ai.example/", key_images=True)
+    writer = ResultWriter(tmp_path / "results", style)
+    writer.keep(CALL, _found())
+    writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
+
+    link = f"https://ai.example/decide/{CALL}"
+    _, sr, picture = writer.files(CALL)
+    texts = [str(item.TextValue) for item in _tree(read_document(sr)) if item.get("ValueType") == "TEXT"]
+    assert [text for text in texts if "/decide/" in text] == [link]
+    assert link.encode() in picture.read_bytes()
+    denied = writer.deny("denied:run-1", "NO_APPROVAL", MODEL, LOADED, INTENDED, RECEIPT)
+    assert b"/decide/" not in denied.read_bytes()
+
+
 def test_written_again_it_is_the_same(writer: ResultWriter, tmp_path: Path) -> None:
     """Files that are there are described, never made again, even by a version that would make others (I6)."""
     first = writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)

@@ -117,6 +117,8 @@ def test_urgency_is_kept(store: Store) -> None:
 
     assert [store.get(name).urgent for name in ("a", "b")] == [True, False]
     assert store.get("a").as_dict()["urgent"] is True
+    store.add(replace(_run("c"), rule="brain-of-scanner-2"))
+    assert [store.get(name).as_dict()["rule"] for name in ("a", "c")] == [None, "brain-of-scanner-2"]
 
 
 def test_a_table_of_an_earlier_version_is_opened(url: str) -> None:
@@ -127,6 +129,7 @@ def test_a_table_of_an_earlier_version_is_opened(url: str) -> None:
     engine = create_engine(url)
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE run DROP COLUMN urgent"))
+        connection.execute(text("ALTER TABLE run DROP COLUMN rule"))
     engine.dispose()
 
     store = Store(connect(url))
