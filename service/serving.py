@@ -248,6 +248,7 @@ class Service:
             library=self.library,
             engine=self.engine,
             store=self.store,
+            inbox=self.inbox,
             registry=self._metrics.registry,
         )
 
