@@ -210,7 +210,7 @@ class Assembler:
         last = same[-1] if same else None
         instances = self._inbox.instances(item.study_uid)
         if all(one.modality in assembly.RESULT_MODALITIES for one in instances):
-            # Reports alone: what comes back from readers days later, or a PACS that sends all it has. Nothing to run on.
+            # Reports alone, as readers and PACS send them days later: nothing to run on.
             self._inbox.mark_assembled(item.study_uid, item.touches, digest)
             self._let_go(item.study_uid)
             return

@@ -13,7 +13,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-READER = "TEST^Reader=测试^医师"
+READER = "INVENTED^Phantomreader=测试^阅片幻影"
 OTHER_READER = "TEST^Other"
 
 

@@ -83,8 +83,8 @@ def test_verified_and_unchanged_is_an_acceptance() -> None:
     """Who verified is there, in one spelling, and is not shown by repr."""
     found = said(edited.verify)
     assert (found.decision, found.reasons, found.changes) == ("ACCEPT", (), ())
-    assert found.observer == "test^reader=测试^医师"
-    assert "reader" not in repr(found)
+    assert found.observer == "invented^phantomreader=测试^阅片幻影"
+    assert "phantomreader" not in repr(found)
 
 
 def test_saved_again_says_nothing() -> None:
@@ -523,7 +523,7 @@ def test_the_last_who_verified() -> None:
     author = Dataset()
     author.PersonName = "TEST^Author"
     ds.AuthorObserverSequence = [author]
-    assert observer(edited.reread(ds)) == "test^reader=测试^医师"
+    assert observer(edited.reread(ds)) == "invented^phantomreader=测试^阅片幻影"
     del ds.VerifyingObserverSequence
     assert observer(edited.reread(ds)) == "test^author"
 

@@ -100,7 +100,7 @@ def test_another_outline() -> None:
     found = said(edit)
     assert (found.decision, found.reasons) == ("MODIFY", ("OUTLINE",))
     assert found.changes == (outline(BRAIN, dice[0]),)
-    assert found.observer == "test^reader=测试^医师"
+    assert found.observer == "invented^phantomreader=测试^阅片幻影"
     assert 0 < dice[0] < 1
 
 

@@ -160,7 +160,7 @@ def test_a_verified_report_is_an_acceptance(room: Room) -> None:
         "decision": "ACCEPT",
         "reasons": (),
         "significant": "NO",
-        "reader": PSEUDONYMS.of("observer", "test^reader=测试^医师"),
+        "reader": PSEUDONYMS.of("observer", "invented^phantomreader=测试^阅片幻影"),
         "role": "ASSERTED",
         "training": None,
         "channel": "SR",
