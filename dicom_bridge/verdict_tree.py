@@ -116,16 +116,16 @@ def _state(container: Dataset, statements: dict[Statement, Name]) -> None:
 
 def _walk(ds: Dataset) -> Iterator[Dataset]:
     """Every content item, in order, without recursion. Raises VerdictUnusable TOO_LARGE."""
-    waiting = [(ds, 0)]
-    for _ in range(ITEMS_MAX):
-        if not waiting:
-            return
+    waiting, count = [(ds, 0)], 0
+    while waiting:
         item, depth = waiting.pop()
+        count += 1
+        if count > ITEMS_MAX:
+            raise VerdictUnusable("TOO_LARGE", "the tree has too many items")
         if depth > DEPTH_MAX:
             raise VerdictUnusable("TOO_LARGE", "the tree is too deep")
         yield item
         waiting += [(child, depth + 1) for child in reversed(item.get("ContentSequence") or ())]
-    raise VerdictUnusable("TOO_LARGE", "the tree has too many items")
 
 
 def _group(item: Dataset) -> Group:

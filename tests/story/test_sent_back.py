@@ -187,7 +187,7 @@ def test_the_verifier_takes_the_export(site: Site, tmp_path: Path) -> None:
     """With decisions from objects in it, the package is written, nothing in it looks like a patient, and it holds."""
     run, sr, _ = read_by(site, tmp_path / "series", "export")
     ds = edited.copied(sr)
-    edited.verify(ds, "<b>INVENTED</b>^Canary")
+    edited.verify(ds, "<b>INVENTED</b>^Quagga")
     edited.measure(ds, "3.75")
     send_back(site, ds, tmp_path / "back")
     decided(site, run, 1)
@@ -202,7 +202,7 @@ def test_the_verifier_takes_the_export(site: Site, tmp_path: Path) -> None:
         report = verifier.verify(file, verifier.Policy(policy))
     assert [one for one in report.remarks if one.verdict == verifier.FAIL] == []
     assert report.figures["decisions"]["differ"] == 0
-    assert b"canary" not in package.read_bytes().lower()
+    assert b"quagga" not in package.read_bytes().lower()
 
 
 @pytest.mark.timeout(240)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -350,21 +351,31 @@ def test_what_cannot_be_compared(edit: Edit, code: str) -> None:
     assert refused(edit) == code
 
 
-def test_too_many_items(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_items() -> None:
     """The walk ends, whatever was sent."""
-    monkeypatch.setattr(verdict_tree, "ITEMS_MAX", 10)
-    assert refused(lambda _: None) == "TOO_LARGE"
+    ds = Dataset()
+    ds.ContentSequence = [Dataset()] * (verdict_tree.ITEMS_MAX - 1)
+    assert read_tree(ds).groups == ()
+    ds.ContentSequence = [Dataset()] * verdict_tree.ITEMS_MAX
+    with pytest.raises(VerdictUnusable, match="TOO_LARGE"):
+        read_tree(ds)
 
 
-def test_more_changes_than_an_entry_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
+def test_more_changes_than_an_entry_holds(more: int, fits: bool) -> None:
     """None is dropped in silence."""
-    monkeypatch.setattr(verdict, "CHANGES_MAX", 1)
-
-    def edit(ds: Dataset) -> None:
-        edited.measure(ds, "1", 0)
-        edited.measure(ds, "1", 1)
-
-    assert refused(edit) == "TOO_LARGE"
+    ours = edited.copied(OURS)
+    for number in range(verdict.CHANGES_MAX - 1 + more):
+        new = copy.deepcopy(edited.groups(OURS)[0])
+        edited.track(new, f"{STRANGER}.{number}")
+        edited.group_list(ours).append(new)
+    theirs = edited.copied(OURS)
+    take_out(1)(theirs)
+    if fits:
+        assert len(compare_report(theirs, ours, Tie.TRACKING).changes) == verdict.CHANGES_MAX
+    else:
+        with pytest.raises(VerdictUnusable, match="TOO_LARGE"):
+            compare_report(theirs, ours, Tie.TRACKING)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -571,11 +582,11 @@ def test_what_is_packed_is_not_unpacked(tmp_path: Path, syntax: str) -> None:
     assert caught.value.code in {"ENCODING", "UNREADABLE"}
 
 
-def test_a_file_that_is_too_large_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_large_is_not_opened(tmp_path: Path) -> None:
     """The limit is asked before a byte is read."""
-    monkeypatch.setattr(verdict, "FILE_BYTES_MAX", 3)
     path = tmp_path / "x.dcm"
-    path.write_bytes(b"1234")
+    path.write_bytes(edited.file_of(edited.copied(OURS)))
+    os.truncate(path, verdict.FILE_BYTES_MAX + 1)  # sparse: it takes no room
     with pytest.raises(VerdictUnusable, match="TOO_LARGE"):
         read_object(path)
 

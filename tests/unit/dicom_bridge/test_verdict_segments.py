@@ -343,10 +343,15 @@ def test_a_whole_slice_further_is_another_outline() -> None:
     assert said(_moved(2, 2.0)).reasons == ("OUTLINE",)
 
 
-def test_more_frames_than_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit, whatever was sent."""
-    monkeypatch.setattr(verdict_segments, "FRAMES_MAX", 3)
-    assert refused(lambda _: None) == "UNREADABLE"
+def test_more_frames_than_are_looked_at() -> None:
+    """A limit, whatever was sent: it is asked before the frames are."""
+    ds = edited.copied(OURS)
+    count = verdict_segments.FRAMES_MAX + 1
+    ds.PerFrameFunctionalGroupsSequence = [ds.PerFrameFunctionalGroupsSequence[0]] * count
+    ds.NumberOfFrames = count
+    ds.PixelData = bytes(count * int(ds.Rows) * int(ds.Columns) // 8 + 1)
+    with pytest.raises(VerdictUnusable, match="UNREADABLE"):
+        compare_segmentation(ds, OURS, Tie.TRACKING)
 
 
 @settings(max_examples=40, deadline=None)
