@@ -378,6 +378,7 @@ def test_more_changes_than_an_entry_holds(more: int, fits: bool) -> None:
             compare_report(theirs, ours, Tie.TRACKING)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what pydicom makes the best of, so does the service
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0, 10_000), byte=st.integers(0, 255), cut=st.integers(0, 200))
 def test_garbled_files_are_refused_or_read(tmp_path: Path, at: int, byte: int, cut: int) -> None:

@@ -370,6 +370,7 @@ def test_dice_is_what_whole_arrays_give(seed: int, share: float) -> None:
         assert 0 <= dice - Decimal(one.after) < Decimal("0.0001")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what pydicom makes the best of, so does the service
 @settings(max_examples=60, deadline=None)
 @given(at=st.integers(0, 20_000), byte=st.integers(0, 255))
 def test_garbled_objects_are_refused_or_compared(at: int, byte: int) -> None:
