@@ -84,6 +84,7 @@ class Inbox:
         self._disk: Disk = disk or DurableDisk()
         self._studies, self._incoming = root / "studies", root / "incoming"
         self._changed = threading.Event()
+        self._heard: Callable[[Instance, str], None] = _nobody
         self.activity = Activity()
         try:
             for folder in (self._studies, self._incoming, root / "quarantine"):
@@ -109,11 +110,11 @@ class Inbox:
 
     def incoming(self, announced: Announced, sender: str, association: str | None = None) -> Incoming:
         """Begin to take one instance in pieces, as a C-STORE request announces it; whatever its size."""
-        return Incoming(self._spool, announced, sender, partial(self._stored, association))
+        return Incoming(self._spool, announced, sender, partial(self._stored, sender, association))
 
     def incoming_file(self, sender: str, association: str | None = None) -> IncomingFile:
         """Begin to take one Part 10 file in pieces; whatever it turns out to be."""
-        return IncomingFile(self._spool, sender, partial(self._stored, association))
+        return IncomingFile(self._spool, sender, partial(self._stored, sender, association))
 
     def store(self, received: Received, sender: str, association: str | None = None) -> Stored:
         """Take one instance; durable when this returns.
@@ -128,9 +129,17 @@ class Inbox:
         """Take one Part 10 file; as `store`."""
         return _whole(self.incoming_file(sender), data)
 
-    def _stored(self, association: str | None, stored: Stored) -> None:
+    def listen(self, heard: Callable[[Instance, str], None]) -> None:
+        """Tell of each instance that is held from now on, and of each that comes again, with the AE title of whoever
+        sent it this time. `heard` must be quick, and safe for the threads that receive.
+        """
+        self._heard = heard
+
+    def _stored(self, sender: str, association: str | None, stored: Stored) -> None:
         if association is not None:
             self.activity.carried(association, stored.held.study_uid)
+        if stored.outcome is not Outcome.CONFLICT:
+            self._heard(stored.held, sender)
         self._changed.set()
         self._digests.want()
 
@@ -291,6 +300,10 @@ def digest_of(instances: Iterable[Instance]) -> str:
     """Return the input digest of these instances, ordered by SOP Instance UID; see `Inbox.input_digest`."""
     lines = (f"{one.sop_uid} {one.digest}\n" for one in instances if one.modality not in RESULT_MODALITIES)
     return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
+
+
+def _nobody(_instance: Instance, _sender: str) -> None:
+    """Nobody listens."""
 
 
 def _alive(pid: str) -> bool:

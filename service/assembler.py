@@ -209,6 +209,11 @@ class Assembler:
         same = [run for run in self._store.of_study(item.study_uid) if run.input_digest == digest]
         last = same[-1] if same else None
         instances = self._inbox.instances(item.study_uid)
+        if all(one.modality in assembly.RESULT_MODALITIES for one in instances):
+            # Reports alone, as readers and PACS send them days later: nothing to run on.
+            self._inbox.mark_assembled(item.study_uid, item.touches, digest)
+            self._let_go(item.study_uid)
+            return
         if last is None or last.state in RETRYABLE:
             attempt = 1 if last is None else last.attempt + 1
             urgent = any(one.urgent for one in instances) or self._rule_says_urgent(instances)

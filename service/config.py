@@ -139,7 +139,7 @@ class Config(BaseSettings):
         """One of `peers`, as the bridge knows it."""
         tls = self.dicom.tls
         files = TlsFiles(tls.certificate, tls.key, tls.authority) if tls is not None and section.tls else None
-        return Peer(**section.model_dump(exclude={"tls"}), tls=files)
+        return Peer(**section.model_dump(exclude={"tls", "verdicts"}), tls=files)
 
 
 def load(path: Path | None) -> Config:

@@ -119,6 +119,13 @@ class PeerSection(Section):
     certificate: str | None = None  # SHA-256 fingerprint of the one certificate that it may call us with
     assumed_charset: str | None = None  # of what it sends without a character set, or with one that is not true
     quiet_s: float | None = Field(None, gt=0)  # instead of [assembly] quiet_s
+    verdicts: bool = False  # edited and verified results that it sends are decisions of readers; see docs/deciding.md
+
+    @model_validator(mode="after")
+    def _is_more_than_a_name(self) -> "PeerSection":
+        if self.verdicts and not (self.addresses or self.certificate or self.tls):
+            raise ValueError("verdicts = true needs addresses, a certificate or tls: an AE title anybody can write")
+        return self
 
 
 class Results(Section):

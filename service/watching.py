@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from audit.log import AuditLog
+from dicom_bridge.inbox import Inbox
 from ethics_review.register import Register
 from models.library import Library
 from service import screen, wire
@@ -20,11 +21,12 @@ from service.monitoring import Monitoring
 from service.sessions import Sessions
 from service.store import Store
 from service.study_page import StudyPage, study_router
-from service.views import Held
+from service.verdicts import Verdicts, believed
 
 MONITOR_PAUSE_S = 1.0
 """Between two looks at the log: what asks for a suspension waits no longer than that."""
 GOLDEN_PAUSE_S = 30.0
+VERDICTS_PAUSE_S = 1.0
 
 
 class WatchMetrics:
@@ -32,6 +34,9 @@ class WatchMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._decisions = Counter("zhiying_decisions_total", "Human decisions", ["decision"], registry=registry)
+        self._verdicts = Counter(
+            "zhiying_verdicts_total", "Objects that readers sent back", ["outcome"], registry=registry
+        )
         self._evaluations = Counter(
             "zhiying_evaluations_total", "Evaluations", ["metric", "outcome"], registry=registry
         )
@@ -45,6 +50,10 @@ class WatchMetrics:
     def decided(self, decision: str) -> None:
         """A decision went into the log."""
         self._decisions.labels(decision=decision).inc()
+
+    def came_back(self, outcome: str) -> None:
+        """An object of a reader was looked at."""
+        self._verdicts.labels(outcome=outcome).inc()
 
     def evaluated(self, metric: str, outcome: str) -> None:
         """See service.monitoring.Watched."""
@@ -80,7 +89,7 @@ class Watching:
         library: Library,
         engine: Device,
         store: Store,
-        inbox: Held,
+        inbox: Inbox,
         registry: CollectorRegistry,
     ) -> None:
         metrics = WatchMetrics(registry)
@@ -88,14 +97,27 @@ class Watching:
         self.monitor = Monitoring(log, writer, register, cache, metrics)
         site = {one.model: one.folder for one in config.golden}
         self.golden = GoldenRuns(log, writer, register, library, engine, site, wire.now, metrics.golden)
-        # A model takes seconds, and may hang: the monitor must not wait for it.
-        self._threads = (
-            Caretaker(self.monitor, pause_s=MONITOR_PAUSE_S),
-            Caretaker(self.golden, pause_s=GOLDEN_PAUSE_S),
-        )
         readers = [Reader(**one.model_dump()) for one in config.readers]
         self.desk = Desk(log, writer, store, readers, wire.pseudonyms(config), metrics.decided)
         self.sessions = Sessions(self.desk, wire.now)
+        self.verdicts = Verdicts(
+            spool=inbox,
+            runs=store,
+            log=log,
+            writer=writer,
+            pseudonyms=wire.pseudonyms(config),
+            results=config.data.folder / "results",
+            titles=believed(config.peers),
+            decided=metrics.decided,
+            seen=metrics.came_back,
+        )
+        inbox.listen(self.verdicts.heard)
+        # A model takes seconds, and may hang; a segmentation is large: the monitor must wait for neither.
+        self._threads = (
+            Caretaker(self.monitor, pause_s=MONITOR_PAUSE_S),
+            Caretaker(self.golden, pause_s=GOLDEN_PAUSE_S),
+            Caretaker(self.verdicts, pause_s=VERDICTS_PAUSE_S),
+        )
         self.language: screen.Language = "zh" if config.site.language == "zh-CN" else "en"
         self._manifests = screen.manifests(library)
         self.page = StudyPage(
@@ -121,7 +143,7 @@ class Watching:
 
     def checks(self) -> Mapping[str, str]:
         """For /health."""
-        states = {"monitor": self.monitor.state, "golden": self.golden.state}
+        states = {"monitor": self.monitor.state, "golden": self.golden.state, "verdicts": "ok"}
         return {
             name: state if thread.running else "stopped"
             for (name, state), thread in zip(states.items(), self._threads, strict=True)

@@ -70,24 +70,42 @@ def test_a_result_that_is_refused_for_good_is_seen(site: Site, tmp_path: Path) -
 
 @pytest.mark.timeout(600)
 def test_late_images_supersede(site: Site, tmp_path: Path) -> None:
-    """A second report names the first as its predecessor; the first one stays as it was (I6)."""
+    """Three slices late: one more report and segmentation, the first ones as they were, and nothing twice.
+
+    The second report names the first as its one predecessor (I6).
+    """
     files = write_series(tmp_path, seed="late")
+    before = set(site.pacs.stored)
     by_place = sorted(files, key=lambda path: dcmread(path, stop_before_pixels=True).InstanceNumber)
     study = _study(files)
-    assert set(site.send(by_place[:22])) == {0}
+    assert set(site.send(by_place[3:])) == {0}
     site.run_in("RELEASED", study=study)
     first = _reports(site, study)
     assert len(first) == 1
+    kept = {uid: body for uid, body in site.pacs.stored.items() if uid not in before}
 
-    assert set(site.send(by_place[22:])) == {0}
+    assert set(site.send(by_place[:3])) == {0}
     site.settle()
     site.run_in("RELEASED", study=study)
 
     old, new = sorted(_reports(site, study), key=lambda ds: "PredecessorDocumentsSequence" in ds)
     assert old == first[0]
-    named = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    (document,) = new.PredecessorDocumentsSequence
+    (of_series,) = document.ReferencedSeriesSequence
+    (named,) = of_series.ReferencedSOPSequence
     assert named.ReferencedSOPInstanceUID == old.SOPInstanceUID
-    assert [run.state for run in site.runs() if run.study_uid == study] == ["RELEASED", "RELEASED"]
+    assert (document.StudyInstanceUID, of_series.SeriesInstanceUID) == (study, old.SeriesInstanceUID)
+    later = {uid: body for uid, body in site.pacs.stored.items() if uid not in before | kept.keys()}
+    assert {uid: site.pacs.stored[uid] for uid in kept} == kept, "the first ones are as they were"
+    assert (len(kept), len(later)) == (2, 2), "a report and a segmentation each time, and nothing else"
+    segmentations = [uid for uid in later if uid != new.SOPInstanceUID]
+    assert [uid for uid in segmentations if uid.encode() in later[new.SOPInstanceUID]] == segmentations
+    assert not any(uid.encode() in later[new.SOPInstanceUID] for uid in kept if uid != old.SOPInstanceUID)
+    assert site.pacs.complaints == []
+    runs = [run for run in site.runs() if run.study_uid == study]
+    assert [run.state for run in runs] == ["RELEASED", "RELEASED"]
+    told = [entry.kind.value for entry in site.entries() if entry.call in {run.call for run in runs}]
+    assert [told.count(kind) for kind in ("CALL_RESULT", "RELEASED", "FAILED")] == [2, 2, 0]
 
 
 @pytest.mark.timeout(600)

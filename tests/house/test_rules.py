@@ -53,6 +53,7 @@ PLANTED: list[tuple[rules.Rule, str, str, int]] = [
     (rules.weights_only, SOMEWHERE, "torch.load(path, weights_only=False)", 1),
     (rules.weights_only, SOMEWHERE, "torch.load(path, weights_only=flag)", 1),
     (rules.never_verified, SOMEWHERE, "ds.VerificationFlag = 'VERIFIED'", 1),
+    (rules.never_verified, SOMEWHERE, "x = {'VERIFIED': a == b}['VERIFIED' if a != 'VERIFIED' else '']", 2),
     (rules.never_verified, SOMEWHERE, "Comprehensive3DSR(is_verified=True)", 1),
     (rules.all_typed, SOMEWHERE, "def f(x) -> int: ...", 1),
     (rules.all_typed, SOMEWHERE, "def f(*args, **kwargs) -> int: ...", 1),
@@ -105,6 +106,7 @@ HARMLESS: list[tuple[rules.Rule, str, str]] = [
     (rules.engine_behind_two_doors, SOMEWHERE, "class E:\n    def infer(self): ...\ninferred = run(permit)"),
     (rules.weights_only, SOMEWHERE, "torch.load(path, weights_only=True)\njson.load(path)"),
     (rules.never_verified, SOMEWHERE, "ds.VerificationFlag = 'UNVERIFIED'\nSR(is_verified=False)"),
+    (rules.never_verified, SOMEWHERE, "accepted = theirs.VerificationFlag == 'VERIFIED'"),
     (rules.all_typed, SOMEWHERE, "class A:\n    def f(self, x: int, *y: str, **z: str) -> None: ..."),
     (rules.public_docstrings, SOMEWHERE, '"""M."""\ndef _f(): ...\nclass _A:\n    def f(self): ...'),
     (

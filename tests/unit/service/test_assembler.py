@@ -553,6 +553,17 @@ def test_the_same_study_again_is_no_new_run(ward: Ward, state: State) -> None:
     assert ward.inbox.open_studies() == ()
 
 
+@pytest.mark.parametrize("modality", ["SR", "SEG", "KO"])
+def test_reports_alone_are_no_study_to_run_on(ward: Ward, modality: str) -> None:
+    """An edited report that comes back when the images have left the spool starts nothing, and is let go of."""
+    ward.inbox.handed_on = lambda: True  # there is nothing that could be
+    ward.inbox.store("a", modality=modality)
+    ward.quiet()
+
+    assert (ward.runs(), ward.submitted) == ((), [])
+    assert ward.inbox.open_studies() == ()
+
+
 @pytest.mark.parametrize("state", [State.REFUSED, State.FAILED])
 def test_a_refused_study_that_is_sent_again_is_tried_again(ward: Ward, state: State) -> None:
     """Refused or failed: a person has put it right and sends it again, which is a new attempt, each time."""

@@ -16,6 +16,7 @@ from audit import verifier
 from audit.entry import Entry, Kind, parse
 from audit.export import export
 from audit.package import CHUNK
+from dicom_bridge.inbox import Inbox
 from ethics_review.evaluation import Evaluation, Outcome, Plan, Reading
 from ethics_review.facts import fact_of
 from ethics_review.monitor import recompute
@@ -218,10 +219,10 @@ def test_wired_as_the_service_wires_it(tmp_path: Path) -> None:
         library=Library(tmp_path / "models"),
         engine=NoDevice(),  # type: ignore[arg-type]
         store=store,
-        inbox=None,  # type: ignore[arg-type]
+        inbox=Inbox(tmp_path / "spool", ward.clock),
         registry=registry,
     )
-    assert watching.checks() == {"monitor": "stopped", "golden": "stopped"}
+    assert watching.checks() == {"monitor": "stopped", "golden": "stopped", "verdicts": "stopped"}
     watching.start()
     call = ward.call()
     app = FastAPI()
@@ -233,7 +234,7 @@ def test_wired_as_the_service_wires_it(tmp_path: Path) -> None:
     assert (form.status_code, '<html lang="zh-CN">' in form.text) == (200, True)
     size = ward.log.head().size
     until(lambda: watching.monitor._next == size, what="the monitor has looked at everything")
-    assert watching.checks() == {"monitor": "ok", "golden": "ok"}
+    assert watching.checks() == {"monitor": "ok", "golden": "ok", "verdicts": "ok"}
     began = time.monotonic()
     watching.stop()
     assert time.monotonic() - began < 10
