@@ -14,6 +14,7 @@ from pathlib import Path
 
 from audit import durable
 from dicom_bridge import keyimage, readback, report, segmentation, uids, validity
+from dicom_bridge.peers import ReportGroups
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.result_context import Charset, Language, ResultContext
 from dicom_bridge.volume import LoadedSeries
@@ -45,13 +46,17 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class ResultStyle:
-    """How this site wants its results. `key_images`: whether a picture of each segment goes with SEG and SR."""
+    """How this site wants its results, and its PACS: the output profile.
+
+    `key_images`: whether a picture of each segment goes with SEG and SR. `report_groups`: as the receiving peer's.
+    """
 
     device_serial: str
     version: str
     language: Language
     charset: Charset
     key_images: bool = False
+    report_groups: ReportGroups = ReportGroups.VOLUMETRIC
 
 
 class ResultWriter:
@@ -157,6 +162,7 @@ class ResultWriter:
             charset=self._style.charset,
             predecessors=() if before is None else (readback.read_document(before),),
             receipt=receipt,
+            report_groups=self._style.report_groups,
         )
 
     def _make(

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from dicom_bridge.peers import Retrieve, Send
+from dicom_bridge.peers import ReportGroups, Retrieve, Send
 from ethics_review.vocabulary import MINORS, OPT_OUT_CHECK, is_requirement
 from service.links import BASE
 
@@ -119,6 +119,7 @@ class PeerSection(Section):
     certificate: str | None = None  # SHA-256 fingerprint of the one certificate that it may call us with
     assumed_charset: str | None = None  # of what it sends without a character set, or with one that is not true
     quiet_s: float | None = Field(None, gt=0)  # instead of [assembly] quiet_s
+    report_groups: ReportGroups = ReportGroups.VOLUMETRIC  # of reports to it; PLANAR for older viewers: hazards.md, V1
 
 
 class Results(Section):
