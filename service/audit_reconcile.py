@@ -106,6 +106,12 @@ class _Logged:
     released: dict[str, Entry] = field(default_factory=dict)
     denials: set[str] = field(default_factory=set)  # what may be there, and need not: reports of refusals
     given_up: set[str] = field(default_factory=set)  # calls
+    pictures: set[str] = field(default_factory=set)  # key images
+    ended: set[str] = field(default_factory=set)  # calls with a release
+
+    def over(self, uid: str, result: Entry) -> bool:
+        """Whether the peer need not have it: the call was given up, or released without a key image it refused."""
+        return result.call in self.given_up or (uid in self.pictures and result.call in self.ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +185,7 @@ def reconcile(log: AuditLog, key: Verifier, holding: Holding, asked: Asked, obje
         if release is not None:
             if asked.holds(release.time) and asked.peer in (None, release.body["peer"]):
                 findings.append(Finding(Problem.MISSING, uid, release.index))
-        elif asked.delivers and asked.holds(result.time) and result.call not in logged.given_up:
+        elif asked.delivers and asked.holds(result.time) and not logged.over(uid, result):
             if asked.now - parse_time(result.time) <= asked.grace:
                 pending += 1
             else:
@@ -269,6 +275,10 @@ def _logged(entries: Iterable[Entry]) -> _Logged:
             logged.given_up.discard(entry.call or "")
             for output in _outputs(entry):
                 table.setdefault(str(output["uid"]), entry)
+            if entry.kind is Kind.RELEASED:
+                logged.ended.add(entry.call or "")
+            else:
+                logged.pictures |= pictures([entry])
         elif entry.kind is Kind.DENIED:
             logged.denials.add(uids.derive("SR", entry.key))
         elif entry.kind is Kind.FAILED and entry.call is not None:
