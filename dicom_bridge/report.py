@@ -37,6 +37,9 @@ from models.ref import ModelRef
 _PROCEDURES: Final[Mapping[str, Code]] = {
     "MR": Code("25056-3", "LN", "MRI unspecified body region"),
     "CT": Code("25045-6", "LN", "CT unspecified body region"),
+    # It has no narrower term for a radiograph, and another one would be an error to them.
+    "DX": Code("363679005", "SCT", "Imaging procedure"),
+    "CR": Code("363679005", "SCT", "Imaging procedure"),
 }
 _LANGUAGES: Final[Mapping[Language, Code]] = {
     "en-US": Code("en-US", "RFC5646", "English (United States)"),

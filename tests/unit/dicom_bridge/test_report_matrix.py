@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage
+from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation
 
 from dicom_bridge.peers import ReportGroups
 from dicom_bridge.report import write_sr
@@ -39,6 +39,8 @@ KINDS = ("segments", PLANAR, "detections", "classifications")
 OUTCOMES = ("findings", "no findings", "inconclusive", "partly failed", "partly failed, nothing")
 LANGUAGES = ("en-US", "zh-CN")
 SOURCES = ("MR", "CT", "enhanced MR", "enhanced CT")
+DX = "DX"
+"""One radiograph: a plane without a position in space; there are detections and classifications of it, and no SEG."""
 SUMMARY = dict(zip(OUTCOMES, ("111242", "111241", "111241", "111244", "111243"), strict=True))
 FAILED = ("DEADLINE_EXCEEDED", "ENGINE_DIED")
 
@@ -48,10 +50,35 @@ def sources_of(source: str, folder: Path) -> list[Dataset]:
     if source.startswith("enhanced"):
         path = write_file(make_enhanced((3, 0, 5, 1, 4, 2), modality=source[-2:]), folder / "source.dcm")
         return list(load([path], "sha256:" + "0" * 64).headers)
+    if source == DX:
+        return [radiograph()]
     made = phantom.series((6, 16, 12), modality=source)
     for ds in made:
         ds.SOPClassUID = CTImageStorage if source == "CT" else ds.SOPClassUID
     return made
+
+
+def radiograph() -> Dataset:
+    """A chest of the size of the other sources' slices, as a digital X-ray for presentation (PS3.3 A.26)."""
+    (ds,) = phantom.series((1, 16, 12), modality=DX)
+    ds.SOPClassUID = DigitalXRayImageStorageForPresentation
+    ds.BodyPartExamined = "CHEST"
+    for keyword in (
+        *("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "PixelSpacing"),
+    ):
+        delattr(ds, keyword)
+    ds.ImagerPixelSpacing = [0.15, 0.15]
+    return ds
+
+
+def flat(findings: Findings) -> Findings:
+    """The same detections on the one plane that there is."""
+    return replace(
+        findings,
+        detections=tuple(
+            replace(one, low=(0.0, *one.low[1:]), high=(0.0, *one.high[1:])) for one in findings.detections
+        ),
+    )
 
 
 def found(kind: str, outcome: str) -> Findings:
@@ -91,7 +118,8 @@ class Made:
 
 def make(kind: str, outcome: str, folder: Path, *, language: str = "en-US", source: str = "MR") -> Made:
     """The report of one cell of the matrix."""
-    return made_of(found(kind, outcome), kind, folder, FAILED if outcome.startswith("partly") else (), language, source)
+    findings = flat(found(kind, outcome)) if source == DX else found(kind, outcome)
+    return made_of(findings, kind, folder, FAILED if outcome.startswith("partly") else (), language, source)
 
 
 def made_of(
@@ -185,10 +213,39 @@ def test_two_judges_accept_the_whole_matrix(kind, outcome, language, tmp_path) -
         assert validators.dsrdump(path) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "outcome", "language"), list(itertools.product(("detections", "classifications"), OUTCOMES, LANGUAGES))
+)
+def test_two_judges_accept_every_report_of_a_radiograph(kind, outcome, language, tmp_path) -> None:
+    """One image without geometry: what is said is what was found, of a procedure that CID 100 has, and refers to it."""
+    path = tmp_path / "sr.dcm"
+    made = make(kind, outcome, tmp_path, language=language, source=DX)
+    path.write_bytes(made.data)
+    assert validators.dciodvfy(path) == []
+    assert validators.dsrdump(path) == []
+    sr = made.sr
+    assert [coded(i) for i in named(sr, "111017")] == [SUMMARY[outcome]]
+    assert [coded(i) for i in named(sr, "121058")] == ["363679005"]
+    shown = {i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for i in walk(sr) if i.ValueType == "IMAGE"}
+    assert shown == {made.sources[0].SOPInstanceUID}
+    assert "FrameOfReferenceUID" not in sr
+
+
+def test_a_radiograph_has_no_segmentation(tmp_path) -> None:
+    """Where it lies in space nobody knows: a SEG of it is refused by code, and never drawn somewhere."""
+    mask = np.ones((1, 16, 12), np.bool_)
+    with pytest.raises(OutputInvalid) as refused:
+        made_of(phantom.findings(mask, mask), "segments", tmp_path, source=DX)
+    assert refused.value.code == "SOURCE_ATTRIBUTE_MISSING"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "outcome", "source"),
     [
+        ("detections", "findings", DX),
+        ("classifications", "findings", DX),
+        ("detections", "no findings", DX),
         ("segments", "inconclusive", "CT"),
         ("segments", "partly failed", "enhanced CT"),
         (PLANAR, "findings", "MR"),
@@ -207,7 +264,7 @@ def test_the_judge_of_templates_accepts_each_shape(kind, outcome, source, tmp_pa
     assert validators.sr_validator(path) == []
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", [*SOURCES, DX])
 def test_detections_are_read_back_as_they_were(source, tmp_path) -> None:
     """highdicom reads place, slice, frame, finding, site and score of each detection, in order, each tracked alone."""
     made = make("detections", "findings", tmp_path, source=source)
