@@ -55,8 +55,9 @@ def code_item(code: Code) -> Dataset:
 def source_head(sources: Sequence[Dataset]) -> Dataset:
     """Patient and study of the first source as text in Unicode; the sources themselves stay untouched.
 
-    Raises OutputInvalid SOURCE_MISSING without sources, SOURCE_ATTRIBUTE_MISSING without a study, series or frame of
-    reference to belong to; CharsetRefused when the name or an identifier cannot be read for certain.
+    Raises OutputInvalid SOURCE_MISSING without sources, SOURCE_ATTRIBUTE_MISSING without a study or series to belong
+    to; CharsetRefused when the name or an identifier cannot be read for certain. A radiograph needs no Frame of
+    Reference UID (PS3.3 table A.26-1): where there is none, it is empty.
     """
     if not sources:
         raise OutputInvalid("SOURCE_MISSING", "no source instance to describe")
@@ -66,10 +67,11 @@ def source_head(sources: Sequence[Dataset]) -> Dataset:
         if keyword in sources[0]:
             raw[keyword] = sources[0].get_item(keyword)
     head = normalise(raw)
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID"):
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
         if not sources[0].get(keyword):
             raise OutputInvalid("SOURCE_ATTRIBUTE_MISSING", f"the source has no {keyword}")
         setattr(head, keyword, str(sources[0].get(keyword)))
+    head.FrameOfReferenceUID = str(sources[0].get("FrameOfReferenceUID", "") or "")
     head.Modality = str(sources[0].get("Modality", ""))
     head.TimezoneOffsetFromUTC = str(sources[0].get("TimezoneOffsetFromUTC", "") or "")
     return head

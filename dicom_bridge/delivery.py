@@ -16,8 +16,9 @@ from typing import Final, Protocol
 from dicom_bridge import commitment_scu, query, store_scu, stow_scu
 from dicom_bridge.commitment_messages import REASON_CLASS_UNSUPPORTED, Reference, Report, Request
 from dicom_bridge.commitment_scu import Heard
+from dicom_bridge.dispensable import dispensable, held, settled
 from dicom_bridge.errors import PeerFailed
-from dicom_bridge.ledger import HELD, WITHHELD, Batch, Ledger, Proof, State
+from dicom_bridge.ledger import HELD, WITHHELD, Batch, Ledger, Output, Proof, State
 from dicom_bridge.parcel import digest_of
 from dicom_bridge.peers import Peer, Send
 from dicom_bridge.status import Fate, fate
@@ -166,12 +167,12 @@ class Delivery:
         peer = self._rules.peers.get(batch.peer)
         if peer is None or peer.ae_title != sender:
             return False
-        failed = {output.uid: report.failed[output.uid] for output in batch.outputs if output.uid in report.failed}
+        failed = {output.uid: report.failed[output.uid] for output in held(batch) if output.uid in report.failed}
         # Does not commit to this class at all: no failure of ours, so it is looked for like the unmentioned ones.
         failed = {uid: reason for uid, reason in failed.items() if reason != REASON_CLASS_UNSUPPORTED}
         if failed:
             return self._lose(batch, list(failed), f"COMMITMENT_{min(failed.values()):04X}")
-        whole = all(output.uid in report.committed and output.uid not in report.failed for output in batch.outputs)
+        whole = all(output.uid in report.committed and output.uid not in report.failed for output in held(batch))
         if batch.state is State.SEEKING:
             return whole and not batch.committed and self._ledger.commit(batch)
         if not whole:
@@ -196,7 +197,10 @@ class Delivery:
         if self._kept_back(batch):
             return
         if self._too_old(batch):
-            self._die(batch, "TOO_OLD")
+            if all(dispensable(batch, output) for output in missing):
+                self._stored(batch, peer)
+            else:
+                self._die(batch, "TOO_OLD")
             return
         if any(not output.sop_class or digest_of(output.path) != output.digest for output in missing):
             self._die(batch, "FILE_CHANGED")
@@ -218,7 +222,7 @@ class Delivery:
             if status is not None
         ]
         self._ledger.answered(batch, answers)
-        self._judge(batch, peer, result)
+        self._judge(batch, peer, missing, result)
 
     def _leave(self, batch: Batch) -> Leave:
         leave = self._rules.may_leave(batch.id)
@@ -239,22 +243,23 @@ class Delivery:
     def _hold(self, batch: Batch) -> None:
         self._ledger.hold(batch, self._now() + HOLD_PAUSE, self._now())
 
-    def _judge(self, batch: Batch, peer: Peer, result: SendResult) -> None:
+    def _judge(self, batch: Batch, peer: Peer, missing: Sequence[Output], result: SendResult) -> None:
         """PS3.4 Table B.2-1, as a sender: what is stored, what may work later, what never will."""
-        answered = [status for status in result.statuses if status is not None]
-        refused = [status for status in answered if fate(status) is Fate.DEAD]
+        answers = zip(missing, result.statuses, strict=True)
+        answered = [(output, status) for output, status in answers if status is not None]
+        refused = [s for output, s in answered if fate(s) is Fate.DEAD and not dispensable(batch, output)]
         if answered:
             self._ledger.peer_works(peer.name)
         if result.error == HELD:
             self._hold(batch)
+        elif settled(batch, missing, result):
+            self._stored(batch, peer)
         elif refused:
             self._die(batch, f"STATUS_{refused[0]:04X}")
         elif result.hopeless:
             self._die(batch, result.error or "PEER_NO_ANSWER")
-        elif result.error is None and all(fate(status) is Fate.STORED for status in answered):
-            self._stored(batch, peer)
         else:
-            transient = next((status for status in answered if fate(status) is Fate.RETRY), None)
+            transient = next((status for _, status in answered if fate(status) is Fate.RETRY), None)
             code = result.error if transient is None else f"STATUS_{transient:04X}"
             self._later(batch, code or "PEER_NO_ANSWER")
             self._leave_alone(peer)
@@ -273,7 +278,7 @@ class Delivery:
         if not peer.commitment or batch.transaction_uid is None or self._over(batch, self._rules.commitment_wait):
             self._seek_from_now(batch, batch.code)
             return
-        references: tuple[Reference, ...] = tuple((output.sop_class, output.uid) for output in batch.outputs)
+        references: tuple[Reference, ...] = tuple((output.sop_class, output.uid) for output in held(batch))
         try:
             status = self._rules.transport.ask(
                 Request(batch.transaction_uid, references),
@@ -297,14 +302,14 @@ class Delivery:
             # Its abilities were taken out of the configuration meanwhile.
             self._prove(batch, Proof.COMMITMENT if batch.committed else Proof.ANSWERED)
             return
-        series = sorted({(output.study_uid, output.series_uid) for output in batch.outputs})
+        series = sorted({(output.study_uid, output.series_uid) for output in held(batch)})
         try:
             found = self._rules.transport.find(peer, series, self._rules.calling_ae)
         except (PeerFailed, TlsUnusable) as failed:
             self._not_told(batch, peer, failed.code)
             return
         self._ledger.peer_works(peer.name)
-        absent = [output.uid for output in batch.outputs if output.uid not in found]
+        absent = [output.uid for output in held(batch) if output.uid not in found]
         if not absent:
             self._prove(batch, Proof.COMMITMENT if batch.committed else Proof.FOUND)
         elif self._over(batch, FIND_PATIENCE):

@@ -1,7 +1,8 @@
-"""The measurement groups of a report: TID 1411 for a segment of the SEG, TID 1410 for a detection (PS3.16).
+"""The measurement groups of a report (PS3.16): TID 1411 or, for peers that want it, TID 1410 for a segment of the SEG;
+TID 1410 for a detection.
 
-Each reaches coordinates on a slice, because viewers in the field fail on a group that does not. The two never stand in
-one report: validators choose one template for the whole container, and misread the other's groups.
+Each reaches coordinates on a slice, because viewers in the field fail on a group that does not. The two templates never
+stand in one report: validators choose one for the whole container, and misread the other's groups.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydicom.dataset import Dataset
 
 from dicom_bridge import content
 from dicom_bridge.contour import Outline
+from dicom_bridge.peers import ReportGroups
 from dicom_bridge.result_context import Algorithm, ResultContext, Tracking, tracking
 from dicom_bridge.segmentation import DrawnSegment
 from dicom_bridge.unfit import OutputInvalid
@@ -75,12 +77,19 @@ def segment_group(
     algorithm: Algorithm,
     context: ResultContext,
 ) -> Dataset:
-    """TID 1411 for one segment."""
+    """One segment, with its outline on the slice `outline.slice_index`, as `context.report_groups` says.
+
+    VOLUMETRIC, TID 1411: refers to the segment, and each number is inferred from the outline. PLANAR, TID 1410: the
+    outline is the group's region, which excludes a reference to the segment; they are one by their tracking.
+    """
     track = tracking(context, segment.spec.number, segment.spec.label)
     sites = list(dict.fromkeys(spec.site for spec, _ in numbers))
-    slice_ = sources[outline.slice_index]
-    children = [
-        *_group_head(track, segment.spec.category, segment.spec.type, sites, algorithm),
+    head = _group_head(track, segment.spec.category, segment.spec.type, sites, algorithm)
+    on = content.slice_image(content.SELECTED, sources[outline.slice_index])
+    if context.report_groups is ReportGroups.PLANAR:
+        region = content.polyline(content.CONTAINS, _REGION, outline.points, on)
+        return content.container(_GROUP, [*head, region, *(_number(*one) for one in numbers)], tid="1410")
+    place = [
         content.image(
             content.CONTAINS,
             str(seg.SOPClassUID),
@@ -90,12 +99,13 @@ def segment_group(
         ),
         content.uid(content.CONTAINS, _SOURCE_SERIES, str(sources[0].SeriesInstanceUID)),
     ]
-    for spec, measurement in numbers:
-        method = [content.code(content.MODIFIER, _METHOD, spec.method)] if spec.method else []
-        on = content.slice_image(content.SELECTED, slice_)
-        drawn = content.polyline(content.INFERRED, _OUTLINE, outline.points, on)
-        children.append(content.number(spec.concept, printed(spec, measurement), spec.unit, [*method, drawn]))
-    return content.container(_GROUP, children, tid="1411")
+    drawn = content.polyline(content.INFERRED, _OUTLINE, outline.points, on)
+    return content.container(_GROUP, [*head, *place, *(_number(*one, drawn) for one in numbers)], tid="1411")
+
+
+def _number(spec: MeasurementSpec, measurement: Measurement, *from_: Dataset) -> Dataset:
+    method = [content.code(content.MODIFIER, _METHOD, spec.method)] if spec.method else []
+    return content.number(spec.concept, printed(spec, measurement), spec.unit, [*method, *from_])
 
 
 def detected(

@@ -1,6 +1,6 @@
 """The outbox's memory: batches, their files and the names of their peers, in one SQLite file, every commit on disk.
 
-The life of a batch. Each line is one commit, so a crash between any two repeats at most the step that was under way:
+The life of a batch; each line is one commit, so a crash repeats one step at most. "Every file": see `dispensable`.
 
     state     what happens                                              next       how delivery is proven
     -------   -------------------------------------------------------   --------   ----------------------

@@ -42,6 +42,16 @@ class Retrieve(StrEnum):
     ORTHANC = "ORTHANC"
 
 
+class ReportGroups(StrEnum):
+    """The kind of measurement group (PS3.16 TID 1500) in which a segment's numbers stand in the reports for a peer.
+
+    VOLUMETRIC: volumetric ROI, TID 1411, which refers to the segment; PLANAR: planar ROI, TID 1410, with the outline.
+    """
+
+    VOLUMETRIC = "VOLUMETRIC"
+    PLANAR = "PLANAR"
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """One application entity: a name for people and the log, where it listens, and what it can do.
@@ -55,6 +65,7 @@ class Peer:
     certificate: SHA-256 fingerprint, 64 hexadecimal digits, of the only certificate that it may call with.
     assumed_charset: the character set (0008,0005) of what it sends without one, or with one that is not true.
     quiet_s: seconds of silence after which a study of its is complete, where it answers no counts.
+    report_groups: the reports that its viewers can show.
     Raises PeerInvalid when a field cannot be what it says.
     """
 
@@ -73,6 +84,7 @@ class Peer:
     certificate: str | None = None
     assumed_charset: str | None = None
     quiet_s: float | None = None
+    report_groups: ReportGroups = ReportGroups.VOLUMETRIC
 
     def __post_init__(self) -> None:
         if _NAME.fullmatch(self.name) is None:

@@ -1,9 +1,9 @@
 """Findings -> Comprehensive 3D SR, TID 1500 Imaging Measurement Report (PS3.16), with what IHE AIR asks for.
 
 Shape: one TID 1411 group per segment, pointing at the SEG, its numbers INFERRED FROM a contour on the key slice; or one
-TID 1410 group per detection, with its region (`groups.py`). Study-level statements stand in Qualitative Evaluations
-(TID 1500 row 12, `statements.py`): validators misread a TID 1501 group beside TID 1411 groups. Containers are SEPARATE,
-or viewers drop the names of numbers.
+TID 1410 group per segment or detection, with its region (`groups.py`). Study-level statements stand in Qualitative
+Evaluations (TID 1500 row 12, `statements.py`): validators misread a TID 1501 group beside TID 1411 groups. Containers
+are SEPARATE, or viewers drop the names of numbers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dicom_bridge import content, explicit, statements
 from dicom_bridge.composite import code_item, common_modules, part10, referenced_series, source_head
 from dicom_bridge.contour import key_outline
 from dicom_bridge.groups import PRIVATE_SCHEME, detected, detection_group, measured, segment_group
+from dicom_bridge.peers import ReportGroups
 from dicom_bridge.result_context import (
     SR_SERIES_NUMBER,
     Algorithm,
@@ -36,6 +37,9 @@ from models.ref import ModelRef
 _PROCEDURES: Final[Mapping[str, Code]] = {
     "MR": Code("25056-3", "LN", "MRI unspecified body region"),
     "CT": Code("25045-6", "LN", "CT unspecified body region"),
+    # It has no narrower term for a radiograph, and another one would be an error to them.
+    "DX": Code("363679005", "SCT", "Imaging procedure"),
+    "CR": Code("363679005", "SCT", "Imaging procedure"),
 }
 _LANGUAGES: Final[Mapping[Language, Code]] = {
     "en-US": Code("en-US", "RFC5646", "English (United States)"),
@@ -87,7 +91,7 @@ def write_sr(
     outlines = {s.number: key_outline(s.found.part, s.found.origin) for s in segments}
     shown = {outline.slice_index for outline in outlines.values()} | {d.slice_index for _, d in detections}
     key_slices = sorted(shown) or [len(sources) // 2]
-    ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, seg, key_slices)]
+    ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, seg, key_slices, context.report_groups)]
     ds.ContentSequence = [
         *_document_context(manifest, algorithm, source_head(sources), context),
         _image_library([sources[k] for k in key_slices]),
@@ -124,7 +128,7 @@ def write_denial(
     algorithm = Algorithm.of(manifest, ref)
     key_slices = [len(sources) // 2]
     ds = _document(algorithm, sources, context, completion="PARTIAL")
-    ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, None, key_slices)]
+    ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, None, key_slices, context.report_groups)]
     ds.ContentSequence = [
         *_document_context(manifest, algorithm, source_head(sources), context),
         _image_library([sources[k] for k in key_slices]),
@@ -181,12 +185,16 @@ def _image_library(images: Sequence[Dataset]) -> Dataset:
     return content.container(_IMAGE_LIBRARY, [content.container(_IMAGE_LIBRARY_GROUP, entries)])
 
 
-def _evidence(sources: Sequence[Dataset], seg: Dataset | None, key_slices: Sequence[int]) -> Dataset:
-    """Every instance that the tree refers to, each once (PS3.3 C.17.2.3).
+def _evidence(
+    sources: Sequence[Dataset], seg: Dataset | None, key_slices: Sequence[int], groups: ReportGroups
+) -> Dataset:
+    """The SEG, and every instance that the tree refers to, each once (PS3.3 C.17.2.3).
 
-    With a SEG the tree names the whole source series; without one, only the image library's slices.
+    Volumetric groups name the SEG and the whole source series; all others, only the image library's slices. The SEG is
+    listed all the same, as made for the same request: results that a report does not lead to count as unrelated.
     """
-    used = sources if seg is not None else [sources[k] for k in key_slices]
+    whole = seg is not None and groups is ReportGroups.VOLUMETRIC
+    used = sources if whole else [sources[k] for k in key_slices]
     series = [referenced_series(used, _REFERENCED_SOPS)]
     if seg is not None:
         series.append(referenced_series([seg], _REFERENCED_SOPS))

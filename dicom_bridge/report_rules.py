@@ -75,14 +75,29 @@ def _statements(items: Sequence[Dataset]) -> dict[tuple[str, ...], str]:
     return stated
 
 
-def check_group(group: Dataset, seg: Dataset | None) -> None:
+def check_groups(groups: Sequence[Dataset], seg: Dataset | None) -> None:
+    """Each group as its template asks, all of one template, and one for each segment where there is a SEG."""
+    for group in groups:
+        _check_group(group, seg)
+    require(len({_template(group) for group in groups}) <= 1, "KINDS_MIXED", "groups of two templates")
+    if seg is not None:
+        require(bool(groups), "SEGMENT_REFERENCE_WRONG", "a SEG exists that the report does not show")
+        _check_tracking(groups, seg)
+
+
+def _template(group: Dataset) -> str:
+    (template,) = group.ContentTemplateSequence
+    return str(template.TemplateIdentifier)
+
+
+def _check_group(group: Dataset, seg: Dataset | None) -> None:
     """Tracking, and numbers that reach the key slice (some viewers fail otherwise); then what its template asks."""
     content = list(group.ContentSequence)
     require(bool(value_of(content, "112039") and value_of(content, "112040")), "TRACKING_MISSING", "in SR")
     numbers = [i for i in content if i.ValueType == "NUM"]
     require(bool(numbers), "SEGMENT_NOT_MEASURED", "a group without a number")
-    if [t.TemplateIdentifier for t in group.ContentTemplateSequence] == ["1410"]:
-        _check_region(content, seg)
+    if _template(group) == "1410":
+        _check_region(content)
         return
     for number in numbers:
         require(_on_a_slice(number), "MEASUREMENT_WITHOUT_COORDINATES", "a number without a contour on a slice")
@@ -93,12 +108,12 @@ def check_group(group: Dataset, seg: Dataset | None) -> None:
     require(right, "SEGMENT_REFERENCE_WRONG", "a group points at another object")
 
 
-def _check_region(content: Sequence[Dataset], seg: Dataset | None) -> None:
-    """TID 1410: one region on one slice, never beside segments."""
-    require(seg is None, "KINDS_MIXED", "detections beside segments")
+def _check_region(content: Sequence[Dataset]) -> None:
+    """TID 1410: one region on one slice, and no segment beside it."""
+    require(not any(named(i, "121191") for i in content), "KINDS_MIXED", "a region beside a segment")
     regions = [i for i in content if named(i, "111030")]
     shown = [i for region in regions for i in region.get("ContentSequence") or [] if i.ValueType == "IMAGE"]
-    require(len(regions) == len(shown) == 1, "MEASUREMENT_WITHOUT_COORDINATES", "a detection without its one region")
+    require(len(regions) == len(shown) == 1, "MEASUREMENT_WITHOUT_COORDINATES", "a group without its one region")
 
 
 def _on_a_slice(number: Dataset) -> bool:
@@ -106,12 +121,18 @@ def _on_a_slice(number: Dataset) -> bool:
     return any(c.ValueType == "IMAGE" for o in outlines for c in o.get("ContentSequence") or [])
 
 
-def check_tracking(groups: Sequence[Dataset], seg: Dataset) -> None:
-    """Every segment has its group, under the same tracking identifier and UID (I6 across objects)."""
+def _check_tracking(groups: Sequence[Dataset], seg: Dataset) -> None:
+    """Every segment has its group, under the same tracking identifier and UID (I6 across objects).
+
+    A planar group names no segment: its tracking is the only thread, and its place among the groups the segment's.
+    """
     in_seg = {int(s.SegmentNumber): (str(s.TrackingID), str(s.TrackingUID)) for s in seg.SegmentSequence}
     in_sr: dict[int, tuple[str, str]] = {}
-    for group in groups:
+    for place, group in enumerate(groups, start=1):
         content = list(group.ContentSequence)
-        reference = next(i for i in content if named(i, "121191")).ReferencedSOPSequence[0]
-        in_sr[int(reference.ReferencedSegmentNumber)] = (value_of(content, "112039"), value_of(content, "112040"))
+        number = place
+        if _template(group) != "1410":
+            reference = next(i for i in content if named(i, "121191")).ReferencedSOPSequence[0]
+            number = int(reference.ReferencedSegmentNumber)
+        in_sr[number] = (value_of(content, "112039"), value_of(content, "112040"))
     require(in_sr == in_seg, "TRACKING_DIFFERS", "SR and SEG do not track the same segments")

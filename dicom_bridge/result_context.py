@@ -14,6 +14,7 @@ from typing import Literal
 from pydicom.dataset import Dataset
 
 from dicom_bridge import uids
+from dicom_bridge.peers import ReportGroups
 from dicom_bridge.receipt import Receipt
 from models.codes import Code
 from models.manifest import Manifest
@@ -69,6 +70,7 @@ class ResultContext:
     `content_time` is the start of the analysis (aware), fixed once per call. `predecessors` are the earlier SR of the
     same study that this one supersedes (PS3.3 C.17.2.3). `receipt`: where the call stands in the audit log.
     `decide_at`: the address (ASCII) at which a reader decides on the result; None where there is none.
+    `report_groups`: the shape that the peer's viewers can show; of segments, as detections have one shape only.
     """
 
     call: str
@@ -81,6 +83,7 @@ class ResultContext:
     civil_time: timezone = CHINA_STANDARD_TIME
     receipt: Receipt | None = None
     decide_at: str | None = None
+    report_groups: ReportGroups = ReportGroups.VOLUMETRIC
 
     def uid(self, kind: str, *parts: str) -> str:
         """The UID of one thing of this call; the same for ever."""

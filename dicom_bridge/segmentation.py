@@ -119,6 +119,8 @@ def write_seg(
         raise OutputInvalid("SEGMENTATION_EMPTY", "no segment has a pixel; a report alone is the result")
     algorithm = Algorithm.of(manifest, ref)
     head = source_head(sources)
+    if not head.FrameOfReferenceUID:
+        raise OutputInvalid("SOURCE_ATTRIBUTE_MISSING", "the source has no FrameOfReferenceUID")
     ds = common_modules(head, context, algorithm)
     ds.Modality = "SEG"
     ds.SeriesInstanceUID = context.uid("SEG-SERIES")

@@ -126,13 +126,9 @@ def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dat
     groups = [i for i in items if named(i, "125007")]
     report_rules.check_outcome(ds, items, groups)
     _check_identities(ds, [_observer_identity(top), *(_group_identity(g) for g in groups)])
-    for group in groups:
-        report_rules.check_group(group, seg)
-    require(seg is None or bool(groups), "SEGMENT_REFERENCE_WRONG", "a SEG exists that the report does not show")
-    _check_evidence(ds, items, sources)
+    report_rules.check_groups(groups, seg)
+    _check_evidence(ds, items, sources, seg)
     _check_frames(items, sources)
-    if seg is not None:
-        report_rules.check_tracking(groups, seg)
     return ds
 
 
@@ -286,14 +282,17 @@ def _check_frames(items: Sequence[Dataset], sources: Sequence[Dataset]) -> None:
             require(uid not in instances or shown in slices, "FRAME_REFERENCE_WRONG", "an image item's frame")
 
 
-def _check_evidence(ds: Dataset, items: Sequence[Dataset], sources: Sequence[Dataset]) -> None:
-    """Evidence = references: what the tree names, a series named by UID with all its instances (PS3.3 C.17.2)."""
+def _check_evidence(ds: Dataset, items: Sequence[Dataset], sources: Sequence[Dataset], seg: Dataset | None) -> None:
+    """Evidence = references: what the tree names, a series named by UID with all its instances (PS3.3 C.17.2).
+
+    And the SEG in any case: regions do not name it, and it must be reached from the report.
+    """
     evidence: list[str] = []
     for study in _items(ds, _EVIDENCE):
         require(study.get(_STUDY_UID) == ds.StudyInstanceUID, "EVIDENCE_DIFFERS", "evidence of another study")
         for series in study.get(_REFERENCED_SERIES, []):
             evidence += [str(instance.get(_SOP_INSTANCE)) for instance in series.get(_REFERENCED_SOPS, [])]
-    referred: set[str] = set()
+    referred: set[str] = set() if seg is None else {str(seg.SOPInstanceUID)}
     for item in items:
         referred |= {str(r.ReferencedSOPInstanceUID) for r in item.get("ReferencedSOPSequence") or []}
     whole = {str(i.UID) for i in items if named(i, "121232")}

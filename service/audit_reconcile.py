@@ -124,6 +124,13 @@ class _Logged:
     begun: dict[str, str] = field(default_factory=dict)  # calls: the model's digest
     ended: set[str] = field(default_factory=set)  # calls that have a result
     kept: set[str] = field(default_factory=set)  # calls whose results are never sent: in the shadow, of a labelled set
+    pictures: set[str] = field(default_factory=set)  # key images
+    sent: set[str] = field(default_factory=set)  # calls with a release
+
+    def over(self, uid: str, result: Entry) -> bool:
+        """Whether the peer need not have it: never sent, given up, or released without a key image it refused."""
+        explained = result.call in self.given_up or result.call in self.kept
+        return explained or (uid in self.pictures and result.call in self.sent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +234,6 @@ def reconcile(
             pending += 1
         else:
             findings.append(Finding(Problem.UNRELEASED, uid, result.index))
-    explained = logged.given_up | logged.kept
     for uid, result in logged.results.items():
         if uid in holding.uids:
             continue
@@ -235,7 +241,7 @@ def reconcile(
         if release is not None:
             if asked.holds(release.time) and asked.peer in (None, release.body["peer"]):
                 findings.append(Finding(Problem.MISSING, uid, release.index))
-        elif asked.delivers and asked.holds(result.time) and result.call not in explained:
+        elif asked.delivers and asked.holds(result.time) and not logged.over(uid, result):
             if asked.now - parse_time(result.time) <= asked.grace:
                 pending += 1
             else:
@@ -327,6 +333,10 @@ def _logged(entries: Iterable[Entry]) -> _Logged:
             logged.ended.add(entry.call or "")
             for output in _outputs(entry):
                 table.setdefault(str(output["uid"]), entry)
+            if entry.kind is Kind.RELEASED:
+                logged.sent.add(entry.call or "")
+            else:
+                logged.pictures |= pictures([entry])
         elif entry.kind is Kind.CALL_INTENT and entry.call is not None:
             logged.begun[entry.call] = _model(entry)
             if entry.body["state"] != "LIVE":

@@ -64,12 +64,17 @@ def serve(config: ConfigFile = None) -> None:
 
 
 @app.command()
-def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
+def doctor(
+    peer: Annotated[str | None, typer.Option(help="Only this peer: does it accept what results need?")] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Check this installation. Exit status 0 only if nothing stands in the way."""
     with told():
-        from service.doctor import examine  # deferred, as above
+        from service.doctor import examine, examine_peer  # deferred, as above
 
-        findings = examine(wire.settings(config))
+        settings = wire.settings(config)
+        findings = examine(settings) if peer is None else examine_peer(settings, peer)
         rows = [{"check": f.check, "result": f.result, "what": f.what} for f in findings]
         show(rows, as_json=as_json, title="doctor", rows=rows)
         if any(f.result == "FAIL" for f in findings):

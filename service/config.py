@@ -11,7 +11,7 @@ from pydantic import ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_bridge.errors import PeerInvalid
-from dicom_bridge.peers import Peer
+from dicom_bridge.peers import Peer, ReportGroups
 from dicom_bridge.rules import Rule, RuleInvalid
 from dicom_bridge.tls import TlsFiles
 from service.errors import ConfigInvalid
@@ -134,6 +134,12 @@ class Config(BaseSettings):
             except RuleInvalid as wrong:
                 raise ValueError(wrong.detail) from None
         return rules
+
+    @property
+    def report_groups(self) -> ReportGroups:
+        """The shape of reports for the peer that gets them; all results go to one, so there is one profile."""
+        to = (one.report_groups for one in self.peers if one.name == self.results.to)
+        return next(to, ReportGroups.VOLUMETRIC)
 
     def peer(self, section: PeerSection) -> Peer:
         """One of `peers`, as the bridge knows it."""

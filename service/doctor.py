@@ -8,8 +8,9 @@ from datetime import timedelta
 
 from audit import fsck
 from audit.errors import AuditError
-from dicom_bridge import query
+from dicom_bridge import profile, query
 from dicom_bridge.errors import BridgeError
+from dicom_bridge.peers import Send
 from dicom_bridge.tls import TlsFiles, check, expires_at
 from ethics_review.errors import ReviewError
 from ethics_review.states import RUNNING, Role
@@ -19,8 +20,9 @@ from models.errors import ModelError
 from models.library import Broken, Library
 from service import golden, stamping, timestamping, wire, witness_client, witnessing
 from service.config import Config
-from service.errors import ServiceError
+from service.errors import NothingSuch, ServiceError
 from service.incidents import Incidents
+from service.sections import PeerSection
 from service.tsa_client import post
 from service.witnessing import Get
 
@@ -44,6 +46,14 @@ def examine(settings: Config) -> list[Finding]:
         *(_disk, _log, witnesses, _time_stamps, _models, _golden, _trust, _approvals, _incidents, _tls, _ports, _peers),
     )
     return [finding for check in checks for finding in check(settings)]
+
+
+def examine_peer(settings: Config, name: str) -> list[Finding]:
+    """One peer: is it there, and does it accept all that results to it need? Raises NothingSuch."""
+    section = next((one for one in settings.peers if one.name == name), None)
+    if section is None:
+        raise NothingSuch(f"the configuration names no peer '{name}'")
+    return [*_peer(settings, section), *_profile(settings, section)]
 
 
 def _disk(settings: Config) -> Iterator[Finding]:
@@ -261,10 +271,56 @@ def _peers(settings: Config) -> Iterator[Finding]:
     if settings.results.to is None:
         yield Finding("results", WARN, "results.to is not set: nobody will see a result")
     for section in settings.peers:
+        called = list(_peer(settings, section))
+        yield from called
+        # One that is not there is one line, not two.
+        if section.name == settings.results.to and called[0].result == OK:
+            yield from _profile(settings, section)
+
+
+def _peer(settings: Config, section: PeerSection) -> Iterator[Finding]:
+    try:
+        query.echo(settings.peer(section), settings.dicom.ae_title)
+    except BridgeError as error:
+        address = f"{section.ae_title}@{section.host}:{section.port}"
+        yield Finding(f"peer {section.name}", FAIL, f"{address}: {error}")
+    else:
+        yield Finding(f"peer {section.name}", OK, "answers C-ECHO")
+
+
+def _profile(settings: Config, section: PeerSection) -> Iterator[Finding]:
+    """What results to this peer need, each negotiated; nothing is sent."""
+    peer, check = settings.peer(section), f"peer {section.name}"
+    wanted = profile.needs(peer, key_images=settings.results.key_images)
+    yield Finding(f"{check} report_groups", OK, f"{peer.report_groups}; which viewers need which: docs/hazards.md")
+    if peer.send is Send.STOW_RS:
         try:
-            query.echo(settings.peer(section), settings.dicom.ae_title)
+            status = profile.web_answer(peer)
         except BridgeError as error:
-            address = f"{section.ae_title}@{section.host}:{section.port}"
-            yield Finding(f"peer {section.name}", FAIL, f"{address}: {error}")
+            yield Finding(f"{check} STOW-RS", FAIL, str(error))
         else:
-            yield Finding(f"peer {section.name}", OK, "answers C-ECHO")
+            what = (
+                f"answers (HTTP {status}); what it takes it says only when a result is sent: STOW-RS has no negotiation"
+            )
+            yield Finding(f"{check} STOW-RS", WARN, what)
+    try:
+        lacking = profile.refused(peer, settings.dicom.ae_title, wanted)
+    except BridgeError as error:
+        yield Finding(f"{check} negotiation", FAIL, str(error))
+        return
+    for need in wanted:
+        syntaxes = " or ".join(need.transfer_syntaxes) or "any uncompressed"
+        what = f"{need.sop_class} in {syntaxes}"
+        if need in lacking:
+            yield Finding(f"{check} {need.kind}", FAIL, f"{profile.NOT_ACCEPTED}: does not accept {what}; {_so(need)}")
+        else:
+            yield Finding(f"{check} {need.kind}", OK, f"accepts {what}")
+
+
+def _so(need: profile.Need) -> str:
+    """What comes of it that the peer does not accept this."""
+    return {
+        "SC": "results arrive without key images; set results.key_images = false, or allow the class there",
+        "COMMITMENT": "nothing will be committed; set commitment = false, or allow it there",
+        "C-FIND": "nothing can be counted or looked for; set counts = false, or allow it there",
+    }.get(need.kind, "no result will arrive; allow the class there")

@@ -8,7 +8,7 @@ that the second time finds the first. The order inside a step is always: make it
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 from audit.entry import Draft, Entry
 from audit.errors import AuditUnavailable
 from audit.ticket import Proviso
+from dicom_bridge.dispensable import REFUSED
 from dicom_bridge.errors import BridgeError
 from dicom_bridge.outbox import Outbox
 from dicom_bridge.receipt import Receipt
@@ -290,19 +291,20 @@ class Pipeline:
         self._p.outbox.enqueue(facts["call"], self._p.peer, self._p.results.files(facts["call"]))
         return {}
 
-    def delivered(self, call: str, peer: str, attempts: int, proof: str) -> None:
-        """The PACS has every object of the call. Called by the outbox, again after a crash."""
+    def delivered(self, call: str, peer: str, attempts: int, proof: str, left_out: Collection[str] = ()) -> None:
+        """The PACS has every object but the key images `left_out` (UIDs). Called by the outbox, again after a crash."""
         if is_denial(call):
             return  # no result has left: the refusal's own entry is all that is to be said
         runs = self._p.store.of_call(call)
-        outputs = runs[-1].outputs if runs else []
+        outputs = [one for one in (runs[-1].outputs if runs else []) if one["uid"] not in left_out]
         self._p.observe(Step.RELEASED, "delivered", call)
         self._record(records.released(call, outputs=outputs, peer=peer, attempts=attempts, proof=proof))
         for run in runs[-1:]:
             waited = self._p.now() - run.updated_at
             steps_ms = {**run.steps_ms, "DELIVERED": waited // timedelta(milliseconds=1)}
             # Sent again by a person after it was UNDELIVERED: what was wrong then is over.
-            self._show(run, State.RELEASED, stage=None, code=None, fault=None, steps_ms=steps_ms)
+            stage, code, fault = (Step.RELEASED, REFUSED, "SITE") if left_out else (None, None, None)
+            self._show(run, State.RELEASED, stage=stage, code=code, fault=fault, steps_ms=steps_ms)
 
     def undelivered(self, call: str, code: str) -> None:
         """The PACS refused an object for good, or stayed away too long."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from audit import durable
 from dicom_bridge import keyimage, readback, report, segmentation, uids, validity
+from dicom_bridge.peers import ReportGroups
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.result_context import Charset, Language, ResultContext
 from dicom_bridge.volume import LoadedSeries
@@ -46,8 +47,9 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class ResultStyle:
-    """How this site wants its results. `key_images`: whether a picture of each segment goes with SEG and SR.
+    """How this site wants its results, and its PACS: the output profile.
 
+    `key_images`: whether a picture of each segment goes with SEG and SR. `report_groups`: as the receiving peer's.
     `decide_at`: under which address readers' browsers reach us, of the form links.BASE; then results carry a link.
     """
 
@@ -57,6 +59,7 @@ class ResultStyle:
     charset: Charset
     key_images: bool = False
     decide_at: str | None = None
+    report_groups: ReportGroups = ReportGroups.VOLUMETRIC
 
 
 class ResultWriter:
@@ -170,6 +173,7 @@ class ResultWriter:
             predecessors=() if before is None else (readback.read_document(before),),
             receipt=receipt,
             decide_at=link,
+            report_groups=self._style.report_groups,
         )
 
     def _make(

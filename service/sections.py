@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from dicom_bridge.peers import Retrieve, Send
+from dicom_bridge.peers import ReportGroups, Retrieve, Send
 from ethics_review.vocabulary import MINORS, OPT_OUT_CHECK, is_requirement
 from service.links import BASE
 
@@ -126,6 +126,8 @@ class PeerSection(Section):
         if self.verdicts and not (self.addresses or self.certificate or self.tls):
             raise ValueError("verdicts = true needs addresses, a certificate or tls: an AE title anybody can write")
         return self
+
+    report_groups: ReportGroups = ReportGroups.VOLUMETRIC  # of reports to it; PLANAR for older viewers: hazards.md, V1
 
 
 class Results(Section):

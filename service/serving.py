@@ -17,6 +17,7 @@ from audit.policy import Policy as TrustPolicy
 from dicom_bridge import query, selection
 from dicom_bridge.assembly import Policy
 from dicom_bridge.commitment import CommitmentDesk
+from dicom_bridge.dispensable import REFUSED, left_out
 from dicom_bridge.inbox import Inbox, InboxLimits
 from dicom_bridge.ledger import Batch, Proof
 from dicom_bridge.listener import Denial, Fault
@@ -38,6 +39,7 @@ from service.http_server import HttpServer
 from service.incidents import Incidents, OverdueClocks
 from service.permitting import Practice
 from service.pipeline import Device, Observer, Parts, Pipeline
+from service.profile_check import profile_check
 from service.queue import RunQueue
 from service.reading import Reading
 from service.results import ResultStyle, ResultWriter
@@ -95,6 +97,7 @@ class Service:
             config, self.inbox, self._access, self.desk.extra(), self._listener_denied, _listener_fault
         )
         self.puller = bridging.puller(config, self.inbox, peers)
+        self._profile = profile_check(config)
         self.assembler = Assembler(
             inbox=self.inbox,
             count=partial(query.series_counts, calling_ae=config.dicom.ae_title),
@@ -160,6 +163,7 @@ class Service:
         self.workflows.start()
         self.queue.start()
         self.desk.start()
+        self._profile.start()
         for listener in self.listeners:
             listener.start()
         self.assembler.start()
@@ -175,6 +179,7 @@ class Service:
         """Take nothing new, let steps finish for a while, then close; the rest resumes at the next start."""
         self._stopping = True  # what is being stored by STOW-RS ends, and nothing new begins
         self._http.stop()
+        self._profile.stop()
         self.puller.stop()
         self.caretaker.stop()
         self.assembler.stop()
@@ -299,7 +304,10 @@ class Service:
         return outbox, desk
 
     def _delivered(self, batch: Batch) -> None:
-        self.pipeline.delivered(batch.id, batch.peer, batch.attempts, batch.proof or Proof.ANSWERED)
+        refused = {output.uid for output in left_out(batch)}
+        self.pipeline.delivered(batch.id, batch.peer, batch.attempts, batch.proof or Proof.ANSWERED, refused)
+        if refused:
+            _log.warning("delivered_without_key_images", peer=batch.peer, code=REFUSED, refused=len(refused))
 
     def _run_ended(self, run_id: str) -> None:
         self.queue.ended(run_id)
@@ -332,6 +340,7 @@ class Service:
             charset=config.site.charset,
             key_images=config.results.key_images,
             decide_at=config.results.decide_at,
+            report_groups=config.report_groups,
         )
 
         def observe(step: str, moment: str, subject: str) -> None:

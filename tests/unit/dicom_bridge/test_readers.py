@@ -17,6 +17,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from scipy.spatial import KDTree
 
+from dicom_bridge.peers import ReportGroups
 from dicom_bridge.report import write_sr
 from dicom_bridge.segmentation import write_seg
 from dicom_bridge.volume import load
@@ -65,9 +66,10 @@ def assert_same(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> None:
     assert len(set(which)) == len(ours)
 
 
-def written(sources: list[Dataset]) -> tuple[bytes, bytes, Findings]:
+def written(sources: list[Dataset], groups: ReportGroups = ReportGroups.VOLUMETRIC) -> tuple[bytes, bytes, Findings]:
     """SEG, SR and what they were made of."""
-    found, known, context = phantom.findings(*masks()), phantom.manifest(lesions=True), phantom.context()
+    found, known = phantom.findings(*masks()), phantom.manifest(lesions=True)
+    context = phantom.context(report_groups=groups)
     seg = write_seg(found, known, phantom.REF, sources, context)
     return seg, write_sr(found, known, phantom.REF, sources, dcmread(io.BytesIO(seg)), context), found
 
@@ -125,3 +127,30 @@ def test_both_read_the_report_s_numbers(kind: str, tmp_path: Path) -> None:
     numbers = [(float(item["value"]), item["units"]["CodeValue"]) for one in said for item in one["measurementItems"]]
     assert numbers == [(value, "cm3") for value in printed(found)]
     assert [one["ReferencedSegment"] for one in said] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_both_read_the_numbers_of_planar_groups(kind: str, tmp_path: Path) -> None:
+    """Value, unit and tracking, in order; and highdicom the slice and the outline, whose box is the mask's."""
+    sources = headers(kind, tmp_path)
+    _, data, found = written(sources, ReportGroups.PLANAR)
+    (tmp_path / "sr.dcm").write_bytes(data)
+    groups = hd.sr.srread(tmp_path / "sr.dcm").content.get_planar_roi_measurement_groups()
+    theirs = [(m.value, m.unit.value) for group in groups for m in group.get_measurements()]
+    assert theirs == [(value, "cm3") for value in printed(found)]
+    for group, mask in zip(groups, masks(), strict=True):
+        key = int(mask.sum(axis=(1, 2)).argmax())
+        (image,) = group.roi.ContentSequence
+        reference = image.ReferencedSOPSequence[0]
+        assert reference.ReferencedSOPInstanceUID == sources[key].SOPInstanceUID
+        assert reference.get("ReferencedFrameNumber") == sources[key].get("ReferencedFrameNumber")
+        rows, columns = np.nonzero(mask[key])
+        points = np.asarray(group.roi.value)
+        assert points.min(axis=0).tolist() == [columns.min(), rows.min()]
+        assert points.max(axis=0).tolist() == [columns.max() + 1, rows.max() + 1]
+
+    dcmqi("tid1500reader", "--inputDICOM", tmp_path / "sr.dcm", "--outputMetadata", tmp_path / "sr.json")
+    said = json.loads((tmp_path / "sr.json").read_text(encoding="utf-8"))["Measurements"]
+    numbers = [(float(item["value"]), item["units"]["CodeValue"]) for one in said for item in one["measurementItems"]]
+    assert numbers == [(value, "cm3") for value in printed(found)]
+    assert [one["TrackingUniqueIdentifier"] for one in said] == [group.tracking_uid for group in groups]

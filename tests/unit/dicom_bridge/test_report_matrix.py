@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage
+from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation
 
+from dicom_bridge.peers import ReportGroups
 from dicom_bridge.report import write_denial, write_sr
 from dicom_bridge.result_context import DECIDE_AT, INCONCLUSIVE, PARTLY_FAILED
 from dicom_bridge.segmentation import write_seg
@@ -32,10 +34,13 @@ POINT = Detection("bleed", (4.0, 7.0, 5.0), (4.0, 7.0, 5.0), 0.5)
 ABSENT, PRESENT, UNDETERMINED = "272519000", "52101004", "373068000"
 NOTHING = Findings((), (), {}, "cpu")
 
-KINDS = ("segments", "detections", "classifications")
+PLANAR = "planar segments"
+KINDS = ("segments", PLANAR, "detections", "classifications")
 OUTCOMES = ("findings", "no findings", "inconclusive", "partly failed", "partly failed, nothing")
 LANGUAGES = ("en-US", "zh-CN")
 SOURCES = ("MR", "CT", "enhanced MR", "enhanced CT")
+DX = "DX"
+"""One radiograph: a plane without a position in space; there are detections and classifications of it, and no SEG."""
 SUMMARY = dict(zip(OUTCOMES, ("111242", "111241", "111241", "111244", "111243"), strict=True))
 FAILED = ("DEADLINE_EXCEEDED", "ENGINE_DIED")
 LINK = "https://ai.example:8443/zhiying/decide/" + "5a" * 16
@@ -46,10 +51,35 @@ def sources_of(source: str, folder: Path) -> list[Dataset]:
     if source.startswith("enhanced"):
         path = write_file(make_enhanced((3, 0, 5, 1, 4, 2), modality=source[-2:]), folder / "source.dcm")
         return list(load([path], "sha256:" + "0" * 64).headers)
+    if source == DX:
+        return [radiograph()]
     made = phantom.series((6, 16, 12), modality=source)
     for ds in made:
         ds.SOPClassUID = CTImageStorage if source == "CT" else ds.SOPClassUID
     return made
+
+
+def radiograph() -> Dataset:
+    """A chest of the size of the other sources' slices, as a digital X-ray for presentation (PS3.3 A.26)."""
+    (ds,) = phantom.series((1, 16, 12), modality=DX)
+    ds.SOPClassUID = DigitalXRayImageStorageForPresentation
+    ds.BodyPartExamined = "CHEST"
+    for keyword in (
+        *("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "PixelSpacing"),
+    ):
+        delattr(ds, keyword)
+    ds.ImagerPixelSpacing = [0.15, 0.15]
+    return ds
+
+
+def flat(findings: Findings) -> Findings:
+    """The same detections on the one plane that there is."""
+    return replace(
+        findings,
+        detections=tuple(
+            replace(one, low=(0.0, *one.low[1:]), high=(0.0, *one.high[1:])) for one in findings.detections
+        ),
+    )
 
 
 def found(kind: str, outcome: str) -> Findings:
@@ -59,7 +89,7 @@ def found(kind: str, outcome: str) -> Findings:
         return replace(NOTHING, classifications=said if kind == "classifications" else (), inconclusive="LOW_QUALITY")
     positive = outcome in ("findings", "partly failed")
     partly = outcome.startswith("partly")
-    if kind == "segments":
+    if kind in ("segments", PLANAR):
         brain, nothing = np.zeros((6, 16, 12), np.bool_), np.zeros((6, 16, 12), np.bool_)
         brain[1:4, 4:9, 3:8] = True
         made = phantom.findings(brain if positive else nothing, brain if positive else nothing)
@@ -91,8 +121,9 @@ def make(
     kind: str, outcome: str, folder: Path, *, language: str = "en-US", source: str = "MR", **context: object
 ) -> Made:
     """The report of one cell of the matrix."""
+    findings = flat(found(kind, outcome)) if source == DX else found(kind, outcome)
     failed = FAILED if outcome.startswith("partly") else ()
-    return made_of(found(kind, outcome), kind, folder, failed, language, source, **context)
+    return made_of(findings, kind, folder, failed, language, source, **context)
 
 
 def made_of(
@@ -105,7 +136,9 @@ def made_of(
     **changes: object,
 ) -> Made:
     """The report of these findings; `changes` go to its context."""
-    manifest, context = phantom.manifest(lesions=True, kind=kind), phantom.context(language, **changes)
+    groups = ReportGroups.PLANAR if kind == PLANAR else ReportGroups.VOLUMETRIC
+    manifest = phantom.manifest(lesions=True, kind=kind.removeprefix("planar "))
+    context = phantom.context(language, report_groups=groups, **changes)
     sources = sources_of(source, folder)
     seg = None
     if any(segment.mask.any() for segment in findings.segments):
@@ -140,6 +173,7 @@ def presences(sr: Dataset) -> dict[str, str]:
 
 TARGETS = {
     "segments": ("Hemorrhage",),
+    PLANAR: ("Hemorrhage",),
     "detections": ("Nodule", "Hemorrhage"),
     "classifications": ("Pleural effusion", "Pneumothorax"),
 }
@@ -167,7 +201,7 @@ def test_what_is_said_is_what_was_found(kind, outcome, tmp_path) -> None:
     assert sr.CompletionFlag == ("PARTIAL" if partly else "COMPLETE")
     assert sr.get("CompletionFlagDescription") == ("Partly failed: DEADLINE_EXCEEDED (+1)" if partly else None)
     assert [coded(i) for i in named(sr, "111017")] == [SUMMARY[outcome]]
-    expected = PRESENCES.get((kind, outcome), (UNDETERMINED,) * len(TARGETS[kind]))
+    expected = PRESENCES.get((kind.removeprefix("planar "), outcome), (UNDETERMINED,) * len(TARGETS[kind]))
     assert presences(sr) == dict(zip(TARGETS[kind], expected, strict=True))
     comments = [i.TextValue for i in named(sr, "121106")]
     assert (INCONCLUSIVE["en-US"].format(code="LOW_QUALITY") in comments) == (outcome == "inconclusive")
@@ -184,12 +218,43 @@ def test_two_judges_accept_the_whole_matrix(kind, outcome, language, tmp_path) -
         assert validators.dsrdump(path) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "outcome", "language"), list(itertools.product(("detections", "classifications"), OUTCOMES, LANGUAGES))
+)
+def test_two_judges_accept_every_report_of_a_radiograph(kind, outcome, language, tmp_path) -> None:
+    """One image without geometry: what is said is what was found, of a procedure that CID 100 has, and refers to it."""
+    path = tmp_path / "sr.dcm"
+    made = make(kind, outcome, tmp_path, language=language, source=DX)
+    path.write_bytes(made.data)
+    assert validators.dciodvfy(path) == []
+    assert validators.dsrdump(path) == []
+    sr = made.sr
+    assert [coded(i) for i in named(sr, "111017")] == [SUMMARY[outcome]]
+    assert [coded(i) for i in named(sr, "121058")] == ["363679005"]
+    shown = {i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for i in walk(sr) if i.ValueType == "IMAGE"}
+    assert shown == {made.sources[0].SOPInstanceUID}
+    assert "FrameOfReferenceUID" not in sr
+
+
+def test_a_radiograph_has_no_segmentation(tmp_path) -> None:
+    """Where it lies in space nobody knows: a SEG of it is refused by code, and never drawn somewhere."""
+    mask = np.ones((1, 16, 12), np.bool_)
+    with pytest.raises(OutputInvalid) as refused:
+        made_of(phantom.findings(mask, mask), "segments", tmp_path, source=DX)
+    assert refused.value.code == "SOURCE_ATTRIBUTE_MISSING"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "outcome", "source"),
     [
+        ("detections", "findings", DX),
+        ("classifications", "findings", DX),
+        ("detections", "no findings", DX),
         ("segments", "inconclusive", "CT"),
         ("segments", "partly failed", "enhanced CT"),
+        (PLANAR, "findings", "MR"),
+        (PLANAR, "partly failed", "enhanced CT"),
         ("detections", "findings", "MR"),
         ("detections", "findings", "enhanced MR"),
         ("detections", "partly failed, nothing", "CT"),
@@ -251,7 +316,7 @@ def test_without_an_address_there_is_no_link(tmp_path) -> None:
     assert LINK.encode() not in denial
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", [*SOURCES, DX])
 def test_detections_are_read_back_as_they_were(source, tmp_path) -> None:
     """highdicom reads place, slice, frame, finding, site and score of each detection, in order, each tracked alone."""
     made = make("detections", "findings", tmp_path, source=source)
@@ -274,6 +339,40 @@ def test_detections_are_read_back_as_they_were(source, tmp_path) -> None:
         assert (number.name.value, number.unit.value, float(number.value)) == (
             ("111012", "%", 81.25) if detection.id == "nodule" else ("SCORE", "1", 0.5)
         )
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_planar_groups_say_what_volumetric_ones_say(source, tmp_path) -> None:
+    """The same header, statements, tracking, codes, numbers and outlines; where they stand, and no more, differs."""
+    usual, planar = (make(kind, "findings", tmp_path, source=source) for kind in ("segments", PLANAR))
+    assert usual.seg == planar.seg
+    assert usual.seg is not None
+    kept = [{e.tag: e.value for e in made.sr if e.keyword != "ContentSequence"} for made in (usual, planar)]
+    (usual_evidence,), (evidence,) = (one.pop(0x0040A375) for one in kept)
+    assert kept[0] == kept[1]
+    listed = {
+        str(i.ReferencedSOPInstanceUID) for s in evidence.ReferencedSeriesSequence for i in s.ReferencedSOPSequence
+    }
+    shown = {
+        str(i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) for i in walk(planar.sr) if i.ValueType == "IMAGE"
+    }
+    assert listed == shown | {str(usual.seg.SOPInstanceUID)}
+    assert len(usual_evidence.ReferencedSeriesSequence) == 2
+    content = hd.sr.srread(io.BytesIO(planar.data)).content
+    assert content.get_volumetric_roi_measurement_groups() == []
+    groups = content.get_planar_roi_measurement_groups()
+    theirs = hd.sr.srread(io.BytesIO(usual.data)).content.get_volumetric_roi_measurement_groups()
+    assert len(groups) == len(theirs) == len(usual.seg.SegmentSequence) == 2
+    for group, other, segment in zip(groups, theirs, usual.seg.SegmentSequence, strict=True):
+        assert (group.tracking_identifier, group.tracking_uid) == (segment.TrackingID, segment.TrackingUID)
+        assert (group.finding_type, group.finding_category) == (other.finding_type, other.finding_category)
+        assert [site.value for site in group.finding_sites] == [site.value for site in other.finding_sites]
+        (number,), (same,) = group.get_measurements(), other.get_measurements()
+        assert (number.name, number.value, number.unit) == (same.name, same.value, same.unit)
+        outline = next(i for i in walk(same[0]) if i.ValueType == "SCOORD")
+        assert list(group.roi.GraphicData) == list(outline.GraphicData)
+        assert group.roi.GraphicType == "POLYLINE"
+        assert group.roi.ContentSequence == outline.ContentSequence
 
 
 def scored(number: Dataset) -> tuple[str, str, float]:
@@ -402,6 +501,87 @@ def test_the_check_before_sending_knows_the_new_shapes(damage, tmp_path) -> None
     with pytest.raises(OutputInvalid) as refused:
         check_report(out.getvalue(), made.sources, None)
     assert refused.value.code == code
+
+
+def other_tracking(ds: Dataset) -> None:
+    """A damage: two groups have changed places."""
+    (container,) = named(ds, "126010")
+    container.ContentSequence = list(reversed(container.ContentSequence))
+
+
+def volumetric(ds: Dataset) -> None:
+    """A damage: one group calls itself by the other template."""
+    named(ds, "125007")[1].ContentTemplateSequence[0].TemplateIdentifier = "1411"
+
+
+def referring(ds: Dataset) -> None:
+    """A damage: a region in a group that also refers to a segment."""
+    region = named(ds, "111030")[0]
+    segment = copy.deepcopy(region.ContentSequence[0])
+    segment.RelationshipType = "CONTAINS"
+    segment.ConceptNameCodeSequence = copy.deepcopy(region.ConceptNameCodeSequence)
+    segment.ConceptNameCodeSequence[0].CodeValue = "121191"
+    named(ds, "125007")[0].ContentSequence.append(segment)
+
+
+def one_group(ds: Dataset) -> None:
+    """A damage: a segment of the SEG has no group."""
+    (container,) = named(ds, "126010")
+    del container.ContentSequence[1]
+
+
+def without_seg(ds: Dataset) -> None:
+    """A damage: no way from the report to the SEG."""
+    series = ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    del series[1]
+
+
+PLANAR_DAMAGES: dict[str, tuple[str, Callable[[Dataset], object]]] = {
+    "changed places": ("TRACKING_DIFFERS", other_tracking),
+    "a segment without a group": ("TRACKING_DIFFERS", one_group),
+    "two templates": ("MEASUREMENT_WITHOUT_COORDINATES", volumetric),
+    "region and segment": ("KINDS_MIXED", referring),
+    "no region": ("MEASUREMENT_WITHOUT_COORDINATES", without("111030")),
+    "no number": ("SEGMENT_NOT_MEASURED", without("118565006")),
+    "not tracked": ("TRACKING_MISSING", without("112040")),
+    "no way to the SEG": ("EVIDENCE_DIFFERS", without_seg),
+}
+
+
+@pytest.mark.parametrize("damage", PLANAR_DAMAGES)
+def test_the_check_before_sending_knows_planar_groups(damage, tmp_path) -> None:
+    """Each rule on a segment's planar group, broken alone, stops the report with the rule's own code."""
+    code, break_it = PLANAR_DAMAGES[damage]
+    made = make(PLANAR, "findings", tmp_path)
+    assert check_report(made.data, made.sources, made.seg)
+    ds = made.sr
+    break_it(ds)
+    out = io.BytesIO()
+    ds.save_as(out)
+    with pytest.raises(OutputInvalid) as refused:
+        check_report(out.getvalue(), made.sources, made.seg)
+    assert refused.value.code == code
+
+
+def test_two_templates_are_not_mixed(tmp_path) -> None:
+    """A planar group beside a volumetric one, both right alone: validators misread such a report."""
+    usual, planar = (make(kind, "findings", tmp_path) for kind in ("segments", PLANAR))
+    ds = usual.sr
+    named(ds, "126010")[0].ContentSequence[0] = named(planar.sr, "125007")[0]
+    out = io.BytesIO()
+    ds.save_as(out)
+    with pytest.raises(OutputInvalid) as refused:
+        check_report(out.getvalue(), usual.sources, usual.seg)
+    assert refused.value.code == "KINDS_MIXED"
+
+
+def test_detections_do_not_hide_a_segmentation(tmp_path) -> None:
+    """A SEG beside groups that are not its segments' is refused: nobody would find out what it shows."""
+    made, other = make("detections", "findings", tmp_path), make("segments", "findings", tmp_path)
+    assert check_report(made.data, made.sources, None)
+    with pytest.raises(OutputInvalid) as refused:
+        check_report(made.data, made.sources, other.seg)
+    assert refused.value.code == "TRACKING_DIFFERS"
 
 
 def test_one_kind_of_abnormality_in_two_segments_is_spoken_of_once(tmp_path) -> None:

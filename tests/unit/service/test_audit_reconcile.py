@@ -698,3 +698,21 @@ def test_key_images_are_known_by_their_uids(hospital: Hospital) -> None:
     assert uid not in {named for _, named in found}
     hospital.pacs.instances = [one for one in hospital.pacs.instances if one.SOPInstanceUID != uid]
     assert hospital.reconcile(*PERIOD, "--peer", "pacs")[:2] == (1, {("MISSING", uid)})
+
+
+@pytest.mark.parametrize(("kind", "problems"), [("SC", set()), ("SR", {"STUCK"})])
+def test_a_key_image_that_the_peer_refused_is_not_stuck(hospital: Hospital, kind: str, problems: set[str]) -> None:
+    """A release that does not name the picture ends it; one that does not name the report does not end the report."""
+    call = call_of(5)
+    there = [{"uid": uids.derive("SEG", call), "digest": f"sha256:{0:064x}"}]
+    lacking = {"uid": uids.derive(kind, call, *(["1"] if kind == "SC" else [])), "digest": f"sha256:{1:064x}"}
+    with wire.offline(hospital.config) as site:
+        site.log.append(Draft(Kind.CALL_INTENT, "intent:5", body(Kind.CALL_INTENT), call))
+        outputs = [{"kind": "SEG", **there[0]}, {"kind": kind, **lacking}]
+        site.log.append(Draft(Kind.CALL_RESULT, "result:5", {**body(Kind.CALL_RESULT), "outputs": outputs}, call))
+        told: dict[str, Any] = {**body(Kind.RELEASED), "outputs": there, "peer": "pacs"}
+        site.log.append(Draft(Kind.RELEASED, "released:5", told, call))
+    _, found, _ = hospital.reconcile(*PERIOD, "--peer", "pacs", "--grace-h", "0")
+    assert {(problem, uid) for problem, uid in found if uid == lacking["uid"]} == {
+        (problem, lacking["uid"]) for problem in problems
+    }

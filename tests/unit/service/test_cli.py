@@ -27,7 +27,7 @@ from service.config import load
 from service.store import Run, State, Store, connect
 from tests.simulators import reviewer, small_model
 from tests.simulators.audit_log import body
-from tests.simulators.pacs import FakePacs
+from tests.simulators.pacs import COMPREHENSIVE_3D_SR, SEGMENTATION, FakePacs
 from tests.simulators.parties import Case, Parties
 from tests.simulators.series import write_series
 
@@ -755,6 +755,21 @@ def test_the_doctor_fails_with_what_is_broken(desk: Desk) -> None:
 
     assert result.exit_code == 1
     assert any(row["check"] == "audit log" and row["result"] == "FAIL" for row in json.loads(result.stdout))
+
+
+def test_the_doctor_of_one_peer_fails_with_what_it_refuses(desk: Desk) -> None:
+    """`--peer NAME`: status 1 and the code while it takes no reports, 0 when it does; an unknown name is an error."""
+    for classes, status in (((SEGMENTATION,), 1), ((SEGMENTATION, COMPREHENSIVE_3D_SR), 0)):
+        with FakePacs(classes=(*classes, "1.2.840.10008.1.1")) as pacs:
+            desk.write_config(
+                more=f'[[peers]]\nname = "pacs"\nae_title = "TESTPACS"\nhost = "127.0.0.1"\nport = {pacs.port}\n'
+            )
+            result = desk.run("doctor", "--peer", "pacs", "--json")
+        assert result.exit_code == status
+        rows = {row["check"]: row for row in json.loads(result.stdout)}
+        assert rows["peer pacs SEG"]["result"] == "ok"
+        assert rows["peer pacs SR"]["what"].startswith("PEER_NO_CONTEXT" if status else "accepts")
+    _refused(desk.run("doctor", "--peer", "nobody"), "NOT_FOUND")
 
 
 def test_two_services_on_one_folder_are_refused(desk: Desk) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ from models.library import Library
 from models.ref import ModelRef
 from service import wire
 from service.config import Config, load
-from service.doctor import FAIL, OK, WARN, Finding, examine
+from service.doctor import FAIL, OK, WARN, Finding, examine, examine_peer
+from service.errors import NothingSuch
 from tests.simulators import reviewer, small_model
 from tests.simulators.certificates import Authority, today
-from tests.simulators.pacs import FakePacs
+from tests.simulators.pacs import COMPREHENSIVE_3D_SR, EXPLICIT, SEGMENTATION, FakePacs
 from tests.simulators.parties import Case, Parties
 from tests.simulators.tsa import DAY_S, LocalAuthority, TsaServer
+
+VERIFICATION = "1.2.840.10008.1.1"
 
 
 class Site:
@@ -241,6 +246,104 @@ def test_a_peer_that_is_away_fails_with_its_code(site: Site) -> None:
     assert found.result == FAIL
     assert f"TESTPACS@127.0.0.1:{port}" in found.what
     assert "PEER_UNREACHABLE" in found.what
+
+
+@pytest.mark.parametrize("groups", ["VOLUMETRIC", "PLANAR"])
+def test_a_peer_that_accepts_what_results_need_is_ok(site: Site, groups: str) -> None:
+    """Each class with its transfer syntax, each ability, and the shape of reports that the site chose for it."""
+    with FakePacs(classes=(SEGMENTATION, COMPREHENSIVE_3D_SR, VERIFICATION)) as pacs:
+        site.more = _peer(pacs.ae_title, pacs.port) + f'counts = true\ncommitment = true\nreport_groups = "{groups}"\n'
+        found = {one.check: one for one in examine_peer(site.config, "pacs")}
+        assert pacs.stored == {}
+
+    assert {check: one.result for check, one in found.items()} == {
+        "peer pacs": OK,
+        "peer pacs report_groups": OK,
+        "peer pacs SEG": OK,
+        "peer pacs SR": OK,
+        "peer pacs COMMITMENT": OK,
+        "peer pacs C-FIND": OK,
+    }
+    assert found["peer pacs report_groups"].what.startswith(groups)
+    assert found["peer pacs SEG"].what == f"accepts {SEGMENTATION} in {EXPLICIT}"
+
+
+def test_what_a_peer_does_not_accept_fails_with_a_code_and_with_what_to_do(site: Site) -> None:
+    """Key images that the site wants and the peer does not take, also in the whole doctor; the rest of it stays ok."""
+    with FakePacs(classes=(SEGMENTATION, COMPREHENSIVE_3D_SR, VERIFICATION)) as pacs:
+        site.more = _peer(pacs.ae_title, pacs.port) + '[results]\nto = "pacs"\nkey_images = true\n'
+        found = {one.check: one for one in examine_peer(site.config, "pacs")}
+        whole = site.found()
+
+    lacking = found["peer pacs SC"]
+    assert [one for one in found.values() if one.result != OK] == [lacking]
+    assert lacking.result == FAIL
+    assert lacking.what.startswith("PEER_NO_CONTEXT: ")
+    assert "key_images = false" in lacking.what
+    assert whole["peer pacs SC"] == lacking
+
+
+def test_an_unreachable_peer_has_no_profile(site: Site) -> None:
+    """Asked for itself it fails twice, with the code; the whole doctor has one line of it."""
+    with FakePacs() as pacs:
+        port = pacs.port
+    site.more = _peer("TESTPACS", port) + '[results]\nto = "pacs"\n'
+
+    found = {one.check: one for one in examine_peer(site.config, "pacs")}
+
+    assert found["peer pacs negotiation"].result == FAIL
+    assert "PEER_UNREACHABLE" in found["peer pacs negotiation"].what
+    assert [check for check in site.found() if check.startswith("peer ")] == ["peer pacs"]
+
+
+def test_of_a_web_peer_the_doctor_does_not_claim_to_know(site: Site) -> None:
+    """STOW-RS cannot be negotiated: a WARN while it answers, a FAIL with the code when it does not."""
+    with FakePacs(classes=(VERIFICATION,)) as pacs, WebHost() as web:
+        more = f'send = "STOW-RS"\nweb = "http://127.0.0.1:{web.port}/dicom-web"\n'
+        site.more = _peer(pacs.ae_title, pacs.port) + more
+        there = {one.check: one for one in examine_peer(site.config, "pacs")}
+        web.close()
+        away = {one.check: one for one in examine_peer(site.config, "pacs")}
+
+    assert {check: one.result for check, one in there.items()} == {
+        "peer pacs": OK,
+        "peer pacs report_groups": OK,
+        "peer pacs STOW-RS": WARN,
+    }
+    assert "no negotiation" in there["peer pacs STOW-RS"].what
+    assert away["peer pacs STOW-RS"].result == FAIL
+    assert "PEER_UNREACHABLE" in away["peer pacs STOW-RS"].what
+
+
+class WebHost:
+    """An HTTP server that takes no options."""
+
+    def __init__(self) -> None:
+        self._server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._open = True
+
+    def __enter__(self) -> "WebHost":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more; may be repeated."""
+        if self._open:
+            self._open = False
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+
+
+def test_a_peer_that_is_not_configured_is_refused(site: Site) -> None:
+    """We talk to peers that the file names, and to no other."""
+    with pytest.raises(NothingSuch, match="nobody"):
+        examine_peer(site.config, "nobody")
 
 
 def test_certificates_are_looked_at(site: Site, tmp_path: Path) -> None:

@@ -895,6 +895,24 @@ def test_a_result_that_was_sent_again_is_released_without_its_old_fault(world: W
     assert world.kinds() == [*WHOLE, "FAILED", "RELEASED"]
 
 
+def test_a_result_is_released_without_the_key_images_that_the_pacs_refused(world: World) -> None:
+    """RELEASED, once, naming what is there and no more; the run says with a code what is lacking."""
+    run = world.run()
+    call = world.tell(run)["call"]
+    report, picture = world.store.get(run.run_id).outputs[-1], {"kind": "SC", "uid": "2.25.7", "digest": "sha256:0"}
+    world.store.update(run.run_id, run.updated_at, outputs=[report, picture])
+
+    for _ in range(2):
+        world.pipeline().delivered(call, "pacs", 1, "FOUND", {"2.25.7"})
+
+    entry = world.entries(Kind.RELEASED)[0]
+    assert entry.body["outputs"] == ({"uid": report["uid"], "digest": report["digest"]},)
+    shown = world.store.get(run.run_id)
+    assert (shown.state, shown.stage, shown.code) == (State.RELEASED, "RELEASED", "KEY_IMAGE_REFUSED")
+    assert (shown.fault, shown.outputs) == ("SITE", [report, picture])
+    assert world.kinds() == [*WHOLE, "RELEASED"]
+
+
 def test_a_pacs_may_be_quicker_than_the_step(world: World) -> None:
     """Delivered before the last step is over: the run ends RELEASED all the same, with every duration."""
     pipeline = world.pipeline()

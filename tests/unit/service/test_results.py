@@ -14,6 +14,7 @@ from audit.checkpoint import Checkpoint
 from audit.note import Signer
 from dicom_bridge import receipt, uids
 from dicom_bridge.attributes import Attributes
+from dicom_bridge.peers import ReportGroups
 from dicom_bridge.readback import read_document, read_report, read_segmentation
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.validity import OutputInvalid
@@ -317,3 +318,28 @@ def test_a_later_report_with_key_images_names_the_one_it_replaces(pictured: Resu
         == (first.outputs[1]["uid"])
     )
     assert {o["uid"] for o in later.outputs}.isdisjoint(o["uid"] for o in first.outputs)
+
+
+def test_the_profile_shapes_the_report_and_a_kept_report_keeps_its_shape(tmp_path: Path) -> None:
+    """PLANAR groups where the peer wants them; what was made before the setting was changed is sent as it was made."""
+    planar = ResultWriter(tmp_path / "results", replace(STYLE, report_groups=ReportGroups.PLANAR))
+    planar.keep(CALL, _found())
+    written = planar.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
+    assert templates(planar) == {"1410"}
+    assert [path.name for path in planar.files(CALL)] == ["seg.dcm", "sr.dcm"]
+
+    usual = ResultWriter(tmp_path / "results", STYLE)
+    assert usual.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None) == written
+    assert templates(usual) == {"1410"}
+
+    fresh = ResultWriter(tmp_path / "others", STYLE)
+    fresh.keep(CALL, _found())
+    fresh.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
+    assert templates(fresh) == {"1411"}
+
+
+def templates(writer: ResultWriter) -> set[str]:
+    """Of the report's measurement groups."""
+    report = read_document(writer.files(CALL)[-1])
+    groups = [i for i in _tree(report) if "ContentTemplateSequence" in i]
+    return {group.ContentTemplateSequence[0].TemplateIdentifier for group in groups}

@@ -1,0 +1,47 @@
+"""Which objects of a batch a peer may refuse for good without harm: key images beside SEG and SR.
+
+They say nothing that SEG and SR do not say: a peer that has these two has the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from dicom_bridge.ledger import Batch, Output
+from dicom_bridge.status import Fate, fate
+from dicom_bridge.store_scu import SendResult
+
+REFUSED: Final = "KEY_IMAGE_REFUSED"
+"""Code of a batch that was delivered without its key images."""
+
+
+def dispensable(batch: Batch, output: Output) -> bool:
+    """Whether the batch is a result without this one of its objects; a batch of pictures alone is none."""
+    pictures = [one.sop_class == SecondaryCaptureImageStorage for one in batch.outputs]
+    return output.sop_class == SecondaryCaptureImageStorage and not all(pictures)
+
+
+def held(batch: Batch) -> tuple[Output, ...]:
+    """What the peer has answered for: from STORED on, all but what was left out."""
+    return tuple(output for output in batch.outputs if output.stored)
+
+
+def left_out(batch: Batch) -> tuple[Output, ...]:
+    """The key images that the peer did not take, of a batch that is stored or further."""
+    return tuple(output for output in batch.outputs if not output.stored and dispensable(batch, output))
+
+
+def settled(batch: Batch, missing: Sequence[Output], result: SendResult) -> bool:
+    """Whether nothing more need be sent: each of `missing`, in the order of the answers, is stored or left out."""
+    return all(
+        (status is not None and fate(status) is Fate.STORED)
+        or (dispensable(batch, output) and _refused(status, hopeless=result.hopeless))
+        for output, status in zip(missing, result.statuses, strict=True)
+    )
+
+
+def _refused(status: int | None, *, hopeless: bool) -> bool:
+    return hopeless if status is None else fate(status) is Fate.DEAD

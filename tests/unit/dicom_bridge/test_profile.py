@@ -1,0 +1,147 @@
+"""What a peer accepts of results: negotiated with a real one, never stored, never guessed."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
+
+from dicom_bridge.calling import CallLimits
+from dicom_bridge.errors import PeerFailed
+from dicom_bridge.peers import Peer, Send
+from dicom_bridge.profile import needs, refused, web_answer
+from tests.simulators.pacs import COMMITMENT, COMPREHENSIVE_3D_SR, EXPLICIT, SEGMENTATION, quick_server
+
+IMPLICIT = "1.2.840.10008.1.2"
+PICTURE = "1.2.840.10008.5.1.4.1.1.7"
+FIND = str(StudyRootQueryRetrieveInformationModelFind)
+ALL = {"SEG": SEGMENTATION, "SR": COMPREHENSIVE_3D_SR, "SC": PICTURE, "COMMITMENT": COMMITMENT, "C-FIND": FIND}
+QUICK = CallLimits(connect_s=2, acse_s=2, dimse_s=2)
+NOWHERE = Peer("pacs", "TESTPACS", "127.0.0.1", 9)
+
+
+@contextmanager
+def serving(
+    classes: Sequence[str], syntax: str = EXPLICIT, messages: list[str] | None = None, **abilities: object
+) -> Iterator[Peer]:
+    """A peer that accepts these classes in this one syntax; `messages`: what it was asked after negotiating."""
+    ae = AE(ae_title="TESTPACS")
+    for one in classes:
+        ae.add_supported_context(one, syntax)
+    said = [] if messages is None else messages
+    heard = [(evt.EVT_DIMSE_RECV, lambda event: said.append(type(event.message).__name__))]
+    server = quick_server(ae, 0, heard)
+    try:
+        yield Peer("pacs", "TESTPACS", "127.0.0.1", server.server_address[1], **abilities)  # type: ignore[arg-type]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_what_is_needed_follows_the_configuration() -> None:
+    """Pictures only where they are made, abilities only where they are configured, no C-STORE where STOW-RS is used."""
+
+    def kinds(peer: Peer, *, key_images: bool = False) -> list[str]:
+        return [need.kind for need in needs(peer, key_images=key_images)]
+
+    assert kinds(NOWHERE) == ["SEG", "SR"]
+    assert kinds(NOWHERE, key_images=True) == ["SEG", "SR", "SC"]
+    able = Peer("pacs", "TESTPACS", "127.0.0.1", 9, counts=True, commitment=True)
+    assert kinds(able) == ["SEG", "SR", "COMMITMENT", "C-FIND"]
+    web = Peer("pacs", "TESTPACS", "127.0.0.1", 9, counts=True, send=Send.STOW_RS, web="http://127.0.0.1:9/dicom-web")
+    assert kinds(web, key_images=True) == ["C-FIND"]
+    assert {need.kind: need.sop_class for need in (*needs(able, key_images=True),)} == ALL
+
+
+@pytest.mark.parametrize("without", ALL)
+def test_what_one_peer_refuses_is_named_and_nothing_else(without: str) -> None:
+    """Each class refused alone is the one that is named; not one message follows the negotiation."""
+    messages: list[str] = []
+    offered = [uid for kind, uid in ALL.items() if kind != without]
+    with serving(offered, messages=messages, counts=True, commitment=True) as peer:
+        lacking = refused(peer, "ZHIYING", needs(peer, key_images=True), QUICK)
+    assert [need.kind for need in lacking] == [without]
+    assert messages == []
+
+
+def test_a_peer_that_accepts_all_is_not_complained_of() -> None:
+    """Everything offered: nothing is lacking."""
+    with serving([*ALL.values()], counts=True, commitment=True) as peer:
+        assert refused(peer, "ZHIYING", needs(peer, key_images=True), QUICK) == ()
+        assert refused(peer, "ZHIYING", (), QUICK) == ()
+
+
+def test_a_class_in_another_syntax_is_not_accepted() -> None:
+    """Our files are written in one syntax and sent as they are: a peer that wants another cannot have them."""
+    with serving([SEGMENTATION, COMPREHENSIVE_3D_SR], IMPLICIT) as peer:
+        assert [need.kind for need in refused(peer, "ZHIYING", needs(peer, key_images=False), QUICK)] == ["SEG", "SR"]
+
+
+def test_a_peer_that_accepts_nothing_of_it_lacks_all() -> None:
+    """Such a peer aborts or rejects no association: it is there, and takes nothing."""
+    with serving([PICTURE]) as peer:
+        assert [need.kind for need in refused(peer, "ZHIYING", needs(peer, key_images=False), QUICK)] == ["SEG", "SR"]
+
+
+def test_a_peer_that_is_away_is_not_a_peer_that_refuses() -> None:
+    """Its own code, so that nobody takes a cable for a setting."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        away = Peer("pacs", "TESTPACS", "127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(PeerFailed) as failed:
+            refused(away, "ZHIYING", needs(away, key_images=False), QUICK)
+    assert failed.value.code == "PEER_UNREACHABLE"
+
+
+@contextmanager
+def answering(status: str) -> Iterator[tuple[Peer, list[bytes]]]:
+    """A web server that gives each request this status line, and the first lines of what it was asked."""
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        done = threading.Event()
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                asked.append(connection.recv(65536).partition(b"\r\n")[0])
+                if status:
+                    connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nLocation: /x\r\n\r\n".encode())
+            done.set()
+
+        threading.Thread(target=serve, daemon=True).start()
+        root = f"http://127.0.0.1:{listening.getsockname()[1]}/dicom-web/"
+        yield Peer("pacs", "TESTPACS", "127.0.0.1", 9, send=Send.STOW_RS, web=root), asked
+        assert done.wait(10)
+
+
+@pytest.mark.parametrize(("status", "code"), [("200 OK", 200), ("405 No", 405), ("302 Found", 302)])
+def test_of_a_web_peer_it_is_known_only_that_it_answers(status: str, code: int) -> None:
+    """OPTIONS of the address that results go to, no redirect followed; no study is asked for."""
+    with answering(status) as (peer, asked):
+        assert web_answer(peer) == code
+    assert asked == [b"OPTIONS /dicom-web/studies HTTP/1.1"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("401 Who", "PEER_REJECTED"), ("403 No", "PEER_REJECTED"), ("", "PEER_NO_ANSWER")]
+)
+def test_a_web_peer_that_lets_nobody_in_fails(status: str, code: str) -> None:
+    """A log-in is nothing that we have; a connection that is dropped is no answer."""
+    with answering(status) as (peer, _), pytest.raises(PeerFailed) as failed:
+        web_answer(peer)
+    assert failed.value.code == code
+
+
+def test_a_web_peer_that_is_away_is_unreachable() -> None:
+    """Nobody listens at its web root."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        root = f"http://127.0.0.1:{taken.getsockname()[1]}/dicom-web"
+        with pytest.raises(PeerFailed) as failed:
+            web_answer(Peer("pacs", "TESTPACS", "127.0.0.1", 9, send=Send.STOW_RS, web=root))
+    assert failed.value.code == "PEER_UNREACHABLE"
