@@ -220,7 +220,7 @@ class Service:
             "time_stamps": "ok" if self.stamping is None or self.stamping.running else "stopped",
             "caretaker": "ok" if self.caretaker.running else "stopped",
             "halting": "ok" if self.halter.running else "stopped",
-            "database": _answers(self.store),
+            "database": self.store.answers(),
             "outbox": "ok" if self.outbox.healthy() else "stopped",
             "commitment": "ok" if self.desk.healthy() else "stopped",
             "puller": "ok" if self.puller.running else "stopped",
@@ -383,14 +383,6 @@ def _engine_event(event: str, /, **values: str | int) -> None:
 
 def _listener_fault(fault: Fault) -> None:
     _log.error("listener_fault", peer=fault.sender, error_type=fault.kind)
-
-
-def _answers(store: Store) -> str:
-    try:
-        store.latest(1)
-    except SQLAlchemyError as error:
-        return type(error).__name__
-    return "ok"
 
 
 def build(config: Config, observer: Observer | None = None, engine: ClosingDevice | None = None) -> Service:

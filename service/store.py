@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateColumn
 
 CONNECT_LIMIT_S = 10  # a server in the same house answers at once; without a limit TCP tries for minutes
@@ -190,6 +191,14 @@ class Store:
     def waiting(self) -> tuple[Run, ...]:
         """All runs that no step has changed yet, oldest first."""
         return self._select(_TABLE.c.state == State.ASSEMBLED)
+
+    def answers(self) -> str:
+        """For /health: "ok", or the class of the error that the database gives."""
+        try:
+            self.latest(1)
+        except SQLAlchemyError as error:
+            return type(error).__name__
+        return "ok"
 
     def latest(self, limit: int = 200) -> tuple[Run, ...]:
         """The most recently changed runs, newest first."""

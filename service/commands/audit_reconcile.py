@@ -18,10 +18,11 @@ from dicom_bridge.patience import Patience
 from dicom_bridge.sources import source
 from dicom_bridge.uids import own
 from service import wire
-from service.audit_reconcile import FORMAT, Asked, Holding, Report, of_list, of_objects, of_peer, pictures, reconcile
+from service.audit_reconcile import FORMAT, Asked, Report, pictures, reconcile
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.config import Config
 from service.errors import CommandRefused, NothingSuch
+from service.holding import Holding, of_list, of_objects, of_peer
 from service.store import Store, connect
 
 DAYS = 7  # asked for where no day is named: a weekly round, as the release of a result may take

@@ -32,11 +32,12 @@ from ethics_review.facts import fact_of
 from ethics_review.gate import decide
 from models.ref import ModelRef
 from service import succeeding, wire
-from service.audit_reconcile import Problem, of_list
+from service.audit_reconcile import Problem
 from service.cli import app
 from service.config import load
 from service.demo.servers import free_port
 from service.errors import CommandRefused
+from service.holding import of_list
 from service.monitoring import Monitoring
 from tests.simulators import findings as phantom
 from tests.simulators.audit_log import DIGEST, body
