@@ -6,11 +6,14 @@ The PACS are Orthanc and DCMTK's dcmqrscp.
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
@@ -323,3 +326,39 @@ def test_a_file_that_is_gone_or_changed_is_found(desk: Desk, tmp_path: Path) -> 
     found = {(one["sop_uid"], one["problem"]) for one in said.value["findings"]}
     assert (said.status, found) == (1, {(first.stem, "FILE_MISSING"), (second.stem, "FILE_CHANGED")})
     assert zhiying(desk.site, "spool", "reconcile", "--deep").status == 0
+
+
+# ---- the output profile: what the PACS can show, and what it takes --------------------------------------------------
+
+
+def test_a_pacs_without_key_images_gets_a_planar_report_and_its_run_is_released(tmp_path: Path) -> None:
+    """The start warns, the doctor fails with the code, and the result is delivered: SEG and SR, and no picture."""
+    with FakePacs() as pacs:
+        more: dict[str, str] = {"pacs_more": 'report_groups = "PLANAR"', "results_more": "key_images = true"}
+        site = RealSite(tmp_path / "site", Address(pacs.ae_title, pacs.port), **more)
+        with started(with_model(site)):
+            until(lambda: "peer_does_not_accept" in site.log, 60, "the start's look at the PACS")
+            files = write_series(tmp_path / "study", seed="shown in an old viewer")
+            assert dcmtk.caller("dcmsend", site.dicom_port, calling="SCANNER", files=files)
+            study = uids.derive("TEST", "shown in an old viewer", "study")
+            released = site.released(study)
+            run = site.run_in("RELEASED", study=study)
+            said = zhiying(site, "doctor", "--peer", "pacs", "--json")
+            site.fit()
+        made = {one["kind"]: one["uid"] for one in site.of_call(run.call, "CALL_RESULT").body["outputs"]}
+        assert set(made) == {"SEG", "SR", "SC"}
+        assert set(pacs.stored) == {made["SEG"], made["SR"]} == {one["uid"] for one in released.body["outputs"]}
+        assert (run.code, run.stage) == ("KEY_IMAGE_REFUSED", "RELEASED")
+        report = pydicom.dcmread(io.BytesIO(pacs.stored[made["SR"]]), force=True)
+        (measured,) = (i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "126010")
+        assert measured.ContentSequence[0].ContentTemplateSequence[0].TemplateIdentifier == "1410"
+        found = {one["check"]: one for one in said.value}
+        assert (said.status, found["peer pacs SC"]["result"], found["peer pacs SR"]["result"]) == (1, "FAIL", "ok")
+        assert found["peer pacs SC"]["what"].startswith("PEER_NO_CONTEXT")
+        assert pacs.complaints == []
+    lines = [json.loads(line) for line in site.log.splitlines() if line.startswith("{")]
+    told = {
+        (one["event"], one.get("kind"), one["code"]) for one in lines if one["event"].startswith(("peer_", "deliv"))
+    }
+    assert ("peer_does_not_accept", "SC", "PEER_NO_CONTEXT") in told
+    assert ("delivered_without_key_images", None, "KEY_IMAGE_REFUSED") in told
