@@ -26,7 +26,7 @@ MARKING_INK = (255, 196, 0)
 MARKING_SIZE = 21
 TEXT_SIZE = 19
 TEXT_SIZE_MIN = 14  # of a line that is read letter by letter, such as an address
-LINE_SHARE = 0.7  # of the width that a line may take; the corners are a viewer's own
+LINE_SHARE = 0.68  # of the width that a line may take; the corners (0.15 each) are a viewer's own, and ink spreads
 COLOURED_MIN = 48  # between the strongest and the weakest of red, green and blue
 PERCENTILES = (1.0, 99.5)  # of what is brighter than the slice's darkest value: a metal artefact darkens nothing
 

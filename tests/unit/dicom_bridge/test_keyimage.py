@@ -148,6 +148,17 @@ def test_the_link_is_burnt_in_and_described(language: str, tmp_path: Path) -> No
     assert validators.dciodvfy_warnings(path) == []
 
 
+@pytest.mark.parametrize("host", range(10, 90, 8))
+def test_a_link_of_any_length_leaves_the_corners_free(host: int) -> None:
+    """Written in full size, smaller, or not at all: the check of our own finds nothing where viewers write."""
+    link = f"https://{'m' * host}.example/decide/" + "5a" * 16
+    ds = one(made(phantom.ellipsoid(SHAPE), decide_at=link)[0])
+    corner, lines = round(ds.Columns * 0.15), key_picture.LINE_PX
+    for band in (ds.pixel_array[:lines], ds.pixel_array[-lines:]):
+        assert not band[:, :corner].any()
+        assert not band[:, -corner:].any()
+
+
 def test_a_link_too_long_to_be_read_is_described_alone() -> None:
     """An address that would be written smaller than can be read letter by letter is left to the comments."""
     link, mask = "https://" + "long." * 40 + "example/decide/" + "5a" * 16, phantom.ellipsoid(SHAPE)
