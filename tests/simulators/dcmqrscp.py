@@ -51,7 +51,7 @@ class Dcmqrscp:
         """Store these files in it, by DCMTK's own sender."""
         command = ["dcmsend", "-aec", TITLE, "-aet", "TESTSCANNER", LOOPBACK, str(self.port), *map(str, files)]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, env=quick_network(os.environ)
+            command, capture_output=True, text=True, timeout=300, check=False, env=quick_network(os.environ)
         )
         assert done.returncode == 0, done.stdout + done.stderr
 

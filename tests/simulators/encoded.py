@@ -74,7 +74,7 @@ def write_encoded(folder: Path, syntax: str, index: int = 0) -> Path:
             if "jp" in _DCMTK[syntax][0]
             else [*_DCMTK[syntax], str(plain), str(path)]
         )
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
         return path
     if syntax in (f"{UID}.4.90", f"{UID}.4.91"):
         return write_file(_encapsulated(ds, _jpeg2000(syntax)), path, syntax)

@@ -35,7 +35,7 @@ DAY_S = 86_400
 
 def openssl(*words: str | Path) -> None:
     """Run it, or fail."""
-    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True, timeout=60)
+    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True, timeout=300)
 
 
 class LocalAuthority:

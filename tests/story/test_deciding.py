@@ -100,7 +100,7 @@ def test_a_modification_in_the_browser(tmp_path: Path) -> None:
     assert entry.body["difference"] == ({"code": "118565006", "before": "1951.3", "after": "1890.0", "unit": "cm3"},)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_from_the_report_to_the_decision_and_back(tmp_path: Path) -> None:
     """The link in the report that the PACS got leads to the form of its call; the study then says who decided what."""
     digest = hashlib.sha256(TOKENS["test-li"].encode()).hexdigest()

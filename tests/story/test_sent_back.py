@@ -90,7 +90,7 @@ def decided(site: Site, run: Run, number: int) -> list[Entry]:
     return decisions(site, run)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_report_and_a_segmentation_come_back(site: Site, tmp_path: Path) -> None:
     """Each is one entry with its difference; sent again, and again after a restart, it changes nothing."""
     run, sr, seg = read_by(site, tmp_path / "series", "edited")
@@ -137,7 +137,7 @@ def seen(site: Site, outcome: str) -> int:
     return int(float(lines[0].split()[-1])) if lines else 0
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_by_stow_as_well(site: Site, tmp_path: Path) -> None:
     """A viewer that speaks HTTP: known by its address, as this door does."""
     run, sr, _ = read_by(site, tmp_path / "series", "stow")
@@ -151,7 +151,7 @@ def test_by_stow_as_well(site: Site, tmp_path: Path) -> None:
     assert (entry.body["decision"], entry.body["channel"]) == ("ACCEPT", "SR")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_from_elsewhere_it_is_held_and_no_decision(site: Site, tmp_path: Path) -> None:
     """A modality's word is no reader's; and what a reader's object says of another patient is nothing."""
     run, sr, _ = read_by(site, tmp_path / "series", "elsewhere")
@@ -165,7 +165,7 @@ def test_from_elsewhere_it_is_held_and_no_decision(site: Site, tmp_path: Path) -
         assert sum(one.modality == "SR" for one in index.instances(run.study_uid)) == 2
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("wait", [False, True], ids=["at once", "when it is logged"])
 def test_killed_after_the_answer(site: Site, tmp_path: Path, wait: bool) -> None:
     """kill -9 when the sender has its 0x0000, or when the entry is there: after the next start there is one."""
@@ -182,7 +182,7 @@ def test_killed_after_the_answer(site: Site, tmp_path: Path, wait: bool) -> None
     assert [one.body["decision"] for one in decisions(site, run)] == ["ACCEPT"]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_the_verifier_takes_the_export(site: Site, tmp_path: Path) -> None:
     """With decisions from objects in it, the package is written, nothing in it looks like a patient, and it holds."""
     run, sr, _ = read_by(site, tmp_path / "series", "export")
@@ -205,7 +205,7 @@ def test_the_verifier_takes_the_export(site: Site, tmp_path: Path) -> None:
     assert b"quagga" not in package.read_bytes().lower()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_nobody_is_believed_until_the_site_says_so(tmp_path: Path) -> None:
     """Held while it is off; when the site turns it on, what is held still is looked at."""
     with FakePacs() as pacs:

@@ -406,7 +406,7 @@ def test_a_python_without_sm3_says_so(tmp_path: Path) -> None:
     lacking = "import hashlib, runpy, sys; hashlib.algorithms_available = frozenset(); sys.argv = sys.argv[1:]; "
     run = lacking + "runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-I", "-c", run, verifier.__file__, str(package), "--policy", str(twofold.policy)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stderr) == (2, "")
     assert "this Python has no SM3" in done.stdout
 

@@ -126,7 +126,7 @@ def test_dcmtk_stores_a_series(scp: Running, tmp_path: Path) -> None:
         "+sd",
         str(tmp_path / "series"),
     ]
-    done = subprocess.run(command, env=DCMTK_ENV, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=DCMTK_ENV, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     held = scp.inbox.instances(STUDY)
     assert len(held) == 12
@@ -140,9 +140,9 @@ def test_dcmtk_echoes_only_to_our_title(scp: Running) -> None:
     """C-ECHO is answered; an association for another AE title is rejected."""
     echo = ["echoscu", "127.0.0.1", str(scp.port), "-aec"]
     assert (
-        subprocess.run([*echo, "ZHIYING"], env=DCMTK_ENV, capture_output=True, timeout=30, check=False).returncode == 0
+        subprocess.run([*echo, "ZHIYING"], env=DCMTK_ENV, capture_output=True, timeout=300, check=False).returncode == 0
     )
-    wrong = subprocess.run([*echo, "OTHER"], env=DCMTK_ENV, capture_output=True, text=True, timeout=30, check=False)
+    wrong = subprocess.run([*echo, "OTHER"], env=DCMTK_ENV, capture_output=True, text=True, timeout=300, check=False)
     assert wrong.returncode != 0
     assert "Called AE Title Not Recognized" in wrong.stderr
 

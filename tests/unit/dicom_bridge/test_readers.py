@@ -77,7 +77,7 @@ def written(sources: list[Dataset], groups: ReportGroups = ReportGroups.VOLUMETR
 def dcmqi(program: str, *words: str | Path) -> None:
     """Run one of its programs; what it says is in the files that it leaves."""
     command = [str(Path(sys.executable).parent / program), *(str(word) for word in words)]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
 
 

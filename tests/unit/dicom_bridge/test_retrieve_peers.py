@@ -171,7 +171,7 @@ def test_findscu_counts_the_same(dcmqrscp: Site) -> None:
         address = ["127.0.0.1", str(dcmqrscp.peer.port)]
         command = [_dcmtk("findscu"), "-S", "-v", "-aec", dcmqrscp.peer.ae_title, *keys, *more, *address]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=True, env=quick_network(os.environ)
+            command, capture_output=True, text=True, timeout=300, check=True, env=quick_network(os.environ)
         )
         found += (done.stdout + done.stderr).count("(Pending)")
     with source(dcmqrscp.peer, OURS, Patience(LIMITS)) as peer:
@@ -183,7 +183,7 @@ def test_dcmdump_reads_what_is_held(orthanc: Site) -> None:
     retrieve(orthanc.peer, STUDY, orthanc.inbox, OURS, limits=LIMITS)
     paths = [str(one.path) for one in orthanc.inbox.instances(STUDY)]
     command = [find_tool("dcmdump", "dcmtk"), "-q", "+P", "0008,0018", *paths]
-    done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, timeout=300, check=True)
     assert done.stdout.count(b"SOPInstanceUID") == len(orthanc.files)
 
 

@@ -165,7 +165,7 @@ def test_a_proxy_of_the_environment_is_not_used(files, tmp_path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
         environment |= dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), address)
         command = [sys.executable, "-c", code, str(pacs.peer().web), str(files[0])]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
         assert done.stdout.strip() == "(0,)"
         assert (len(pacs.requests), proxy.requests) == (1, [])
 

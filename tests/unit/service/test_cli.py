@@ -795,7 +795,7 @@ def test_the_installed_command_keeps_its_files_to_itself(desk: Desk) -> None:
     assert zhiying is not None
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([zhiying, *words], capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run([zhiying, *words], capture_output=True, text=True, timeout=300, check=False)
 
     done = run("review", "show", "--config", str(desk.config))
 

@@ -99,7 +99,7 @@ def on_a_laptop(package: Path, policy: Path, path: str | None = None) -> tuple[i
         program = Path(archive.extract("verifier.py", folder))
     command = [sys.executable, "-I", program, package, "--policy", policy, "--json"]
     env = {"PATH": os.environ["PATH"] if path is None else path}
-    done = subprocess.run(command, capture_output=True, timeout=60, check=False, env=env, cwd=folder)
+    done = subprocess.run(command, capture_output=True, timeout=300, check=False, env=env, cwd=folder)
     assert not done.stderr, done.stderr
     return done.returncode, json.loads(done.stdout)
 

@@ -53,7 +53,7 @@ def test_the_format_has_a_name() -> None:
 def _process(folder: Path, *arguments: str) -> int:
     """One process of the service's workflow part; gives its exit status."""
     command = [sys.executable, str(PROCESS), str(folder), *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, timeout=60, capture_output=True, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, timeout=300, capture_output=True, check=False)
     if done.returncode not in (0, -9):
         pytest.fail(done.stderr.decode()[-2000:])
     return done.returncode
