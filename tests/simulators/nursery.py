@@ -52,7 +52,6 @@ class Popen:
         self,
         command: Sequence[str | Path],
         *,
-        nursery: str | None = None,
         stdin: int | None = None,
         stdout: Any = None,
         stderr: Any = None,
@@ -60,7 +59,7 @@ class Popen:
         cwd: Path | str | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
-        """`nursery`: its socket; without it, that of this process, started if it must be."""
+        """Its parameters are those of subprocess.Popen."""
         self.args = [str(word) for word in command]
         self.returncode: int | None = None
         self.stdin = self.stdout = self.stderr = None
@@ -68,7 +67,7 @@ class Popen:
             ends = [nothing.fileno() if stdin == subprocess.DEVNULL else 0, _number(stdout, 1), _number(stderr, 2)]
             wanted = [0, 1, 2, *pass_fds]
             environment = dict(os.environ if env is None else env)
-            address = nursery or _own()
+            address = os.environ.get(SOCKET) or _own()  # in a process from a nursery: the same one
             told = {
                 "command": self.args,
                 "env": environment | {SOCKET: address},

@@ -247,12 +247,17 @@ def quick_server(
     ae: AE, port: int, handlers: Sequence[tuple[Any, Callable[..., Any]]], tls: ssl.SSLContext | None = None
 ) -> ThreadedAssociationServer:
     """As `ae.start_server`, but one whose `shutdown` returns at once: pynetdicom's looks twice a second."""
-    server = ae.make_server(
-        ("127.0.0.1", port), evt_handlers=list(handlers), ssl_context=tls, server_class=ThreadedAssociationServer
-    )
+    server = ae.make_server(("127.0.0.1", port), evt_handlers=list(handlers), ssl_context=tls, server_class=_Server)
     ae._servers.append(server)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     return server
+
+
+class _Server(ThreadedAssociationServer):
+    """pynetdicom's, without its collection of garbage at each sixtieth look: that took most of a core."""
+
+    def service_actions(self) -> None:
+        """Nothing."""
 
 
 def _parsed(body: bytes) -> Dataset:
