@@ -66,6 +66,8 @@ class Kind(StrEnum):
 _MODEL = Record({"name": TOKEN, "version": TOKEN, "digest": DIGEST})
 _CHECK = Observation(Record({"condition": CODE, "outcome": CODE, "observed": TOKEN}))
 _MEASUREMENT = Record({"code": TOKEN, "value": DECIMAL, "unit": TOKEN})
+# Of a call on a labelled case (ACCEPTANCE). A call without one is on a study that somebody waits for, or did.
+_PURPOSE: Mapping[str, Rule] = {"purpose": CODE}
 _SIGNED: Mapping[str, Rule] = {"note": NOTE, "note_digest": DIGEST}
 _SWITCH = Record({"level": CODE, "site": Maybe(TOKEN), "reason": CODE, **_SIGNED})
 
@@ -111,7 +113,8 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
                 "state": CODE,
                 "checks": Listing(_CHECK),
                 "runtime": Table(TOKEN, TOKEN),
-            }
+            },
+            _PURPOSE,
         ),
         Kind.CALL_RESULT: Record(
             {
@@ -142,7 +145,8 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
                     "condition": Maybe(OBSERVED),
                     "observed": Maybe(TOKEN),
                     "model": Maybe(_MODEL),
-                }
+                },
+                _PURPOSE,
             )
         ),
         Kind.FAILED: Record({"study": HEX32, "stage": CODE, "code": CODE, "fault": CODE}),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from audit.canonical import INTEGER_MAX, JsonValue
@@ -112,9 +112,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A map with exactly these fields."""
+    """A map with exactly these fields, and perhaps the `optional` ones."""
 
     fields: Mapping[str, Rule]
+    optional: Mapping[str, Rule] = field(default_factory=dict)
 
     def check(self, value: JsonValue, where: str) -> None:
         """See Rule."""
@@ -123,9 +124,10 @@ class Record:
         missing = [name for name in self.fields if name not in value]
         if missing:
             raise EntryInvalid(f"{where}: lacks {', '.join(missing)}")
-        if len(value) != len(self.fields):
-            raise EntryInvalid(f"{where}: holds {len(value) - len(self.fields)} unknown field(s)")
-        for name, rule in self.fields.items():
+        rules = {**self.fields, **{name: rule for name, rule in self.optional.items() if name in value}}
+        if len(value) != len(rules):
+            raise EntryInvalid(f"{where}: holds {len(value) - len(rules)} unknown field(s)")
+        for name, rule in rules.items():
             rule.check(value[name], f"{where}.{name}")
 
 

@@ -689,7 +689,7 @@ class Entries:
         if kind == "CALL_INTENT":
             self._open.setdefault(call, index)
             kept = state & (INTENT | RESULT | SHADOW if state & RESULT else INTENT)  # what has run is not run again
-            state, model = kept | (SHADOW if body["state"] != "LIVE" else 0), body["model"]["digest"]
+            state, model = kept | SHADOW * (body["state"] != "LIVE" or "purpose" in body), body["model"]["digest"]
         elif kind in {"CALL_RESULT", "FAILED", "DENIED"}:
             self._open.pop(call, None)
         elif kind == "RELEASED":

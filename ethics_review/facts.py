@@ -24,6 +24,8 @@ UNLOGGED: Final = "UNLOGGED"
 """Of what a comparison with a PACS found: it holds a result, and no entry of the log has one."""
 COUNTERSIGN_DAYS: Final = 30
 """From a safety report's entry to its countersignature. No figure is given; 30 days are ours."""
+_PURPOSE: Final = "purpose"
+"""Only a call on a labelled case names one. Such a set is hard by choice, and nobody waits for it: it counts not."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -142,14 +144,20 @@ def _digest(model: JsonValue) -> str | None:
     return str(model["digest"]) if isinstance(model, Mapping) else None
 
 
-def _intent(entry: Logged) -> Fact:
+def _intent(entry: Logged) -> Fact | None:
     base = _base(entry, What.INTENT)
     checks = entry.body["checks"]
     found = [check for check in checks if isinstance(check, Mapping)] if isinstance(checks, (list, tuple)) else []
     if any(check["outcome"] != "HOLDS" for check in found):
         return _base(entry, What.INVARIANT, "CALL_OUTSIDE_LIMITS")
+    if _PURPOSE in entry.body:
+        return None
     classes = tuple((str(check["condition"]), str(check["observed"])) for check in found)
     return Fact(base.index, base.time_us, What.INTENT, model=base.model, call=base.call, classes=classes)
+
+
+def _denied(entry: Logged) -> Fact | None:
+    return None if _PURPOSE in entry.body else _base(entry, What.DENIED, str(entry.body["code"]))
 
 
 def _result(entry: Logged) -> Fact:
@@ -260,7 +268,7 @@ _MAKERS: Final[Mapping[str, Callable[[Logged], Fact | None]]] = MappingProxyType
         "CALL_INTENT": _intent,
         "CALL_RESULT": _result,
         "RELEASED": lambda entry: _base(entry, What.RELEASED),
-        "DENIED": lambda entry: _base(entry, What.DENIED, str(entry.body["code"])),
+        "DENIED": _denied,
         "FAILED": lambda entry: _base(entry, What.FAILED, str(entry.body["code"])),
         "HUMAN_DECISION": _decision,
         "GOLDEN": _golden,

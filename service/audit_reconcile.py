@@ -257,7 +257,7 @@ def _logged(entries: Iterable[Entry]) -> _Logged:
                 logged.pictures |= pictures([entry])
         elif entry.kind is Kind.CALL_INTENT and entry.call is not None:
             logged.begun[entry.call] = _model(entry)
-            if entry.body["state"] != "LIVE":
+            if entry.body["state"] != "LIVE" or "purpose" in entry.body:
                 logged.kept.add(entry.call)
             elif entry.call not in logged.ended:  # what has run in the shadow is not run again
                 logged.kept.discard(entry.call)

@@ -260,7 +260,8 @@ class Evaluation:
             instances=len({frame.sop_uid for frame in read.loaded.frames}),
         )
         runtime = {"device": str(state["device"])} | state["runtime"]
-        draft = records.call_intent(permit, subject, card=records.card_digest(model), runtime=runtime)
+        card = records.card_digest(model)
+        draft = records.call_intent(permit, subject, card=card, runtime=runtime, purpose=records.ACCEPTANCE)
         return permit, self._p.log.append(draft, rests_on(seen, model.ref, standings, max(now, latest or now)))
 
     def _inferred(self, call: str, permit: Permit, read: _Read) -> Findings:
@@ -341,6 +342,7 @@ class Evaluation:
             observed=fault.observed,
             ref=self._model.ref,
             call=call,
+            purpose=records.ACCEPTANCE,
         )
 
     def _append(self, draft: Draft) -> Entry:

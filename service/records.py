@@ -20,6 +20,8 @@ from models.ref import ModelRef
 from service.faults import Fault
 
 SERIES_OF_A_CALL = 1  # a model reads one volume of one series
+ACCEPTANCE: Final = "ACCEPTANCE"
+"""Purpose of a call on a case of a labelled set: no monitoring counts it, and its result is never released."""
 INTENT_KEY_HEX = 16  # of the body's digest: another approval makes another intent, a retry does not
 
 
@@ -70,8 +72,10 @@ def card_digest(model: VerifiedModel) -> str:
     return f"sha256:{hashlib.sha256((model.path / MANIFEST_NAME).read_bytes()).hexdigest()}"
 
 
-def call_intent(permit: Permit, subject: Subject, *, card: str, runtime: Mapping[str, str]) -> Draft:
-    """The permit, written down before the model sees a voxel."""
+def call_intent(
+    permit: Permit, subject: Subject, *, card: str, runtime: Mapping[str, str], purpose: str | None = None
+) -> Draft:
+    """The permit, written down before the model sees a voxel. `purpose`: None for a study that somebody waits for."""
     body: dict[str, JsonValue] = {
         "site": subject.site,
         "requester": told(subject.requester),
@@ -90,6 +94,7 @@ def call_intent(permit: Permit, subject: Subject, *, card: str, runtime: Mapping
             {"condition": c.condition.upper(), "outcome": c.outcome, "observed": c.observed} for c in permit.checks
         ],
         "runtime": dict(runtime),
+        **_of(purpose),
     }
     digest = hashlib.sha256(canonical(body)).hexdigest()[:INTENT_KEY_HEX]
     return Draft(kind=Kind.CALL_INTENT, key=f"intent:{permit.call}:{digest}", call=permit.call, body=body)
@@ -144,8 +149,9 @@ def denied(
     observed: str | None,
     ref: ModelRef | None,
     call: str | None,
+    purpose: str | None = None,
 ) -> Draft:
-    """The AI did not run, and which rule said so."""
+    """The AI did not run, and which rule said so. `purpose`: as of `call_intent`."""
     body: dict[str, JsonValue] = {
         "study": study,
         "stage": stage,
@@ -153,8 +159,13 @@ def denied(
         "condition": condition,
         "observed": observed,
         "model": None if ref is None else model_body(ref),
+        **_of(purpose),
     }
     return Draft(kind=Kind.DENIED, key=f"{DENIAL}{run_id}", call=call, body=body)
+
+
+def _of(purpose: str | None) -> dict[str, JsonValue]:
+    return {} if purpose is None else {"purpose": purpose}
 
 
 def refused(run_id: str, step: str, study: str, facts: Mapping[str, Any], fault: Fault) -> Draft:

@@ -32,6 +32,7 @@ NULLABLE = {
     *((Kind.RECONCILED, name) for name in ("peer", "from", "to")),
     *((Kind.LOOKBACK, name) for name in ("incident", "model", "approval", "condition", "observed", "from", "to")),
 }
+PURPOSEFUL = {Kind.CALL_INTENT, Kind.DENIED}
 NOW = datetime(2026, 11, 23, 16, 7, 12, 123456, tzinfo=UTC)
 BOOT = "b0" * 16
 TICK_US = 1_234_567
@@ -124,6 +125,20 @@ def test_every_kind_both_ways(kind: Kind) -> None:
     assert again.to_bytes() == data
     assert again.draft.content == draft(kind).content
     assert json.loads(data)["schema"] == "zhiying.audit/1"
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_only_calls_and_denials_may_have_a_purpose(kind: Kind) -> None:
+    """It may be left out, as in logs that were begun before there was one; it is a code, and no patient fits in."""
+    purposeful = draft(kind, body(kind) | {"purpose": "ACCEPTANCE"}) if kind in PURPOSEFUL else draft(kind)
+    assert parse(7, Entry.of(purposeful, index=7, source="s", seq=3, now=NOW, boot=BOOT, tick_us=TICK_US).to_bytes())
+    wrong: list[JsonValue] = [None, 1, ["ACCEPTANCE"], *CANARIES] if kind in PURPOSEFUL else ["ACCEPTANCE"]
+    for purpose in wrong:
+        with pytest.raises(EntryInvalid):
+            draft(kind, body(kind) | {"purpose": purpose})
+    if kind in PURPOSEFUL:
+        with pytest.raises(EntryInvalid, match=r"holds 1 unknown field"):
+            draft(kind, body(kind) | {"purpose": "ACCEPTANCE", "purposes": "ACCEPTANCE"})
 
 
 def test_golden_bytes() -> None:

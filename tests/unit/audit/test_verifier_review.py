@@ -979,6 +979,20 @@ def test_a_result_in_the_shadow_is_not_released(tmp_path: Path) -> None:
         assert "the result of a call in the shadow was released" in said(report)
 
 
+def test_the_result_of_a_labelled_case_is_not_released(tmp_path: Path) -> None:
+    """Nobody counts such a call, so nobody may use what it found. Without the release all is well."""
+    for released in (False, True):
+        hospital = live()
+        hospital.intent(1, purpose="ACCEPTANCE")
+        last = hospital.result(1)
+        if released:
+            last = hospital.released(1)
+        report = reported(tmp_path, hospital)
+        wanted = ("FAIL", last.index) if released else ("PASS", None)
+        assert (report.verdict, report.first_bad) == wanted, said(report)
+        assert ("the result of a call in the shadow was released" in said(report)) is released
+
+
 def test_a_call_that_is_begun_again_when_live_is_released(tmp_path: Path) -> None:
     """After a crash in the shadow, before it had run."""
     hospital = shadow()

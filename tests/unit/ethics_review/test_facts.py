@@ -62,6 +62,17 @@ def test_intent() -> None:
     assert fact == placed(What.INTENT, model=MODEL.digest, call=CALL, classes=classes)
 
 
+def test_a_call_on_a_labelled_case_counts_nowhere() -> None:
+    """Neither it nor its denial is a fact that the monitor counts; but that it was outside its limits is one."""
+    purpose = {"purpose": "ACCEPTANCE"}
+    assert logged(Kind.CALL_INTENT, intent() | purpose) == placed(What.OTHER, model=MODEL.digest, call=CALL)
+    denied = body(Kind.DENIED) | {"model": MODEL_BODY}
+    assert logged(Kind.DENIED, denied).what is What.DENIED
+    assert logged(Kind.DENIED, denied | purpose) == placed(What.OTHER, model=MODEL.digest, call=CALL)
+    outside = logged(Kind.CALL_INTENT, intent("CONDITION_NOT_MET") | purpose)
+    assert (outside.what, outside.code) == (What.INVARIANT, "CALL_OUTSIDE_LIMITS")
+
+
 def test_intent_outside_its_limits() -> None:
     """A call that was begun though a check did not hold breaks an invariant."""
     fact = logged(Kind.CALL_INTENT, intent("CONDITION_NOT_MET"))

@@ -1,6 +1,7 @@
 """An evaluation: each case as a study in shadow, logged before the next; whatever is cut off goes on where it was."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,11 +13,15 @@ from audit.errors import AuditUnavailable
 from dicom_bridge import uids
 from ethics_review.acceptance import differences
 from ethics_review.errors import Refused
+from ethics_review.evaluation import Plan
+from ethics_review.facts import fact_of
+from ethics_review.monitor import Monitor
 from inference.errors import EngineClosed, EngineDied, EngineTimeout, ModelFailed
 from service import evaluating
 from service.errors import DatasetInvalid
 from tests.simulators import site
 from tests.simulators.labelled import CANARY, Labelled, ball, save_mask
+from tests.simulators.monitored import MONITOR
 from tests.simulators.shadow import Shadow
 
 K = Kind
@@ -206,6 +211,30 @@ def test_failed_is_the_worst(shadow: Shadow, labelled: Labelled, errors: list[Ex
     assert found.failures == ((code, 1),)
     assert shadow.evaluation(root, approval).run(quiet) == found
     assert shadow.device.inferred == len(errors)
+
+
+def test_a_hard_set_suspends_nobody(shadow: Shadow, labelled: Labelled) -> None:
+    """Six cases without an answer and one refused: as calls on patients they would suspend, as these they count not."""
+    for _ in range(6):
+        labelled.add()
+    labelled.add(PatientAge="005Y", PatientBirthDate="20210101")
+    approval, root = shadow.approve(), labelled.write()
+    shadow.device.failures = [ModelFailed("MODEL_RUN_FAILED", "x") for _ in range(6)]
+    shadow.evaluation(root, approval).run(quiet)
+    entries = shadow.entries()
+    named = [entry.body["purpose"] for entry in entries if entry.kind in {K.CALL_INTENT, K.DENIED}]
+    assert named == ["ACCEPTANCE"] * 7
+    served = [replace(one, body={k: v for k, v in one.body.items() if k != "purpose"}) for one in entries]
+    thresholds = Plan.of(shadow.ref, MONITOR, "SUSPEND", approval.id)
+
+    counted = {}
+    for name, read in (("labelled", entries), ("served", served)):
+        monitor = Monitor(thresholds)
+        told = [one.reading.metric for entry in read for one in monitor.feed(fact_of(entry))]
+        numbers = {one.reading.metric: one.reading.n for one in monitor.standing()}
+        counted[name] = ("FAILURES_IN_A_ROW" in told, numbers["FAILURE_RATE"])
+
+    assert counted == {"labelled": (False, 0), "served": (True, 5)}  # the sixth after the alarm
 
 
 def test_one_death_is_tried_again(shadow: Shadow, labelled: Labelled) -> None:
