@@ -24,6 +24,8 @@ PDU_BYTES: Final = 131_072
 CONTEXTS_MAX: Final = 128
 """PS3.8 section 9.3.2.2: context identifiers are the odd numbers from 1 to 255."""
 
+HOLD_S: Final = 30.0
+"""Far more than the moment that the association's thread needs."""
 _PAUSED_S: Final = 0.001
 
 Context = tuple[str, tuple[str, ...]]
@@ -87,20 +89,22 @@ def called(
             secure.made.close()
 
 
-def hold(association: Any) -> None:
+def hold(association: Any, limit_s: float = HOLD_S) -> None:
     """Call this before each request on an association. Raises PeerFailed PEER_NO_ANSWER when it has ended.
 
-    pynetdicom's own requests first wait for the association's thread to pause, and for ever when it ended meanwhile.
+    pynetdicom's own requests first wait for the association's thread to pause, and for ever when it ended meanwhile, or
+    when it waits and does not say so, which was seen once. `limit_s`: seconds for it to pause.
     """
     association._reactor_checkpoint.clear()
-    while True:
-        if not association.is_alive():
-            raise PeerFailed("PEER_NO_ANSWER", "the association has ended")
+    ends = time.monotonic() + limit_s
+    while association.is_alive() and association.dul.is_alive() and time.monotonic() < ends:
         paused = association._is_paused
         time.sleep(_PAUSED_S)
         # Twice: at the first look the thread may have been on its way out of an earlier pause.
         if paused and association._is_paused:
             return
+    association._reactor_checkpoint.set()  # its thread may only end when it goes on
+    raise PeerFailed("PEER_NO_ANSWER", "the association has ended")
 
 
 def keep_answers(association: Any) -> None:

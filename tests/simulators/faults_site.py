@@ -21,7 +21,7 @@ from tests.simulators import nursery, series
 from tests.simulators.faults_levers import FOLDER, Levers
 from tests.simulators.faults_pacs import FaultyPacs
 from tests.simulators.raw_peer import EXPLICIT, RawPeer, data, request, store_command
-from tests.simulators.site import REPOSITORY, SLICES, Site, write_series
+from tests.simulators.site import SLICES, Site, write_series
 from tests.simulators.waiting import until
 
 ZHIYING = Path(sys.executable).with_name("zhiying")
@@ -97,8 +97,7 @@ class FaultySite(Site):
 
     def start(self, die_at: tuple[str, ...] | None = None, under: Sequence[str] = ()) -> None:
         """As a Site, with the levers in reach."""
-        levers = {"PYTHONPATH": str(REPOSITORY), FOLDER: str(self.levers.folder)}
-        super().start(die_at, under, env=levers)
+        super().start(die_at, under, env={FOLDER: str(self.levers.folder)})
         assert self.alive, (self.root / "serve.log").read_text(encoding="utf-8")[-2000:]
 
     @property

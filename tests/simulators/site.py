@@ -210,7 +210,8 @@ reading_mode = "second_reader"
         command = [*under, sys.executable, str(victim), str(self.config_file), *(die_at or ())]
         with (self.root / "serve.log").open("ab") as log:
             start = subprocess.Popen if under else nursery.Popen
-            self._process = start(command, stdout=log, stderr=log, cwd=REPOSITORY, env=os.environ | (env or {}))
+            environment = os.environ | {"PYTHONPATH": str(REPOSITORY)} | (env or {})
+            self._process = start(command, stdout=log, stderr=log, cwd=REPOSITORY, env=environment)
         try:
             until(lambda: self.checks() if degraded else self._up(), LIMIT_S, "the service answers")
         except TimeoutError:

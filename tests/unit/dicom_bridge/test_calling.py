@@ -166,6 +166,38 @@ def test_a_peer_that_stops_in_the_middle_costs_bounded_time(says) -> None:
     assert time.monotonic() - began < 20
 
 
+class Alive:
+    """A thread."""
+
+    def __init__(self, lives: bool) -> None:
+        self._lives = lives
+
+    def is_alive(self) -> bool:
+        """As said."""
+        return self._lives
+
+
+class Stuck(Alive):
+    """An association whose thread never says that it pauses."""
+
+    def __init__(self, *, lives: bool, connected: bool) -> None:
+        super().__init__(lives)
+        self.dul = Alive(connected)
+        self._is_paused = False
+        self._reactor_checkpoint = threading.Event()
+
+
+@pytest.mark.parametrize(
+    ("lives", "connected", "limit_s"), [(True, True, 0.05), (True, False, 3600.0), (False, True, 3600.0)]
+)
+def test_a_thread_that_never_pauses_is_no_wait_for_ever(lives: bool, connected: bool, limit_s: float) -> None:
+    """Neither one that says nothing, nor one that has ended or lost its connection; and it may go on to its end."""
+    association = Stuck(lives=lives, connected=connected)
+    with pytest.raises(PeerFailed, match="PEER_NO_ANSWER"):
+        hold(association, limit_s)
+    assert association._reactor_checkpoint.is_set()
+
+
 @pytest.mark.slow
 def test_an_association_that_the_peer_aborts_is_no_wait_for_ever() -> None:
     """pynetdicom's own request would wait for a thread that has ended; `hold` says so instead."""
