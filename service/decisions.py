@@ -145,11 +145,15 @@ def _changed(value: object, path: str) -> tuple[str, str | None]:
     return value["code"], after
 
 
-class Log(Protocol):
-    """What is read: audit.log.AuditLog. All raise AuditError."""
+class Finds(Protocol):
+    """What a key is looked up in: audit.log.AuditLog. Raises AuditError."""
 
     def find(self, key: str) -> Entry | None:
         """The entry with this idempotency key."""
+
+
+class Log(Finds, Protocol):
+    """What is read: audit.log.AuditLog. All raise AuditError."""
 
     def entries(self, start: int = 0) -> Iterator[Entry]:
         """All entries from this index, in order, proven."""
@@ -189,6 +193,24 @@ class Known:
     def open(self) -> bool:
         """Whether there is a result on which to decide."""
         return self.call.state == "RELEASED" or (self.shadow and "CALL_RESULT" in self.call.entries)
+
+
+def sent_back_key(call: str) -> str:
+    """How the keys begin of the decisions on a call that came back by DICOM; a colon and a number follow."""
+    return f"verdict:{call}"
+
+
+def sent_back(log: Finds, call: str) -> Iterator[Entry]:
+    """The decisions on a call that came back by DICOM, oldest first. Raises AuditError."""
+    return _numbered(log, sent_back_key(call))
+
+
+def _numbered(log: Finds, key: str) -> Iterator[Entry]:
+    for number in range(AGAIN_MAX):
+        entry = log.find(f"{key}:{number}")
+        if entry is None:
+            return
+        yield entry
 
 
 class Desk:
@@ -233,9 +255,12 @@ class Desk:
         return Known(Call(call, told), self.on(call))
 
     def on(self, call: str) -> tuple[Entry, ...]:
-        """What the readers of today have decided on a call, oldest first. Raises AuditError."""
-        decisions = [one for reader in self._readers for one in self._of(call, reader)]
-        return tuple(sorted(decisions, key=lambda one: one.index))
+        """What the readers of today have decided on a call, and what came back by DICOM; oldest first.
+
+        Raises AuditError.
+        """
+        decisions = [one for reader in self._readers for one in _numbered(self._log, self._key(call, reader))]
+        return tuple(sorted([*decisions, *sent_back(self._log, call)], key=lambda one: one.index))
 
     def decide(self, call: str, reader: Reader, said: Decision, channel: str = CHANNEL) -> tuple[Entry, bool]:
         """Its entry, and whether it is new: the same again from the same reader is the first one's, by any way.
@@ -247,12 +272,12 @@ class Desk:
             raise DecisionRefused("CALL_NOT_RELEASED", "there is no released result to decide on")
         body = self._body(reader, said, known.call, channel)
         while True:
-            before = list(self._of(call, reader))
+            before = list(_numbered(self._log, self._key(call, reader)))
             if before and canonical({**before[-1].body, "channel": channel}) == canonical(body):
                 return before[-1], False
             if len(before) >= AGAIN_MAX:
                 raise DecisionRefused("DECISIONS_TOO_MANY", f"one reader decides at most {AGAIN_MAX} times on a call")
-            draft = Draft(Kind.HUMAN_DECISION, self._key(call, reader, len(before)), body, call)
+            draft = Draft(Kind.HUMAN_DECISION, f"{self._key(call, reader)}:{len(before)}", body, call)
             try:
                 entry = self._writer.append(draft)
             except KeyConflict:
@@ -260,15 +285,8 @@ class Desk:
             self._told(said.decision)
             return entry, True
 
-    def _of(self, call: str, reader: Reader) -> Iterator[Entry]:
-        for number in range(AGAIN_MAX):
-            entry = self._log.find(self._key(call, reader, number))
-            if entry is None:
-                return
-            yield entry
-
-    def _key(self, call: str, reader: Reader, number: int) -> str:
-        return f"decision:{call}:{self._pseudonyms.of('reader', reader.name)}:{number}"
+    def _key(self, call: str, reader: Reader) -> str:
+        return f"decision:{call}:{self._pseudonyms.of('reader', reader.name)}"
 
     def _intent(self, call: str, stop: int) -> Entry | None:
         """The newest intent of the call before the entry `stop`."""

@@ -61,6 +61,7 @@ TRIGGERS: Final = {
 ROLES: Final = {
     "CLINICAL_OWNER": {"zh": "临床负责人", "en": "clinical owner"},
     "RADIOLOGIST": {"zh": "放射科医师", "en": "radiologist"},
+    "ASSERTED": {"zh": "送回对象中的署名（未经证实）", "en": "as an object that came back says, unproven"},
 }
 PROBLEMS: Final = {
     "NOT_FOUND": {"zh": "没有收到过这次检查。", "en": "No such study was received."},

@@ -1,9 +1,9 @@
 """What comes back by DICOM from readers: an edited or verified report, or an edited segmentation, becomes a decision.
 
 The object is held like all that is received, and no model ever reads it. It is looked at afterwards, by a chore:
-compared with the very bytes that were released, and logged as one HUMAN_DECISION under a key that is made of its SOP
-Instance UID, so that the same object again, tomorrow or after a crash, finds its entry. At each start all that is held
-is looked through: what was not logged yet is logged then.
+compared with the very bytes that were released, and logged as one HUMAN_DECISION, numbered within its call, that names
+the object by a pseudonym: the same again, tomorrow or after a crash, finds its entry. At each start all that is held is
+looked through: what was not logged yet is logged then.
 
 Who decided is what the object says of itself, and nobody proves it: the role is ASSERTED, and there is no training.
 Only peers that the configuration allows (`verdicts = true`) are believed even that much.
@@ -12,8 +12,7 @@ Only peers that the configuration allows (`verdicts = true`) are believed even t
 import hashlib
 import queue
 import sqlite3
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -26,7 +25,7 @@ from dicom_bridge.errors import InboxUnavailable
 from dicom_bridge.spool_index import Instance, StudyRow
 from dicom_bridge.verdict_match import MODALITIES, Base, Judged, VerdictUnmatched, judge
 from dicom_bridge.verdict_tree import VerdictUnusable
-from service.decisions import AGAIN_MAX
+from service.decisions import AGAIN_MAX, Finds, sent_back, sent_back_key
 from service.keys import Pseudonyms
 from service.results import SEG, SR
 from service.sections import PeerSection
@@ -52,13 +51,6 @@ class Spool(Protocol):
 
     def instances(self, study_uid: str) -> Sequence[Instance]:
         """What is held of a study."""
-
-
-class Log(Protocol):
-    """What is read and written: audit.log.AuditLog. Both raise AuditError."""
-
-    def find(self, key: str) -> Entry | None:
-        """The entry with this idempotency key."""
 
 
 class Writer(Protocol):
@@ -93,7 +85,7 @@ class Verdicts:
         *,
         spool: Spool,
         runs: Runs,
-        log: Log,
+        log: Finds,
         writer: Writer,
         pseudonyms: Pseudonyms,
         results: Path,
@@ -107,7 +99,6 @@ class Verdicts:
         self._arrived: queue.SimpleQueue[Instance] = queue.SimpleQueue()
         self._open: dict[str, Instance] = {}
         self._waits_for: dict[str, str] = {}
-        self._taken = Counter[str]()
         self._began = False
 
     def heard(self, instance: Instance, sender: str) -> None:
@@ -151,11 +142,12 @@ class Verdicts:
         waits_for = self._waits_for.get(instance.sop_uid)
         if waits_for is not None and self._log.find(f"released:{waits_for}") is None:
             return None
-        key = f"verdict:{self._pseudonyms.of('verdict', instance.sop_uid)}"
-        if self._log.find(key) is not None:
+        calls = {run.call: None for run in self._runs.of_study(instance.study_uid) if run.call is not None}
+        name = self._pseudonyms.of("verdict", instance.sop_uid)
+        if any(one.body["object"] == name for call in calls for one in sent_back(self._log, call)):
             return "LOGGED_BEFORE"
         try:
-            bases = list(self._bases(instance.study_uid))
+            bases = list(self._bases(calls))
             if any(instance.sop_uid in base.own for base in bases):
                 return "OWN_OBJECT"
             judged = judge(instance.path, instance.sop_class, bases)
@@ -168,11 +160,11 @@ class Verdicts:
         if self._log.find(f"released:{judged.call}") is None:
             self._waits_for[instance.sop_uid] = judged.call
             return None
-        return self._logged(key, judged, judged.verdict.decision)
+        return self._logged(name, judged, judged.verdict.decision)
 
-    def _bases(self, study_uid: str) -> Iterator[Base]:
-        """What was made for the study, where it lies here as the log has it: else there is nothing to compare with."""
-        for call in dict.fromkeys(run.call for run in self._runs.of_study(study_uid) if run.call is not None):
+    def _bases(self, calls: Iterable[str]) -> Iterator[Base]:
+        """What these calls made, where it lies here as the log has it: else there is nothing to compare with."""
+        for call in calls:
             result = self._log.find(f"result:{call}")
             folder = self._results / call
             if result is None:
@@ -182,18 +174,19 @@ class Verdicts:
                 seg = folder / SEG if _is(folder / SEG, digests.get("SEG")) else None
                 yield Base(call, folder / SR, seg, frozenset(str(one["uid"]) for one in _outputs(result)))
 
-    def _logged(self, key: str, judged: Judged, decision: str) -> str:
-        if self._taken[judged.call] >= AGAIN_MAX:
+    def _logged(self, name: str, judged: Judged, decision: str) -> str:
+        number = sum(1 for _ in sent_back(self._log, judged.call))
+        if number >= AGAIN_MAX:
             return "DECISIONS_TOO_MANY"
+        key, body = f"{sent_back_key(judged.call)}:{number}", self._body(name, judged, decision)
         try:
-            self._writer.append(Draft(Kind.HUMAN_DECISION, key, self._body(judged, decision), judged.call))
+            self._writer.append(Draft(Kind.HUMAN_DECISION, key, body, judged.call))
         except (EntryInvalid, KeyConflict) as refused:
             return refused.code  # no second try can help
-        self._taken[judged.call] += 1
         self._decided(decision)
         return "LOGGED"
 
-    def _body(self, judged: Judged, decision: str) -> dict[str, JsonValue]:
+    def _body(self, name: str, judged: Judged, decision: str) -> dict[str, JsonValue]:
         verdict = judged.verdict
         who = self._pseudonyms.of("observer", verdict.observer) if verdict.observer else None
         return {
@@ -211,6 +204,7 @@ class Verdicts:
                 for one in verdict.changes
             ],
             "concordance": None,
+            "object": name,
         }
 
 

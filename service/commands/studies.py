@@ -67,7 +67,9 @@ def _row(item: dict[str, Any]) -> dict[str, Any]:
 def _said(decisions: list[dict[str, Any]] | None) -> str:
     if decisions is None:
         return "the log cannot be read"
-    return "\n".join(f"{one['decision']} {one['role']} {one['reader']} {one['time']}" for one in decisions)
+    return "\n".join(
+        f"{one['decision']} {one['role']} {one['reader'] or 'nobody named'} {one['time']}" for one in decisions
+    )
 
 
 @contextmanager

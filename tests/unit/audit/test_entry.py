@@ -141,6 +141,16 @@ def test_only_calls_and_denials_may_have_a_purpose(kind: Kind) -> None:
             draft(kind, body(kind) | {"purpose": "ACCEPTANCE", "purposes": "ACCEPTANCE"})
 
 
+def test_a_decision_may_name_an_object_by_a_pseudonym_alone() -> None:
+    """One that came back by DICOM; the object's own UID has no place there."""
+    content = body(Kind.HUMAN_DECISION)
+    assert draft(Kind.HUMAN_DECISION, content | {"object": "0f" * 16}).body["object"] == "0f" * 16
+    wrong: list[JsonValue] = [None, 7, "2.25.1", *CANARIES]
+    for named in wrong:
+        with pytest.raises(EntryInvalid):
+            draft(Kind.HUMAN_DECISION, content | {"object": named})
+
+
 def test_golden_bytes() -> None:
     """The bytes of an entry, once and for all: what is hashed today must be hashed the same in thirty years."""
     entry = Entry.of(

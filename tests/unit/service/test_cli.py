@@ -24,6 +24,7 @@ from models.ref import ModelRef
 from service import wire
 from service.cli import app
 from service.config import load
+from service.decisions import sent_back_key
 from service.store import Run, State, Store, connect
 from tests.simulators import reviewer, small_model
 from tests.simulators.audit_log import body
@@ -258,6 +259,10 @@ def test_who_decided_is_shown(desk: Desk) -> None:
     assert (decided["reasons"], decided["time"], decided["index"]) == (["MEASURE"], entry.time, entry.index)
     assert f"REJECT RADIOLOGIST {who} {entry.time}" in desk.run("studies", "show", STUDY).stdout
     assert "test-li" not in desk.run("studies", "show", STUDY).stdout
+    with wire.open_log(config) as log:
+        back = body(Kind.HUMAN_DECISION) | {"reader": None, "role": "ASSERTED", "object": "0f" * 16}
+        log.append(Draft(Kind.HUMAN_DECISION, f"{sent_back_key(run['call'])}:0", back, run["call"]))
+    assert f"{back['decision']} ASSERTED nobody named" in desk.run("studies", "show", STUDY).stdout
 
 
 def test_an_unknown_study_is_refused_without_repeating_it(desk: Desk) -> None:

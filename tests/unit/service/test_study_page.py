@@ -12,17 +12,20 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
+from audit.entry import Kind
 from audit.errors import AuditUnavailable
 from service import screen
 from service.decide_page import CHOICES
-from service.decisions import FORM, ROLES, parse_decision
+from service.decisions import FORM, ROLES, parse_decision, sent_back_key
 from service.guesses import WINDOW_S, WRONG_MAX
 from service.sessions import COOKIE
 from service.store import State
 from service.study_page import PROBLEMS, STATES, TRIGGERS
 from service.study_page import ROLES as ROLE_WORDS
+from service.verdicts import ROLE as ASSERTED
 from service.views import RECEIVING
 from tests.simulators import findings as simulated
+from tests.simulators.audit_log import body
 from tests.simulators.readers import PSEUDONYMS, TOKENS, bearer
 from tests.simulators.studied import Studied
 
@@ -175,6 +178,19 @@ def test_who_decided_what(studied: Studied) -> None:
     ]
 
 
+def test_what_came_back_by_dicom_is_a_decision_too(studied: Studied) -> None:
+    """The page does not say that nobody has decided; whose name the object had, if any, nobody has proven."""
+    call = studied.read()
+    assert "No physician has decided" in studied.look().text
+    said = body(Kind.HUMAN_DECISION) | {"role": ASSERTED, "reader": None, "object": "0f" * 16, "channel": "SR"}
+    entry = studied.ward.put(Kind.HUMAN_DECISION, f"{sent_back_key(call)}:0", said, call)
+    text = studied.look().text
+    assert "No physician has decided" not in text
+    assert "as an object that came back says, unproven" in text
+    assert "None" not in text
+    assert f"log entry {entry.index}" in text
+
+
 def test_a_log_that_cannot_be_read(studied: Studied) -> None:
     """The study is shown all the same; of decisions it says that nobody knows, never that there are none."""
     call = studied.read()
@@ -273,6 +289,6 @@ def test_everything_is_escaped(studied: Studied) -> None:
 def test_every_code_has_its_words() -> None:
     """In both languages: states, triggers, roles, decisions."""
     assert set(STATES) == {RECEIVING, *map(str, State)}
-    assert set(ROLE_WORDS) == set(ROLES)
+    assert set(ROLE_WORDS) == {*ROLES, ASSERTED}
     for table in (STATES, TRIGGERS, ROLE_WORDS, CHOICES, PROBLEMS):
         assert all(set(one) == {"zh", "en"} and all(one.values()) for one in table.values())

@@ -15,7 +15,7 @@ from audit.errors import AuditUnavailable, EntryInvalid
 from dicom_bridge.inbox import Inbox
 from dicom_bridge.verdict_match import Base, VerdictUnmatched, judge
 from ethics_review.facts import Decision
-from service.decisions import AGAIN_MAX, REASONS
+from service.decisions import AGAIN_MAX, REASONS, Desk, parse_decision
 from service.results import SEG, SR
 from service.sections import PeerSection
 from service.store import Run, State
@@ -23,7 +23,7 @@ from service.verdicts import Verdicts, believed
 from tests.simulators import edited
 from tests.simulators import findings as phantom
 from tests.simulators.audit_log import body
-from tests.simulators.readers import PSEUDONYMS
+from tests.simulators.readers import PSEUDONYMS, readers
 from tests.simulators.watched import Ward
 from tests.unit.dicom_bridge.test_report import SHAPE, Results
 
@@ -33,6 +33,17 @@ VOLUME = "118565006"
 
 class Died(BaseException):
     """The process is gone."""
+
+
+class Attempts:
+    """The runs of a room, by call."""
+
+    def __init__(self, room: "Room") -> None:
+        self._room = room
+
+    def of_call(self, call: str) -> tuple[Run, ...]:
+        """See service.store.Store."""
+        return tuple(run for runs in self._room.runs.values() for run in runs if run.call == call)
 
 
 class Room:
@@ -152,8 +163,8 @@ def redrawn(results: Results) -> Dataset:
 
 def test_a_verified_report_is_an_acceptance(room: Room) -> None:
     """All fields; who said so is a pseudonym of the name in the object, asserted and not proven."""
-    ours = room.call()
-    (entry,) = room.returned(verified(ours))
+    came = verified(room.call())
+    (entry,) = room.returned(came)
     assert entry.call == f"{1:032x}"
     assert dict(entry.body) == {
         "decision": "ACCEPT",
@@ -167,6 +178,7 @@ def test_a_verified_report_is_an_acceptance(room: Room) -> None:
         "blinded": "NO",
         "difference": (),
         "concordance": None,
+        "object": PSEUDONYMS.of("verdict", str(came.SOPInstanceUID)),
     }
     assert (room.told, room.seen) == (["ACCEPT"], ["LOGGED"])
 
@@ -358,6 +370,24 @@ def test_a_program_that_runs_wild(room: Room) -> None:
     room.chore()
     assert len(room.decisions()) == AGAIN_MAX
     assert room.seen[AGAIN_MAX:] == ["DECISIONS_TOO_MANY"]
+    room.started()()
+    assert len(room.decisions()) == AGAIN_MAX, "the log counts, not the process"
+
+
+def test_whoever_asks_of_a_call_is_told_of_them(room: Room) -> None:
+    """Beside what readers said by other ways, in the log's order; each object once, whatever came between."""
+    ours, other = room.call(), room.call(2)
+    desk = Desk(room.ward.log, room.ward.log, Attempts(room), readers(), PSEUDONYMS)
+    first, second = remeasured(ours), redrawn(ours)
+    room.returned(first)
+    desk.decide(f"{1:032x}", readers()[0], parse_decision(b'{"decision": "ACCEPT", "reasons": []}'))
+    room.returned(second)
+    room.returned(first)
+    room.returned(verified(other))
+    told = desk.look(f"{1:032x}").decisions
+    assert [entry.body["channel"] for entry in told] == ["SR", "API", "SEG"]
+    assert [entry.body["channel"] for entry in desk.on(f"{2:032x}")] == ["SR"]
+    assert room.seen == ["LOGGED", "LOGGED", "LOGGED_BEFORE", "LOGGED"]
 
 
 # ---- what is no decision ---------------------------------------------------------------------------------------------
