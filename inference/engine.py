@@ -95,7 +95,7 @@ class Engine:
     def __init__(self, *, device: str | None, log: Log) -> None:
         self._wanted = device or ""
         self._log = log
-        self._launch: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+        self._launch: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen  # tests have processes made otherwise
         self._turn = threading.Lock()
         self._closed = threading.Event()
         self._child: _Child | None = None

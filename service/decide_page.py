@@ -6,25 +6,22 @@ gave it before (see `service.sessions`) whose name the page has shown, so that n
 here earlier. What is decided goes the same way as by the API, with the channel FORM.
 """
 
-import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from audit.entry import Entry
 from audit.errors import AuditError
-from models.errors import ModelError
 from models.manifest import Manifest
 from service import screen
-from service.decision_api import BODY_WAIT_S, STATUS, checked, whole_body
+from service.bodies import BODY_WAIT_S, BodyRefused, form_pairs, whole_body
+from service.decision_api import STATUS, checked
 from service.decisions import DIFFERENCES_MAX, FORM, REASONS, DecisionRefused, Desk, Known, Reader, parse_decision
 from service.screen import Language
 from service.sessions import Sessions, TooManyTokens
@@ -106,12 +103,9 @@ def decide_router(
     @router.post("/{call}")
     async def post_form(call: str, request: Request) -> Response:
         try:
-            async with asyncio.timeout(wait_s):
-                data = await whole_body(request)
-        except (TimeoutError, ClientDisconnect):
-            return form.refused(request, 408, "TOO_SLOW")
-        if data is None:
-            return form.refused(request, 413, "TOO_LARGE")
+            data = await whole_body(request, wait_s)
+        except BodyRefused as refused:
+            return form.refused(request, refused.status, refused.code)
         return await run_in_threadpool(form.taken, request, call, data)
 
     return router
@@ -147,9 +141,7 @@ class _Form:
         try:
             reader = self._reader(request, sent)
         except TooManyTokens as refused:
-            answer = self.refused(request, 429, refused.code)
-            answer.headers["Retry-After"] = str(refused.wait_s)
-            return answer
+            return refused.told(self.refused(request, 429, refused.code))
         try:
             known = self._desk.look(checked(call))
             if reader is None:
@@ -197,7 +189,7 @@ class _Form:
     ) -> Response:
         lang = screen.language(request, self._default)
         model = {} if known is None else known.call.body("CALL_INTENT").get("model", {})
-        manifest = self._manifest(model)
+        manifest = self._models(model)
         values = () if known is None else known.call.body("CALL_RESULT").get("measurements", ())
         answers = known is not None and known.open and done is None
         return screen.page(
@@ -206,7 +198,7 @@ class _Form:
             status,
             known=known,
             model=model,
-            title=model.get("name", "") if manifest is None else manifest.title[lang],
+            title=screen.title(model, manifest, lang),
             measured=screen.measured(values, manifest),
             choices=[(value, words[lang]) for value, words in CHOICES.items()],
             reasons=[(value, words[lang]) for value, words in REASONS.items()],
@@ -217,25 +209,12 @@ class _Form:
             done=done,
         )
 
-    def _manifest(self, model: Mapping[str, Any]) -> Manifest | None:
-        try:
-            return self._models(model) if model else None
-        except ModelError:
-            return None  # its name and version are in the log; only the title is missing
-
 
 def _fields(request: Request, data: bytes) -> Fields:
     """What was sent; nothing if it is no form."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     found = _Blank()
-    if kind != "application/x-www-form-urlencoded":
-        return found
-    try:
-        # Two fields for each measurement, reasons, and some.
-        pairs = parse_qsl(data.decode("ascii"), True, errors="strict", max_num_fields=4 * DIFFERENCES_MAX)
-    except ValueError:
-        return found
-    for key, value in pairs:
+    # Two fields for each measurement, reasons, and some.
+    for key, value in form_pairs(request, data, 4 * DIFFERENCES_MAX):
         found.setdefault(key, []).append(value)
     return found
 

@@ -4,21 +4,17 @@ Each request carries a reader's bearer token (RFC 6750). Errors have the shape o
 nothing of what was sent.
 """
 
-import asyncio
 import re
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from audit.entry import Entry
+from service.bodies import BODY_WAIT_S, BodyRefused, whole_body
 from service.decisions import DecisionRefused, Desk, Known, Reader, parse_decision
 
-BODY_BYTES_MAX: Final = 16_384
-"""A decision has some hundred bytes; 64 differences have five thousand."""
-BODY_WAIT_S: Final = 10.0
 STATUS: Final = {"NOT_FOUND": 404, "CALL_NOT_RELEASED": 409, "DECISIONS_TOO_MANY": 409, "DECISION_INVALID": 422}
 """HTTP status of what is not taken, by its code."""
 _CALL: Final = re.compile(r"[0-9a-f]{32}")
@@ -43,12 +39,9 @@ def decision_router(desk: Desk, *, wait_s: float = BODY_WAIT_S) -> APIRouter:
         if reader is None:
             return _unknown()
         try:
-            async with asyncio.timeout(wait_s):
-                data = await whole_body(request)
-        except (TimeoutError, ClientDisconnect):
-            return _error(408, "TOO_SLOW", "the request came too slowly; send it again")
-        if data is None:
-            return _error(413, "TOO_LARGE", f"a decision has at most {BODY_BYTES_MAX} bytes")
+            data = await whole_body(request, wait_s)
+        except BodyRefused as refused:
+            return _error(refused.status, refused.code, str(refused))
         return await run_in_threadpool(_taken, desk, call, reader, data)
 
     return router
@@ -65,16 +58,6 @@ def _taken(desk: Desk, call: str, reader: Reader, data: bytes) -> Response:
 def _reader(desk: Desk, request: Request) -> Reader | None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return desk.reader(token.strip()) if scheme.lower() == "bearer" else None
-
-
-async def whole_body(request: Request) -> bytes | None:
-    """The whole body; None if it is longer than a decision can be. Raises ClientDisconnect."""
-    held = bytearray()
-    async for chunk in request.stream():
-        held += chunk
-        if len(held) > BODY_BYTES_MAX:
-            return None
-    return bytes(held)
 
 
 def checked(call: str) -> str:

@@ -11,6 +11,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from models.errors import ModelError
 from models.library import Installed, Library
 from models.manifest import Manifest
 
@@ -59,15 +60,22 @@ def page(template: str, lang: Language, status: int = 200, **values: Any) -> HTM
 
 
 def manifests(library: Library) -> Callable[[Mapping[str, Any]], Manifest | None]:
-    """Finds the manifest of a model as entries name it; None where it is installed no more. Raises ModelError."""
+    """Finds the manifest of a model as entries name it; None where it is not installed, or the library unreadable."""
 
     def find(model: Mapping[str, Any]) -> Manifest | None:
-        for one in library.list():
-            if isinstance(one, Installed) and one.ref.digest == model.get("digest"):
-                return one.manifest
-        return None
+        try:
+            listed = library.list()
+        except ModelError:
+            return None  # its name and version are in the log; only the title is missing
+        found = (one for one in listed if isinstance(one, Installed) and one.ref.digest == model.get("digest"))
+        return next((one.manifest for one in found), None)
 
     return find
+
+
+def title(model: Mapping[str, Any], manifest: Manifest | None, lang: Language) -> str:
+    """What people call a model: its name in entries where nothing says more, and nothing where there is no model."""
+    return str(model.get("name", "")) if manifest is None else manifest.title[lang]
 
 
 def measured(values: Sequence[Mapping[str, Any]], manifest: Manifest | None) -> list[Measured]:

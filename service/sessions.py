@@ -34,6 +34,11 @@ class TooManyTokens(ServiceError):
         super().__init__("too many wrong tokens from this address")
         self.wait_s = wait_s
 
+    def told(self, answer: Response) -> Response:
+        """The answer, with when to come again (RFC 9110, 10.2.3)."""
+        answer.headers["Retry-After"] = str(self.wait_s)
+        return answer
+
 
 class Sessions:
     """Gives cookies and knows them again. Thread-safe."""

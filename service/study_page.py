@@ -5,31 +5,27 @@ patient. Pixels are a patient's: pictures are for a reader, by bearer token or b
 on the form brings (see `service.sessions`).
 """
 
-import asyncio
 import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from audit.entry import Entry
 from audit.errors import AuditError
 from dicom_bridge import quick_look, readback
 from dicom_bridge.errors import BridgeError
 from dicom_bridge.quick_look import LookRefused
-from models.errors import ModelError
 from models.manifest import Manifest
 from service import screen, views
+from service.bodies import BODY_WAIT_S, BodyRefused, form_pairs, whole_body
 from service.decide_page import CHOICES
-from service.decision_api import BODY_WAIT_S, whole_body
 from service.decisions import REASONS, DecisionRefused, Desk
 from service.results import SEG, SR
 from service.screen import Language
@@ -38,6 +34,8 @@ from service.store import Store
 
 PICTURES_MAX: Final = 12
 """Of one call on the page: each costs a look into the files. A hundred organs are for a viewer."""
+FIELDS_MAX: Final = 4
+"""Of the form that asks for a token."""
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 STATES: Final = {
     "RECEIVING": {"zh": "正在接收", "en": "images are still arriving"},
@@ -116,13 +114,11 @@ class StudyPage:
 
     def opened(self, request: Request, study_uid: str, data: bytes) -> Response:
         """A reader gave a token, to see the pictures."""
-        token = "".join(value for key, value in _pairs(request, data) if key == "token").strip()
+        token = "".join(value for key, value in form_pairs(request, data, FIELDS_MAX) if key == "token").strip()
         try:
             reader = self._sessions.typed(request, token) if token else None
         except TooManyTokens as refused:
-            answer = self.refused(request, 429, refused.code)
-            answer.headers["Retry-After"] = str(refused.wait_s)
-            return answer
+            return refused.told(self.refused(request, 429, refused.code))
         if reader is None:
             return self._page(request, study_uid, status=401, code="UNAUTHENTICATED")
         # The page is asked for again, with the cookie: a page that came by POST cannot be reloaded.
@@ -188,12 +184,12 @@ class StudyPage:
     def _run(self, run: Mapping[str, Any], held: frozenset[str] | set[str], lang: Language) -> dict[str, Any]:
         """One attempt for the page."""
         model = run["model"] or {}
-        manifest = self._manifest(model)
+        manifest = self._models(model)
         folder = None if run["call"] is None else self._results / run["call"]
         drawn = () if folder is None else _segments(folder / SEG)
         return {
             **run,
-            "title": model.get("name", "") if manifest is None else manifest.title[lang],
+            "title": screen.title(model, manifest, lang),
             "measured": screen.measured(run["measurements"], manifest),
             "said": () if folder is None or not run["outputs"] else _statements(folder / SR),
             "open": run["call"] is not None and self._open(run["call"]),
@@ -208,12 +204,6 @@ class StudyPage:
         except (AuditError, DecisionRefused, SQLAlchemyError):
             return False
 
-    def _manifest(self, model: Mapping[str, Any]) -> Manifest | None:
-        try:
-            return self._models(model) if model else None
-        except ModelError:
-            return None  # its name and version are in the table; only the title is missing
-
 
 def study_router(page: StudyPage, *, wait_s: float = BODY_WAIT_S) -> APIRouter:
     """What the page needs besides itself: its pictures, and where a token is given for them."""
@@ -222,12 +212,9 @@ def study_router(page: StudyPage, *, wait_s: float = BODY_WAIT_S) -> APIRouter:
     @router.post("/{study_uid}")
     async def post_token(study_uid: str, request: Request) -> Response:
         try:
-            async with asyncio.timeout(wait_s):
-                data = await whole_body(request)
-        except (TimeoutError, ClientDisconnect):
-            return page.refused(request, 408, "TOO_SLOW")
-        if data is None:
-            return page.refused(request, 413, "TOO_LARGE")
+            data = await whole_body(request, wait_s)
+        except BodyRefused as refused:
+            return page.refused(request, refused.status, refused.code)
         return await run_in_threadpool(page.opened, request, study_uid, data)
 
     @router.get("/{study_uid}/pictures/{call}/{number}.png")
@@ -235,17 +222,6 @@ def study_router(page: StudyPage, *, wait_s: float = BODY_WAIT_S) -> APIRouter:
         return page.picture(request, study_uid, call, number)
 
     return router
-
-
-def _pairs(request: Request, data: bytes) -> Sequence[tuple[str, str]]:
-    """What a form holds; nothing if it is none."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/x-www-form-urlencoded":
-        return ()
-    try:
-        return parse_qsl(data.decode("ascii"), errors="strict", max_num_fields=4)
-    except ValueError:
-        return ()
 
 
 def _words(table: Mapping[str, Mapping[str, str]], lang: Language) -> dict[str, str]:

@@ -23,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -35,7 +34,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SOCKET = "ZHIYING_TEST_NURSERY"
 """The environment variable that tells a process where to have its own children started."""
 IMPORTED = ("service.cli", "service.serving", "inference.worker", "inference.bundle", "inference.coarse_to_fine")
-POLL_S = 0.02
 _FREE_FD = 500
 """Above every descriptor that a child may ask for by number."""
 
@@ -86,25 +84,26 @@ class Popen:
 
     def poll(self) -> int | None:
         """The exit status, if it has ended; negative for a signal."""
-        with self._lock:
-            if self.returncode is None:
-                self._line.setblocking(False)
-                try:
-                    said = self._line.recv(64)
-                except BlockingIOError:
-                    return None
-                self.returncode = int(said) if said else -signal.SIGKILL
-                self._line.close()
-            return self.returncode
+        return self._told_within(0.0)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end; raises subprocess.TimeoutExpired."""
-        ends = time.monotonic() + (timeout if timeout is not None else float("inf"))
-        while (status := self.poll()) is None:
-            if time.monotonic() > ends:
-                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
-            time.sleep(POLL_S)
+        status = self._told_within(timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
         return status
+
+    def _told_within(self, seconds: float | None) -> int | None:
+        # As subprocess does: whoever asks while another thread waits is told that it runs.
+        if self.returncode is None and self._lock.acquire(blocking=seconds != 0.0):
+            try:
+                if self.returncode is None and select.select([self._line], [], [], seconds)[0]:
+                    said = self._line.recv(64)
+                    self.returncode = int(said) if said else -signal.SIGKILL
+                    self._line.close()
+            finally:
+                self._lock.release()
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Signal it, unless it has ended."""

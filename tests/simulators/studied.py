@@ -114,7 +114,7 @@ class Studied:
             results=root / "results",
             desk=self.desk,
             sessions=self.sessions,
-            models=lambda _model: self.manifest,
+            models=lambda model: self.manifest if model else None,
             default="zh",
         )
         self.app: FastAPI = build_app(

@@ -344,7 +344,7 @@ def _hanging(engine: Engine, model: VerifiedModel, errors: list[BaseException]) 
 def test_a_cancelled_call_ends_at_once_and_the_next_one_works(
     engine: Engine, model: VerifiedModel, events: Events, *, everything: bool
 ) -> None:
-    """ENGINE_CANCELLED at once, the child gone when `cancel` returns; then a new child, the same answers."""
+    """ENGINE_CANCELLED within a second, the child gone when `cancel` returns; then a new child, the same answers."""
     assert _answers(engine, model)
     pid = engine.describe()["pid"]
     errors: list[BaseException] = []
@@ -354,7 +354,7 @@ def test_a_cancelled_call_ends_at_once_and_the_next_one_works(
     assert engine.cancel(None if everything else model.ref.digest)
     assert not Path(f"/proc/{pid}").exists(), "nothing runs any more"
     call.join(10)
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 1.0
     assert [type(error) for error in errors] == [EngineCancelled]
     assert [getattr(error, "code", "") for error in errors] == ["ENGINE_CANCELLED"]
     assert ("engine_killed", {"code": "ENGINE_CANCELLED"}) in events.seen

@@ -669,7 +669,7 @@ def test_an_image_that_comes_while_handing_on_keeps_the_study_open(ward: Ward) -
 
 
 def test_the_thread_watches_until_it_is_stopped(ward: Ward) -> None:
-    """Started it looks by itself, says so to /health, and ends when told."""
+    """Started it looks by itself, says so to /health, and ends promptly when told."""
     ward.inbox.store("a")
     ward.clock.tick(POLICY.quiet_s)
     # The table in memory belongs to one thread; the thread of this test hands over.
@@ -680,7 +680,9 @@ def test_the_thread_watches_until_it_is_stopped(ward: Ward) -> None:
 
     assert ward.assembler.running
     until(lambda: ward.submitted)
+    began_s = time.monotonic()
     ward.assembler.stop()
+    assert time.monotonic() - began_s < 1.0
     assert not ward.assembler.running
 
 

@@ -9,11 +9,13 @@ import pytest
 
 from audit.entry import Draft, Entry, Kind
 from audit.errors import AuditUnavailable
+from models.errors import LibraryUnavailable
 from models.library import Library
 from models.manifest import parse_manifest
 from service import screen
+from service.bodies import BODY_BYTES_MAX
 from service.decide_page import HINTS, PROBLEMS
-from service.decision_api import BODY_BYTES_MAX, STATUS
+from service.decision_api import STATUS
 from service.decisions import DECISIONS, REASONS
 from service.sessions import COOKIE, COOKIE_S
 from tests.simulators import small_model
@@ -362,6 +364,19 @@ def test_models_by_their_digest(tmp_path: Path) -> None:
     assert [one.name for one in screen.measured(values, found)] == ["Volume, Brain"]
     assert [one.name for one in screen.measured(values, None)] == ["118565006"]
     assert [one.name for one in screen.measured([values[0], values[0]], found)] == ["118565006", "118565006"]
+
+
+class Unreadable:
+    """A library on a disk that fails."""
+
+    def list(self) -> tuple[()]:
+        """See models.library.Library."""
+        raise LibraryUnavailable("the disk refuses")
+
+
+def test_a_library_that_cannot_be_read() -> None:
+    """The page is shown with what the log has, as of a model that is gone."""
+    assert screen.manifests(Unreadable())({"digest": "sha256:" + "0" * 64}) is None  # type: ignore[arg-type]
 
 
 def test_a_model_that_is_gone(ward: Ward, door: Door) -> None:

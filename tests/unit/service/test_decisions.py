@@ -16,8 +16,8 @@ from audit.errors import AuditUnavailable
 from ethics_review.facts import Decision as Judgement
 from ethics_review.monitor import FALSE_POSITIVE, MISSED
 from service import decisions
+from service.bodies import BODY_BYTES_MAX
 from service.config import Config
-from service.decision_api import BODY_BYTES_MAX
 from service.decisions import DecisionRefused, Reader, parse_decision
 from service.sections import ReaderSection
 from service.store import Run, State

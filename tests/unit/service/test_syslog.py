@@ -359,7 +359,7 @@ def test_deaf_server_holds_nobody_up(tmp_path: Path, house: House) -> None:
             until(lambda: sender.offer([framed("z" * 32_000)] * 300) and server.connections == 1)
             began = time.monotonic()
             assert sender.offer([framed("one more")])
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 2
             time.sleep(3 * QUICK.settle_s)
             waiting = sender.state.waiting
         assert waiting > 0
