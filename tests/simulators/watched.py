@@ -289,6 +289,10 @@ class Ward:
         """One entry."""
         return self.log.append(Draft(kind, key, said, call))
 
+    def decisions(self) -> list[Entry]:
+        """The HUMAN_DECISION entries."""
+        return [entry for entry in self.log.entries() if entry.kind is Kind.HUMAN_DECISION]
+
     def evaluations(self, *outcomes: str) -> list[Entry]:
         """The EVALUATION entries, or those with one of these outcomes."""
         found = (entry for entry in self.log.entries() if entry.kind is Kind.EVALUATION)

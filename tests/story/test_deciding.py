@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from audit.entry import Entry, Kind
+from audit.entry import Kind
 from models.manifest import parse_manifest
 from tests.simulators.desktop import browser, served
 from tests.simulators.pacs import COMPREHENSIVE_3D_SR, FakePacs
@@ -42,7 +42,7 @@ def test_two_clicks_accept(tmp_path: Path, lang: str, accept: str, send: str, re
         page.get_by_role("button", name=send).click()
         assert recorded in page.locator("#done").inner_text()
         page.screenshot(path=tmp_path / f"{lang}-done.png")
-        before = len(decisions(ward))
+        before = len(ward.decisions())
 
         page.goto(f"{origin}/decide/{second}?lang={lang}")
         assert page.locator("#as").inner_text() == "test-li"
@@ -52,7 +52,7 @@ def test_two_clicks_accept(tmp_path: Path, lang: str, accept: str, send: str, re
         assert recorded in page.locator("#done").inner_text()
         assert complaints == []
         assert all(url.startswith((origin, "data:")) for url in asked)
-    entries = decisions(ward)
+    entries = ward.decisions()
     ward.log.close()
     assert (before, len(entries)) == (1, 2)
     assert entries[1].call == second
@@ -87,14 +87,14 @@ def test_a_modification_in_the_browser(tmp_path: Path) -> None:
         page.locator("[name=token]").fill(TOKENS["test-li"])
         page.get_by_role("button", name="Send").click()
         assert "one or more" in page.locator("#problem").inner_text()
-        assert decisions(ward) == []
+        assert ward.decisions() == []
 
         page.get_by_label("a measured value is wrong").click()
         page.locator("[name=token]").fill(TOKENS["test-li"])
         page.screenshot(path=tmp_path / "modify.png")
         page.get_by_role("button", name="Send").click()
         assert "Recorded: Modify" in page.locator("#done").inner_text()
-    (entry,) = decisions(ward)
+    (entry,) = ward.decisions()
     ward.log.close()
     assert (entry.body["reasons"], entry.body["significant"]) == (("MEASURE",), "YES")
     assert entry.body["difference"] == ({"code": "118565006", "before": "1951.3", "after": "1890.0", "unit": "cm3"},)
@@ -145,8 +145,3 @@ def link_in(report: Dataset) -> str:
     (statements,) = (item for item in report.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "C0034375")
     (link,) = (item for item in statements.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "DECIDE_AT")
     return str(link.TextValue)
-
-
-def decisions(ward: Ward) -> list[Entry]:
-    """The HUMAN_DECISION entries."""
-    return [entry for entry in ward.log.entries() if entry.kind is Kind.HUMAN_DECISION]

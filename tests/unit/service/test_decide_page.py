@@ -1,6 +1,5 @@
 """The form at /decide: who may send it, what may be said, what comes back, and what never does."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,15 +31,6 @@ MODIFIED: dict[str, Any] = {"decision": "MODIFY", "reasons": ["MEASURE"], "signi
 
 
 @pytest.fixture
-def ward(tmp_path: Path) -> Iterator[Ward]:
-    """A log with one model in use."""
-    ward = Ward(tmp_path)
-    ward.in_use()
-    yield ward
-    ward.log.close()
-
-
-@pytest.fixture
 def door(ward: Ward, tmp_path: Path) -> Door:
     """The service's API over it; the model is installed."""
     door = Door(ward, tmp_path)
@@ -54,11 +44,6 @@ def send(door: Door, call: str, token: str | None = TOKENS["test-li"], lang: str
     return door.client.post(f"/decide/{call}?lang={lang}", data=data, headers={"Origin": HOST})
 
 
-def decided(ward: Ward) -> list[Entry]:
-    """The HUMAN_DECISION entries."""
-    return [entry for entry in ward.log.entries() if entry.kind is Kind.HUMAN_DECISION]
-
-
 def test_what_the_form_shows(ward: Ward, door: Door) -> None:
     """Model, values and every choice and reason, in the site's language unless the link says another; nobody's name."""
     call = ward.call()
@@ -70,7 +55,7 @@ def test_what_the_form_shows(ward: Ward, door: Door) -> None:
             assert words in answer.text
         assert all(f'name="decision" value="{one}"' in answer.text for one in DECISIONS)
         assert "test-li" not in answer.text
-        assert decided(ward) == []
+        assert ward.decisions() == []
 
 
 def test_headers_of_every_page(ward: Ward, door: Door) -> None:
@@ -131,20 +116,20 @@ def test_the_rules_of_decisions(ward: Ward, door: Door, said: dict[str, Any], wr
     answer = send(door, ward.call(), lang=lang, **said)
     if wrong is None:
         assert answer.status_code == 201
-        assert [entry.body["decision"] for entry in decided(ward)] == [said["decision"]]
+        assert [entry.body["decision"] for entry in ward.decisions()] == [said["decision"]]
         return
     assert answer.status_code == 422
     assert "DECISION_INVALID" in answer.text
     hint = HINTS[wrong][lang] if wrong else PROBLEMS["DECISION_INVALID"][lang]
     assert hint in answer.text
-    assert decided(ward) == []
+    assert ward.decisions() == []
 
 
 def test_the_entry_of_a_form(ward: Ward, door: Door) -> None:
     """All that was said, under the channel FORM; a value that there is not is null; the number of the entry is told."""
     call = ward.call()
     answer = send(door, call, **MODIFIED, **{"gone.0": "YES", "after.0": ""})
-    (entry,) = decided(ward)
+    (entry,) = ward.decisions()
     assert entry.call == call
     assert dict(entry.body) == {
         "decision": "MODIFY",
@@ -175,7 +160,7 @@ def test_nobody_without_a_token(ward: Ward, door: Door, token: str | None) -> No
     assert "set-cookie" not in answer.headers
     assert not token or not token.strip() or token not in answer.text
     assert send(door, UNKNOWN, token, **MODIFIED).status_code == 401
-    assert (decided(ward), door.told) == ([], [])
+    assert (ward.decisions(), door.told) == ([], [])
 
 
 def test_what_is_sent_comes_back_escaped(ward: Ward, door: Door) -> None:
@@ -186,7 +171,7 @@ def test_what_is_sent_comes_back_escaped(ward: Ward, door: Door) -> None:
         assert "&#34;&gt;&lt;script&gt;alert(1)" in answer.text
         assert "script&gt;2" not in answer.text
     assert "<script" not in door.client.get("/decide/%3Cscript%3E?lang=%22%3E%3Cscript%3E").text
-    assert decided(ward) == []
+    assert ward.decisions() == []
 
 
 def test_hostile_words_in_the_log_are_escaped() -> None:
@@ -218,7 +203,7 @@ def test_only_on_what_was_released(ward: Ward, door: Door) -> None:
         assert answer.status_code == status
         assert "CALL_NOT_RELEASED" in answer.text
         assert "<form" not in answer.text
-    assert decided(ward) == []
+    assert ward.decisions() == []
     ward.put(Kind.RELEASED, f"released:{call}", body(Kind.RELEASED), call)
     assert "<form" in door.client.get(f"/decide/{call}").text
     assert send(door, call, decision="ACCEPT").status_code == 201
@@ -232,7 +217,7 @@ def test_the_same_again(ward: Ward, door: Door) -> None:
     assert (again.status_code, "Already said before: Accept" in again.text) == (200, True)
     assert door.decide(other, decision="ACCEPT").status_code == 201
     assert send(door, other, decision="ACCEPT").status_code == 200
-    assert [one.body["channel"] for one in decided(ward)] == ["FORM", "API"]
+    assert [one.body["channel"] for one in ward.decisions()] == ["FORM", "API"]
 
 
 def test_the_cookie(ward: Ward, door: Door) -> None:
@@ -250,7 +235,7 @@ def test_the_cookie(ward: Ward, door: Door) -> None:
     late = ward.call()
     assert "test-li" not in door.client.get(f"/decide/{late}").text
     assert send(door, late, None, decision="ACCEPT", **{"as": "test-li"}).status_code == 401
-    assert len(decided(ward)) == 2
+    assert len(ward.decisions()) == 2
 
 
 def test_a_cookie_behind_tls_is_secure(ward: Ward, door: Door) -> None:
@@ -268,7 +253,7 @@ def test_the_next_at_the_same_screen(ward: Ward, door: Door) -> None:
         assert send(door, call, None, decision="ACCEPT", **shown).status_code == 401
     assert send(door, call, "x" * 40, decision="ACCEPT", **{"as": "test-li"}).status_code == 401
     assert send(door, call, TOKENS["test-wang"], decision="ACCEPT", **{"as": "test-li"}).status_code == 201
-    assert decided(ward)[-1].body["reader"] == PSEUDONYMS.of("reader", "test-wang")
+    assert ward.decisions()[-1].body["reader"] == PSEUDONYMS.of("reader", "test-wang")
     assert 'value="test-wang"' in door.client.get(f"/decide/{call}").text
 
 
@@ -281,7 +266,7 @@ def test_other_sites_forms(ward: Ward, door: Door, origin: str | None) -> None:
     headers = {} if origin is None else {"Origin": origin}
     data = {"decision": "ACCEPT", "as": "test-li"}
     assert door.client.post(f"/decide/{ward.call()}", data=data, headers=headers).status_code == 401
-    assert len(decided(ward)) == 1
+    assert len(ward.decisions()) == 1
 
 
 def test_forged_cookies(ward: Ward, door: Door, tmp_path: Path) -> None:
@@ -294,14 +279,14 @@ def test_forged_cookies(ward: Ward, door: Door, tmp_path: Path) -> None:
         f"test-wang.{ends}.{mac}", f"{name}.{int(ends) + 1}.{mac}", f"{name}.{ends}.", f"{name}.{ends}", "", "..", "x",
         f"{name}.{'9' * 5000}.{mac}", f"{name}.-1.{mac}", f"nobody.{ends}.{mac}", elsewhere.client.cookies[COOKIE],
     ]  # fmt: skip
-    call, before = ward.call(), len(decided(ward))
+    call, before = ward.call(), len(ward.decisions())
     for cookie in forged:
         headers = {"Origin": HOST, "Cookie": f"{COOKIE}={cookie}"}
         door.client.cookies.clear()
         for claimed in ("test-li", "test-wang"):
             data = {"decision": "ACCEPT", "as": claimed}
             assert door.client.post(f"/decide/{call}", data=data, headers=headers).status_code == 401
-    assert len(decided(ward)) == before
+    assert len(ward.decisions()) == before
 
 
 @pytest.mark.parametrize(
@@ -314,14 +299,14 @@ def test_what_is_no_form(ward: Ward, door: Door, content: bytes, kind: str | Non
     """Anything else is nobody's form."""
     headers = {"Content-Type": kind or "application/x-www-form-urlencoded", "Origin": HOST}
     assert door.client.post(f"/decide/{ward.call()}", content=content, headers=headers).status_code == 401
-    assert decided(ward) == []
+    assert ward.decisions() == []
 
 
 def test_too_much(ward: Ward, door: Door) -> None:
     """A body over the limit is 413 before anybody looks into it."""
     answer = send(door, ward.call(), decision="ACCEPT", x="y" * BODY_BYTES_MAX)
     assert (answer.status_code, "TOO_LARGE" in answer.text) == (413, True)
-    assert decided(ward) == []
+    assert ward.decisions() == []
 
 
 class Closed:

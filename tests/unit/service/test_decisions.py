@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,23 +30,9 @@ NAME = "ZHANG SAN 张三"
 
 
 @pytest.fixture
-def ward(tmp_path: Path) -> Iterator[Ward]:
-    """A log with one model in use."""
-    ward = Ward(tmp_path)
-    ward.in_use()
-    yield ward
-    ward.log.close()
-
-
-@pytest.fixture
 def door(ward: Ward, tmp_path: Path) -> Door:
     """The service's API over it."""
     return Door(ward, tmp_path)
-
-
-def decided(ward: Ward) -> list[Entry]:
-    """The HUMAN_DECISION entries."""
-    return [entry for entry in ward.log.entries() if entry.kind is Kind.HUMAN_DECISION]
 
 
 def error(answer: Any) -> tuple[int, str]:
@@ -71,7 +56,7 @@ def test_a_decision_is_an_entry(ward: Ward, door: Door) -> None:
     )
 
     assert answer.status_code == 201
-    (entry,) = decided(ward)
+    (entry,) = ward.decisions()
     assert entry.call == call
     assert dict(entry.body) == {
         "decision": "MODIFY",
@@ -95,7 +80,7 @@ def test_the_shortest_decisions(ward: Ward, door: Door, code: str) -> None:
     """Accepting needs one word; leaving a result unused a reason beside it."""
     said = {"decision": code} | ({"reasons": ["LATE"]} if code == "NOT_USED" else {})
     assert door.decide(ward.call(), **said).status_code == 201
-    (entry,) = decided(ward)
+    (entry,) = ward.decisions()
     assert (entry.body["significant"], entry.body["seconds"], entry.body["blinded"]) == ("NO", None, "NO")
 
 
@@ -133,7 +118,7 @@ def test_what_is_not_well_formed(ward: Ward, door: Door, said: dict[str, Any]) -
     """422 in the one shape; nothing is logged, and nothing that was sent comes back."""
     answer = door.decide(ward.call(), **said)
     assert error(answer) == (422, "DECISION_INVALID")
-    assert decided(ward) == []
+    assert ward.decisions() == []
     assert "ZHANG" not in answer.text
     assert "张" not in answer.text
 
@@ -182,7 +167,7 @@ def test_nobody_without_a_token(ward: Ward, door: Door, header: dict[str, str]) 
         ):
             assert error(answer) == (401, "UNAUTHENTICATED")
             assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert decided(ward) == []
+    assert ward.decisions() == []
 
 
 def test_a_token_that_can_be_guessed_is_nobodys(ward: Ward, tmp_path: Path) -> None:
@@ -231,11 +216,11 @@ def test_the_same_again_changes_nothing(ward: Ward, door: Door) -> None:
     assert again.json() == first.json()
     assert door.decide(call, decision="ACCEPT").status_code == 201
     assert door.decide(call, **MODIFIED).status_code == 201
-    assert [one.body["decision"] for one in decided(ward)] == ["MODIFY", "ACCEPT", "MODIFY"]
+    assert [one.body["decision"] for one in ward.decisions()] == ["MODIFY", "ACCEPT", "MODIFY"]
     assert door.told == ["MODIFY", "ACCEPT", "MODIFY"]
     # Another reader's is another's, word for word the same.
     assert door.decide(call, "test-wang", **MODIFIED).status_code == 201
-    assert len({one.body["reader"] for one in decided(ward)}) == 2
+    assert len({one.body["reader"] for one in ward.decisions()}) == 2
 
 
 def test_a_program_that_runs_wild(ward: Ward, door: Door) -> None:
@@ -261,7 +246,7 @@ def test_two_at_once(ward: Ward, door: Door) -> None:
         one.start()
     for one in both:
         one.join()
-    assert {one.body["seconds"] for one in decided(ward)} == {1, 2}
+    assert {one.body["seconds"] for one in ward.decisions()} == {1, 2}
 
 
 def test_a_value_that_two_things_have(ward: Ward, door: Door) -> None:
@@ -273,7 +258,7 @@ def test_a_value_that_two_things_have(ward: Ward, door: Door) -> None:
     ward.put(Kind.RELEASED, f"released:{call}", body(Kind.RELEASED), call)
     said = {**MODIFIED, "difference": [{"code": "v", "after": None}]}
     assert door.decide(call, **said).status_code == 201
-    assert decided(ward)[0].body["difference"] == ({"code": "v", "before": None, "after": None, "unit": "cm3"},)
+    assert ward.decisions()[0].body["difference"] == ({"code": "v", "before": None, "after": None, "unit": "cm3"},)
 
 
 class Closed:

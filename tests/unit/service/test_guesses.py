@@ -1,6 +1,5 @@
 """Wrong tokens by address: so many a minute, in so much memory, and nobody pays for another."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,15 +68,6 @@ def test_memory_is_bounded(clock: Seconds) -> None:
     assert set(counted._wrong) == {"b", "c", "d"}
     assert [counted.wait_s(address) > 0 for address in "abcd"] == [False, True, True, True]
     assert all(len(times) == WRONG_MAX for times in counted._wrong.values())
-
-
-@pytest.fixture
-def ward(tmp_path: Path) -> Iterator[Ward]:
-    """A log with one model in use."""
-    ward = Ward(tmp_path)
-    ward.in_use()
-    yield ward
-    ward.log.close()
 
 
 def test_the_form_waits(ward: Ward, tmp_path: Path, clock: Seconds) -> None:

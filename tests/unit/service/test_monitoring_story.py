@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,15 +35,6 @@ from tests.simulators.monitored import MODEL
 from tests.simulators.readers import TOKENS, TRAINING, Door, bearer, readers
 from tests.simulators.waiting import until
 from tests.simulators.watched import FakeApproval, Ward
-
-
-@pytest.fixture
-def ward(tmp_path: Path) -> Iterator[Ward]:
-    """A log with one model in use."""
-    ward = Ward(tmp_path)
-    ward.in_use()
-    yield ward
-    ward.log.close()
 
 
 def judged(ward: Ward, door: Door, number: int, *, rejects: bool) -> None:

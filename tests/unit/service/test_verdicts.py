@@ -122,7 +122,7 @@ class Room:
 
     def decisions(self) -> list[Entry]:
         """The HUMAN_DECISION entries."""
-        return [entry for entry in self.ward.log.entries() if entry.kind is Kind.HUMAN_DECISION]
+        return self.ward.decisions()
 
     def close(self) -> None:
         """Give everything back."""
