@@ -23,6 +23,7 @@ from dicom_bridge.errors import BridgeError, Fault, VolumeRefused
 from dicom_bridge.heads import UNREADABLE
 from dicom_bridge.key_picture import Picture, draw
 from dicom_bridge.keyimage import window_of
+from dicom_bridge.packed import frame_of
 from dicom_bridge.result_context import MARKING
 from dicom_bridge.volume import read_slices
 
@@ -82,19 +83,9 @@ def _key_frame(seg: Dataset, number: int) -> tuple[NDArray[np.bool_], Dataset]:
         for at, frame in enumerate(seg.PerFrameFunctionalGroupsSequence)
         if frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number
     ]
-    packed = np.frombuffer(seg.PixelData, dtype=np.uint8)
-    masks = [_unpacked(packed, at, (seg.Rows, seg.Columns)) for at, _ in frames]
+    masks = [frame_of(seg.PixelData, at, (seg.Rows, seg.Columns)) for at, _ in frames]
     largest = max(range(len(masks)), key=lambda at: int(masks[at].sum()))
     return masks[largest], frames[largest][1].DerivationImageSequence[0].SourceImageSequence[0]
-
-
-def _unpacked(packed: NDArray[np.uint8], at: int, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Frame `at` of a BINARY SEG: one bit a pixel, the lowest first, frames without a gap (PS3.5 section 8.1.1)."""
-    size = shape[0] * shape[1]
-    first = at * size
-    octets = packed[first // 8 : (first + size + 7) // 8]
-    bits = np.unpackbits(octets, bitorder="little")[first % 8 :][:size]
-    return np.asarray(bits.reshape(shape), dtype=np.bool_)
 
 
 def _picture(described: Dataset, mask: NDArray[np.bool_], path: Path, frame: int | None) -> Picture:

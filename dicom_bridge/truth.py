@@ -19,6 +19,7 @@ from pydicom.uid import SegmentationStorage
 
 from dicom_bridge.errors import BridgeError, Fault
 from dicom_bridge.heads import UNREADABLE
+from dicom_bridge.packed import frame_of
 from inference.types import Affine, BoolArray, Volume
 
 GRID_TOLERANCE: Final = 0.05
@@ -94,10 +95,9 @@ def _placed(seg: Dataset, volume: Volume) -> BoolArray:
     frames, rows, columns = int(seg.NumberOfFrames), int(seg.Rows), int(seg.Columns)
     if (rows, columns) != volume.shape[1:] or len(seg.PerFrameFunctionalGroupsSequence) != frames:
         raise TruthUnusable("MASK_GRID", "the segmentation's frames have not the size of the image's slices")
-    bits = np.unpackbits(np.frombuffer(seg.PixelData, dtype=np.uint8), bitorder="little")
-    if bits.size < frames * rows * columns:
+    if len(seg.PixelData) * 8 < frames * rows * columns:
         raise TruthUnusable("MASK_UNREADABLE", "the segmentation holds fewer pixels than it says")
-    planes = bits[: frames * rows * columns].reshape(frames, rows, columns).astype(np.bool_)
+    planes = (frame_of(seg.PixelData, index, (rows, columns)) for index in range(frames))
     mask: BoolArray = np.zeros(volume.shape, dtype=np.bool_)
     to_index = np.linalg.inv(volume.affine)
     for plane, group in zip(planes, seg.PerFrameFunctionalGroupsSequence, strict=True):

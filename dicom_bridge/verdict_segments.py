@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 
 from dicom_bridge.errors import CharsetRefused
 from dicom_bridge.heads import UNREADABLE
+from dicom_bridge.packed import frame_of
 from dicom_bridge.verdict import CHANGES_MAX, Change, Tie, Verdict, person_in
 from dicom_bridge.verdict_tree import VerdictUnusable
 
@@ -173,7 +174,13 @@ def _segments(ds: Dataset, grid: _Grid) -> dict[int, _Segment]:
         placed[number][plane] = index
     return {
         number: _Segment(
-            uid, kind, {plane: index for plane, index in placed[number].items() if _frame(ds, index, grid.shape).any()}
+            uid,
+            kind,
+            {
+                plane: index
+                for plane, index in placed[number].items()
+                if frame_of(ds.PixelData, index, grid.shape).any()
+            },
         )
         for number, (uid, kind) in _described(ds).items()
     }
@@ -218,20 +225,14 @@ def _of(frame: Dataset, shared: Dataset, name: str) -> Dataset:
     return item
 
 
-def _frame(ds: Dataset, index: int, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """The pixels of one frame, 0 or 1, in one row; frames follow each other without padding (PS3.5 8.1.1)."""
-    size = shape[0] * shape[1]
-    begin = index * size
-    packed = np.frombuffer(ds.PixelData, dtype=np.uint8, count=(begin + size + 7) // 8 - begin // 8, offset=begin // 8)
-    return np.unpackbits(packed, bitorder="little")[begin % 8 : begin % 8 + size]
-
-
 def _dice(ours: Dataset, old: _Segment, theirs: Dataset, new: _Segment, shape: tuple[int, int]) -> Decimal:
     """2 |A and B| / (|A| + |B|), rounded down: 1 only where they are the same."""
     both = every = 0
     for plane in old.frames.keys() | new.frames.keys():
         masks = [
-            _frame(ds, one.frames[plane], shape) for ds, one in ((ours, old), (theirs, new)) if plane in one.frames
+            frame_of(ds.PixelData, one.frames[plane], shape)
+            for ds, one in ((ours, old), (theirs, new))
+            if plane in one.frames
         ]
         every += sum(int(mask.sum(dtype=np.int64)) for mask in masks)
         both += int((masks[0] & masks[1]).sum(dtype=np.int64)) if len(masks) == 2 else 0
