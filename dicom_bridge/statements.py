@@ -62,8 +62,6 @@ def qualitative(
         *_of_detections(findings, manifest, silent_allowed=silent_allowed),
         *_of_classifications(findings, manifest, silent_allowed=silent_allowed),
     ]
-    present = any(one.presence == "PRESENT" for one in findings.classifications)
-    found = bool(segments) or bool(findings.detections) or present
     language = context.site_language
     reasons = []
     if findings.inconclusive is not None:
@@ -71,7 +69,7 @@ def qualitative(
     if failed:
         reasons.append(PARTLY_FAILED[language].format(codes=", ".join(failed)))
     texts = [*reasons, MARKING[language], manifest.limits_text[context.text_language]]
-    return _container(_SUMMARIES[bool(failed), found], said, texts, _decide_at(context))
+    return _container(_SUMMARIES[bool(failed), findings.outcome == "FINDINGS"], said, texts, _decide_at(context))
 
 
 def not_performed(code: str, context: ResultContext) -> Dataset:

@@ -23,7 +23,7 @@ from inference.types import Findings
 from models.library import VerifiedModel
 from service import records
 from service.links import decide_link
-from service.records import decimal
+from service.records import Written, decimal
 
 FINDINGS = "findings.npz"
 SEG = "seg.dcm"
@@ -31,18 +31,6 @@ SR = "sr.dcm"
 SC = "sc-{:03d}.dcm"
 SC_FILES = "sc-[0-9][0-9][0-9].dcm"
 MS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What the log says of a call's results."""
-
-    outputs: list[dict[str, str]]
-    measurements: list[dict[str, str]]
-    timing_ms: dict[str, int]
-    device: str
-    deadline_ms: int
-    software: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +111,7 @@ class ResultWriter:
         decimals = {m.id: m for m in model.manifest.measurements}
         return Written(
             outputs=[_output(path, call) for path in self.files(call)],
+            outcome=findings.outcome,
             measurements=[
                 {
                     "code": decimals[m.id].concept.value,
