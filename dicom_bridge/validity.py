@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 
+import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, SegmentationStorage
 
 from dicom_bridge import report_rules
 from dicom_bridge.items import Item, items_of
@@ -48,6 +49,9 @@ _REFERENCED_SERIES = 0x00081115
 _REFERENCED_INSTANCES = 0x0008114A
 _SERIES_UID = 0x0020000E
 _STUDY_UID = 0x0020000D
+# What stands before the length of Pixel Data (7FE0,0010), OB or OW, whose bytes are the same for one bit a pixel.
+_PIXEL_HEADS = (b"\xe0\x7f\x10\x00OB\x00\x00", b"\xe0\x7f\x10\x00OW\x00\x00")
+_PIXEL_HEAD_BYTES = 12
 
 _COPIED = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "AccessionNumber")
 _MARKS = ("not for diagnosis", "非诊断用")
@@ -55,7 +59,10 @@ TEXT_MARKS = ("Not for diagnosis", "不得直接用于诊断")
 
 
 def check_segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
-    """Read a SEG's bytes and refuse what must not be sent; gives the data set read. Raises OutputInvalid."""
+    """Read a SEG's bytes and refuse what must not be sent; gives the data set read, but for its pixels.
+
+    Raises OutputInvalid.
+    """
     with readable():
         return _segmentation(data, sources)
 
@@ -68,7 +75,7 @@ def check_report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -
 
 def read_common(data: bytes, sop_class: str, sources: Sequence[Dataset]) -> Dataset:
     """Read an object's bytes and check what all kinds have in common. Raises OutputInvalid."""
-    ds = _read(data, sop_class)
+    ds = _read(BytesIO(data), sop_class)
     _check_header(ds, sources)
     _check_identities(ds, [])
     return ds
@@ -84,7 +91,7 @@ def readable() -> Iterator[None]:
 
 
 def _segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
-    ds = _read(data, SegmentationStorage)
+    ds, pixels = _read_before_pixels(data, SegmentationStorage)
     _check_header(ds, sources)
     slices = {_slice_of(s): tuple(float(v) for v in s.ImagePositionPatient) for s in sources}
     listed = [
@@ -104,8 +111,8 @@ def _segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
     require(numbers == list(range(1, len(numbers) + 1)), "SEGMENT_UNKNOWN", "numbers are not contiguous from 1")
     require(drawn == set(numbers), "SEGMENT_EMPTY", "a described segment has no frame")
     size = (int(ds.NumberOfFrames) * ds.Rows * ds.Columns + 7) // 8
-    require(len(ds.PixelData) == size + size % 2, "GRID_MISMATCH", "pixel data are not as long as the frames")
-    require(any(ds.PixelData), "SEGMENT_EMPTY", "no pixel is set")
+    require(len(pixels) == size + size % 2, "GRID_MISMATCH", "pixel data are not as long as the frames")
+    require(bool(np.frombuffer(pixels, dtype=np.uint8).any()), "SEGMENT_EMPTY", "no pixel is set")
     for segment in ds.SegmentSequence:
         require(bool(segment.get("TrackingUID") and segment.get("TrackingID")), "TRACKING_MISSING", "in SEG")
     _check_identities(ds, [_macro_identity(segment) for segment in ds.SegmentSequence])
@@ -113,7 +120,7 @@ def _segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
 
 
 def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dataset:
-    ds = _read(data, Comprehensive3DSRStorage)
+    ds = _read(BytesIO(data), Comprehensive3DSRStorage)
     _check_header(ds, sources)
     flags = (ds.get("VerificationFlag"), ds.get("PreliminaryFlag"))
     require(flags == ("UNVERIFIED", "PRELIMINARY"), "FLAGS_WRONG", "verification, preliminary")
@@ -138,9 +145,22 @@ def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dat
     return ds
 
 
-def _read(data: bytes, sop_class: str) -> Dataset:
+def _read_before_pixels(data: bytes, sop_class: str) -> tuple[Dataset, memoryview]:
+    """What stands before the pixel data, and they: no copy, 234 MB of a whole body. Nothing may follow them."""
+    file = BytesIO(data)
+    ds = _read(file, sop_class, stop_before_pixels=True)
+    require(ds.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian, "NOT_READABLE", "not Explicit VR Little Endian")
+    begin = file.tell() + _PIXEL_HEAD_BYTES
+    head = data[file.tell() : begin]
+    require(head[:-4] in _PIXEL_HEADS, "NOT_READABLE", "no pixel data where they should be")
+    length = int.from_bytes(head[-4:], "little")
+    require(begin + length == len(data), "GRID_MISMATCH", "pixel data do not end with the file")
+    return ds, memoryview(data)[begin:]
+
+
+def _read(file: BytesIO, sop_class: str, *, stop_before_pixels: bool = False) -> Dataset:
     try:
-        ds = dcmread(BytesIO(data))
+        ds = dcmread(file, stop_before_pixels=stop_before_pixels)
     except (InvalidDicomError, ValueError, EOFError) as cause:
         raise OutputInvalid("NOT_READABLE", type(cause).__name__) from None
     meta = ds.file_meta
