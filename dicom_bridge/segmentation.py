@@ -24,7 +24,7 @@ from dicom_bridge.composite import (
     referenced_series,
     source_head,
 )
-from dicom_bridge.packed import pack
+from dicom_bridge.packing import pack
 from dicom_bridge.result_context import (
     SEG_SERIES_NUMBER,
     Algorithm,

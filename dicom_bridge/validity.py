@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 
-import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -19,6 +18,7 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, Segmen
 
 from dicom_bridge import report_rules
 from dicom_bridge.items import Item, items_of
+from dicom_bridge.packed import any_blank
 from dicom_bridge.report_rules import (
     CONTENT,
     CONTINUITY,
@@ -110,9 +110,9 @@ def _segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
     numbers = [int(segment.SegmentNumber) for segment in ds.SegmentSequence]
     require(numbers == list(range(1, len(numbers) + 1)), "SEGMENT_UNKNOWN", "numbers are not contiguous from 1")
     require(drawn == set(numbers), "SEGMENT_EMPTY", "a described segment has no frame")
-    size = (int(ds.NumberOfFrames) * ds.Rows * ds.Columns + 7) // 8
+    size = (len(frames) * ds.Rows * ds.Columns + 7) // 8
     require(len(pixels) == size + size % 2, "GRID_MISMATCH", "pixel data are not as long as the frames")
-    require(bool(np.frombuffer(pixels, dtype=np.uint8).any()), "SEGMENT_EMPTY", "no pixel is set")
+    require(not any_blank(pixels, len(frames), ds.Rows * ds.Columns), "SEGMENT_EMPTY", "a frame without a pixel")
     for segment in ds.SegmentSequence:
         require(bool(segment.get("TrackingUID") and segment.get("TrackingID")), "TRACKING_MISSING", "in SEG")
     _check_identities(ds, [_macro_identity(segment) for segment in ds.SegmentSequence])
