@@ -89,7 +89,7 @@ PATCHES: dict[str, tuple[str, Callable[[bytes, list[Dataset]], bytes]]] = {
     ),
     "the transfer syntax": (
         "NOT_READABLE",
-        lambda data, _: nth(data, 0, b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0"),
+        lambda data, _: nth(data, 0, EXPLICIT, EXPLICIT.replace(b"1\0", b"5\0")),
     ),
 }
 LAST = phantom.series((1, 1, 1))[0].SeriesInstanceUID[-1]
