@@ -93,6 +93,15 @@ def test_odd_matrices_are_packed_without_padding_between_frames() -> None:
     assert len(dcmread(io.BytesIO(data)).PixelData) == 90
 
 
+def test_an_odd_number_of_octets_is_padded() -> None:
+    """Three frames of eight pixels: three octets and one that is nobody's (PS3.5 8.1.1)."""
+    sources, mask = phantom.series((3, 2, 4)), np.ones((3, 2, 4), np.bool_)
+    mask[1, 0] = False
+    data = made(mask, sources=sources)
+    assert dcmread(io.BytesIO(data)).PixelData == b"\xff\xf0\xff\0" == data[-4:]
+    assert np.array_equal(read_back(data, sources)[..., 0], mask)
+
+
 def test_overlapping_segments_are_each_kept_whole() -> None:
     """A lesion inside the brain: both masks come back, and the SEG says that segments overlap."""
     sources = phantom.series(SHAPE)
