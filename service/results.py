@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from audit import durable
-from dicom_bridge import keyimage, readback, report, segmentation, uids, validity
+from dicom_bridge import keyimage, readback, report, segmentation, uids
 from dicom_bridge.peers import ReportGroups
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.result_context import Charset, Language, ResultContext
@@ -124,7 +124,7 @@ class ResultWriter:
             device=findings.device,
             deadline_ms=round(model.manifest.deadline_s * MS),
             # Of the version that made the objects, which after an update is not the one that tells of them.
-            software=f"zhiying {readback.read_report(sr_path).software}",
+            software=f"zhiying {readback.read_document(sr_path).SoftwareVersions}",
         )
 
     def deny(
@@ -170,8 +170,7 @@ class ResultWriter:
     ) -> None:
         about = (model.manifest, model.ref, loaded.headers)
         # Every writer checks what it wrote against our own rules before it gives it away.
-        seg = segmentation.write_seg(findings, *about, context) if _drawn(findings) else None
-        reread = None if seg is None else validity.check_segmentation(seg, loaded.headers)
+        seg, reread = segmentation.make_seg(findings, *about, context) if _drawn(findings) else (None, None)
         sr = report.write_sr(findings, *about, reread, context)
         # Nobody has seen these bytes before the CALL_RESULT entry names them, so an earlier half-made set may go.
         folder = self._root / call
@@ -205,4 +204,9 @@ def _output(path: Path, call: str) -> dict[str, str]:
     """What the log says of one file, whose name tells what it is."""
     kind, _, number = path.stem.upper().partition("-")
     uid = uids.derive(kind, call, *(keyimage.uid_parts(int(number)) if number else ()))
-    return {"kind": kind, "uid": uid, "digest": f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"}
+    return {"kind": kind, "uid": uid, "digest": f"sha256:{_digest(path)}"}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
