@@ -356,7 +356,7 @@ def test_without_an_address_there_is_no_link(tmp_path) -> None:
 
 @pytest.mark.parametrize("source", [*SOURCES, DX])
 def test_detections_are_read_back_as_they_were(source, tmp_path) -> None:
-    """highdicom reads place, slice, frame, finding, site and score of each, in order, tracked alone; dcmqi the scores."""
+    """highdicom reads place, slice, frame, finding, site and score of each, in order; dcmqi the scores, too."""
     made = make("detections", "findings", tmp_path, source=source)
     groups = hd.sr.srread(io.BytesIO(made.data)).content.get_planar_roi_measurement_groups()
     assert len({group.tracking_uid for group in groups}) == len(groups) == 3
