@@ -36,6 +36,7 @@ class OutputInvalid(BridgeError):
             "PROCEDURE_MISSING",
             "REASON_INVALID",
             "SEGMENTATION_EMPTY",
+            "SEGMENTS_OVERLAP",
             "SEGMENT_DUPLICATE",
             "SEGMENT_EMPTY",
             "SEGMENT_NOT_MEASURED",

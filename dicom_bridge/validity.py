@@ -23,7 +23,17 @@ from dicom_bridge import report_rules
 from dicom_bridge.report_rules import coded, named, value_of, walk
 from dicom_bridge.unfit import OutputInvalid, require
 
-__all__ = ["TEXT_MARKS", "OutputInvalid", "check_report", "check_segmentation", "read_common", "readable"]
+__all__ = [
+    "TEXT_MARKS",
+    "OutputInvalid",
+    "check_identities",
+    "check_report",
+    "check_segmentation",
+    "macro_identity",
+    "read_common",
+    "readable",
+    "slice_of",
+]
 
 _FRAME_GROUPS = 0x52009230
 _DERIVATION_IMAGE = 0x00089124
@@ -62,7 +72,7 @@ def read_common(data: bytes, sop_class: str, sources: Sequence[Dataset]) -> Data
     """Read an object's bytes and check what all kinds have in common. Raises OutputInvalid."""
     ds = _read(data, sop_class)
     _check_header(ds, sources)
-    _check_identities(ds, [])
+    check_identities(ds, [])
     return ds
 
 
@@ -78,7 +88,7 @@ def readable() -> Iterator[None]:
 def _segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
     ds = _read(data, SegmentationStorage)
     _check_header(ds, sources)
-    slices = {_slice_of(s): tuple(float(v) for v in s.ImagePositionPatient) for s in sources}
+    slices = {slice_of(s): tuple(float(v) for v in s.ImagePositionPatient) for s in sources}
     listed = [
         (series.get(_SERIES_UID), instance.get(_SOP_INSTANCE))
         for series in _items(ds, _REFERENCED_SERIES)
@@ -100,7 +110,7 @@ def _segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
     require(any(ds.PixelData), "SEGMENT_EMPTY", "no pixel is set")
     for segment in ds.SegmentSequence:
         require(bool(segment.get("TrackingUID") and segment.get("TrackingID")), "TRACKING_MISSING", "in SEG")
-    _check_identities(ds, [_macro_identity(segment) for segment in ds.SegmentSequence])
+    check_identities(ds, [macro_identity(segment) for segment in ds.SegmentSequence])
     return ds
 
 
@@ -125,7 +135,7 @@ def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dat
     require(any(m in c for c in comments for m in TEXT_MARKS), "MARKING_MISSING", "no marking text in the tree")
     groups = [i for i in items if named(i, "125007")]
     report_rules.check_outcome(ds, items, groups)
-    _check_identities(ds, [_observer_identity(top), *(_group_identity(g) for g in groups)])
+    check_identities(ds, [_observer_identity(top), *(_group_identity(g) for g in groups)])
     report_rules.check_groups(groups, seg)
     _check_evidence(ds, items, sources, seg)
     _check_frames(items, sources)
@@ -213,7 +223,7 @@ def _parse_elements(data: bytes, known: dict[bytes, list[_Item]]) -> _Item:
     return item
 
 
-def _slice_of(source: Dataset) -> tuple[str, str]:
+def slice_of(source: Dataset) -> tuple[str, str]:
     """What a slice of the source is called: its instance, and its frame's number where it is one of several."""
     return str(source.SOPInstanceUID), str(source.get("ReferencedFrameNumber", ""))
 
@@ -231,7 +241,8 @@ def _check_frame(frame: _Item, slices: dict[tuple[str, str], tuple[float, ...]])
     return int(number)
 
 
-def _macro_identity(segment: Dataset) -> dict[str, str]:
+def macro_identity(segment: Dataset) -> dict[str, str]:
+    """How a segment names the algorithm that drew it."""
     items = segment.get("SegmentationAlgorithmIdentificationSequence") or []
     require(len(items) == 1, "ALGORITHM_IDENTITY_DIFFERS", "a segment names no algorithm")
     require(segment.SegmentAlgorithmName == items[0].AlgorithmName, "ALGORITHM_IDENTITY_DIFFERS", "segment name")
@@ -255,7 +266,7 @@ def _group_identity(group: Dataset) -> dict[str, str]:
     return {"ManufacturerModelName": value_of(content, "111001"), "SoftwareVersions": value_of(content, "111003")}
 
 
-def _check_identities(ds: Dataset, stated: Sequence[Mapping[str, str]]) -> None:
+def check_identities(ds: Dataset, stated: Sequence[Mapping[str, str]]) -> None:
     """IHE AIR Table 6.5.3.1-1: wherever the algorithm is named, it equals the Contributing Equipment item."""
     equipment = [
         item
@@ -273,7 +284,7 @@ def _check_identities(ds: Dataset, stated: Sequence[Mapping[str, str]]) -> None:
 
 def _check_frames(items: Sequence[Dataset], sources: Sequence[Dataset]) -> None:
     """An IMAGE item that names a source names one slice of it: the whole image, or the very frame."""
-    slices = {_slice_of(s) for s in sources}
+    slices = {slice_of(s) for s in sources}
     instances = {uid for uid, _ in slices}
     for item in items:
         for reference in item.get("ReferencedSOPSequence") or []:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import structlog
+
 from audit import durable
-from dicom_bridge import keyimage, readback, report, segmentation, uids, validity
-from dicom_bridge.peers import ReportGroups
+from dicom_bridge import keyimage, readback, report, segmented, uids
+from dicom_bridge.peers import ReportGroups, Segmentation
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.result_context import Charset, Language, ResultContext
 from dicom_bridge.volume import LoadedSeries
@@ -31,6 +33,8 @@ SR = "sr.dcm"
 SC = "sc-{:03d}.dcm"
 SC_FILES = "sc-[0-9][0-9][0-9].dcm"
 MS = 1000
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class Written:
 class ResultStyle:
     """How this site wants its results, and its PACS: the output profile.
 
-    `key_images`: whether a picture of each segment goes with SEG and SR. `report_groups`: as the receiving peer's.
+    `key_images`: whether a picture of each segment goes with SEG and SR. `report_groups`, `segmentation`: as the
+    receiving peer's.
     `decide_at`: under which address readers' browsers reach us, of the form links.BASE; then results carry a link.
     """
 
@@ -60,6 +65,7 @@ class ResultStyle:
     key_images: bool = False
     decide_at: str | None = None
     report_groups: ReportGroups = ReportGroups.VOLUMETRIC
+    segmentation: Segmentation = Segmentation.BINARY
 
 
 class ResultWriter:
@@ -181,9 +187,11 @@ class ResultWriter:
     ) -> None:
         about = (model.manifest, model.ref, loaded.headers)
         # Every writer checks what it wrote against our own rules before it gives it away.
-        seg = segmentation.write_seg(findings, *about, context) if _drawn(findings) else None
-        reread = None if seg is None else validity.check_segmentation(seg, loaded.headers)
-        sr = report.write_sr(findings, *about, reread, context)
+        wanted = self._style.segmentation
+        seg = segmented.write_segmentation(findings, *about, context, wanted) if _drawn(findings) else None
+        if seg is not None and seg.instead is not None:
+            _log.warning("segmentation_is_binary", call=call, code=seg.instead)
+        sr = report.write_sr(findings, *about, None if seg is None else seg.read, context)
         # Nobody has seen these bytes before the CALL_RESULT entry names them, so an earlier half-made set may go.
         folder = self._root / call
         for path in self.files(call):
@@ -192,7 +200,7 @@ class ResultWriter:
             for segment, data in keyimage.write_key_images(findings, *about, loaded.volume.voxels, context):
                 durable.replace(folder / SC.format(segment), data)
         if seg is not None:
-            durable.replace(folder / SEG, seg)
+            durable.replace(folder / SEG, seg.data)
         # The report is the last: where it is, all is.
         durable.replace(folder / SR, sr)
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from dicom_bridge.peers import ReportGroups, Retrieve, Send
+from dicom_bridge.peers import ReportGroups, Retrieve, Segmentation, Send
 from ethics_review.vocabulary import MINORS, OPT_OUT_CHECK, is_requirement
 from service.links import BASE
 
@@ -127,7 +127,15 @@ class PeerSection(Section):
             raise ValueError("verdicts = true needs addresses, a certificate or tls: an AE title anybody can write")
         return self
 
+    @model_validator(mode="after")
+    def _reports_stay_readable(self) -> "PeerSection":
+        """DCMTK until 3.6.7 cannot open a report whose tree names an image of a class that it does not know."""
+        if self.segmentation is Segmentation.LABELMAP and self.report_groups is not ReportGroups.PLANAR:
+            raise ValueError('segmentation = "LABELMAP" needs report_groups = "PLANAR": docs/hazards.md, V10')
+        return self
+
     report_groups: ReportGroups = ReportGroups.VOLUMETRIC  # of reports to it; PLANAR for older viewers: hazards.md, V1
+    segmentation: Segmentation = Segmentation.BINARY  # of results to it; LABELMAP where it takes them: hazards.md, V5
 
 
 class Results(Section):

@@ -341,6 +341,7 @@ class Service:
             key_images=config.results.key_images,
             decide_at=config.results.decide_at,
             report_groups=config.report_groups,
+            segmentation=config.segmentation,
         )
 
         def observe(step: str, moment: str, subject: str) -> None:
