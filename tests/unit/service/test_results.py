@@ -8,13 +8,14 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
+import structlog
 from pydicom.dataset import Dataset
 
 from audit.checkpoint import Checkpoint
 from audit.note import Signer
 from dicom_bridge import receipt, uids
 from dicom_bridge.attributes import Attributes
-from dicom_bridge.peers import ReportGroups
+from dicom_bridge.peers import ReportGroups, Segmentation
 from dicom_bridge.readback import read_document, read_report, read_segmentation
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.validity import OutputInvalid
@@ -336,6 +337,24 @@ def test_the_profile_shapes_the_report_and_a_kept_report_keeps_its_shape(tmp_pat
     fresh.keep(CALL, _found())
     fresh.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
     assert templates(fresh) == {"1411"}
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_a_peer_s_label_map_or_binary_with_a_code(tmp_path: Path, overlapping: bool) -> None:
+    """One SEG under one UID, of the wanted type; where segments overlap it is BINARY, and a warning says why."""
+    wanted = replace(STYLE, report_groups=ReportGroups.PLANAR, segmentation=Segmentation.LABELMAP)
+    writer = ResultWriter(tmp_path / "results", wanted)
+    brain, bleed = simulated.ellipsoid(SHAPE), simulated.ellipsoid(SHAPE, size=0.15)
+    writer.keep(CALL, simulated.findings(brain if overlapping else brain & ~bleed, bleed))
+    with structlog.testing.capture_logs() as said:
+        written = writer.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None)
+
+    seg = read_segmentation(writer.files(CALL)[0])
+    assert seg.kind == ("BINARY" if overlapping else "LABELMAP")
+    assert seg.labels == ("Brain", "Hemorrhage")
+    assert written.outputs[0]["uid"] == seg.sop_uid == uids.derive("SEG", CALL)
+    warning = {"event": "segmentation_is_binary", "log_level": "warning", "call": CALL, "code": "SEGMENTS_OVERLAP"}
+    assert said == ([warning] if overlapping else [])
 
 
 def templates(writer: ResultWriter) -> set[str]:
