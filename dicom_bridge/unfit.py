@@ -22,6 +22,8 @@ class OutputInvalid(BridgeError):
             "FLAGS_WRONG",
             "FRAME_REFERENCE_WRONG",
             "GRID_MISMATCH",
+            "HEAT_MAP_SCALE",
+            "HEAT_MAP_UNKNOWN",
             "IDENTITY_DIFFERS",
             "KINDS_MIXED",
             "KEY_IMAGE_PIXELS",

@@ -62,10 +62,10 @@ def check_segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
         return _segmentation(data, sources)
 
 
-def check_report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dataset:
+def check_report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None, heat: Dataset | None = None) -> Dataset:
     """Read an SR's bytes and refuse what must not be sent; gives the data set read. Raises OutputInvalid."""
     with readable():
-        return _report(data, sources, seg)
+        return _report(data, sources, seg, heat)
 
 
 def read_common(data: bytes, sop_class: str, sources: Sequence[Dataset]) -> Dataset:
@@ -114,7 +114,7 @@ def _segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
     return ds
 
 
-def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dataset:
+def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None, heat: Dataset | None) -> Dataset:
     ds = _read(data, Comprehensive3DSRStorage)
     _check_header(ds, sources)
     flags = (ds.get("VerificationFlag"), ds.get("PreliminaryFlag"))
@@ -137,7 +137,7 @@ def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dat
     report_rules.check_outcome(ds, items, groups)
     check_identities(ds, [_observer_identity(top), *(_group_identity(g) for g in groups)])
     report_rules.check_groups(groups, seg)
-    _check_evidence(ds, items, sources, seg)
+    _check_evidence(ds, items, sources, [one for one in (seg, heat) if one is not None])
     _check_frames(items, sources)
     return ds
 
@@ -293,17 +293,17 @@ def _check_frames(items: Sequence[Dataset], sources: Sequence[Dataset]) -> None:
             require(uid not in instances or shown in slices, "FRAME_REFERENCE_WRONG", "an image item's frame")
 
 
-def _check_evidence(ds: Dataset, items: Sequence[Dataset], sources: Sequence[Dataset], seg: Dataset | None) -> None:
+def _check_evidence(ds: Dataset, items: Sequence[Dataset], sources: Sequence[Dataset], made: Sequence[Dataset]) -> None:
     """Evidence = references: what the tree names, a series named by UID with all its instances (PS3.3 C.17.2).
 
-    And the SEG in any case: regions do not name it, and it must be reached from the report.
+    And in any case what was `made` with it: regions name no SEG, nothing names heat maps, and a report leads to all.
     """
     evidence: list[str] = []
     for study in _items(ds, _EVIDENCE):
         require(study.get(_STUDY_UID) == ds.StudyInstanceUID, "EVIDENCE_DIFFERS", "evidence of another study")
         for series in study.get(_REFERENCED_SERIES, []):
             evidence += [str(instance.get(_SOP_INSTANCE)) for instance in series.get(_REFERENCED_SOPS, [])]
-    referred: set[str] = set() if seg is None else {str(seg.SOPInstanceUID)}
+    referred = {str(one.SOPInstanceUID) for one in made}
     for item in items:
         referred |= {str(r.ReferencedSOPInstanceUID) for r in item.get("ReferencedSOPSequence") or []}
     whole = {str(i.UID) for i in items if named(i, "121232")}

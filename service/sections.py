@@ -143,6 +143,7 @@ class Results(Section):
 
     to: str | None = None  # a peer's name; none: results are made, logged and kept, but nobody sees them
     denials: bool = False  # a report also where the gate refuses: "AI not performed", and the code
+    heat_maps: bool = False  # besides them the probability maps of models that give any, for systems that read them
     key_images: bool = False  # besides SEG and SR a picture of each segment, for viewers that show neither
     keep_trying_days: float = Field(7.0, gt=0)  # a long holiday weekend with nobody to repair the PACS, and some more
     commitment_wait_h: float = Field(24.0, gt=0)  # then we ask the PACS by C-FIND, and send again what it has not
