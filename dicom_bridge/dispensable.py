@@ -1,6 +1,6 @@
-"""Which objects of a batch a peer may refuse for good without harm: key images beside SEG and SR.
+"""Which objects of a batch a peer may refuse for good without harm: key images and heat maps beside SEG and SR.
 
-They say nothing that SEG and SR do not say: a peer that has these two has the result.
+Pictures say nothing that SEG and SR do not say, and heat maps are no finding: a peer that has these two has the result.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from dicom_bridge.status import Fate, fate
 from dicom_bridge.store_scu import SendResult
 
 REFUSED: Final = "KEY_IMAGE_REFUSED"
-"""Code of a batch that was delivered without its key images."""
+"""Code of a batch that was delivered without its key images, or its heat maps."""
+HEAT_MAPS: Final = "heat.dcm"
+"""Name of the file of heat maps: they are a segmentation by their class, and only that the name tells apart."""
 
 
 def dispensable(batch: Batch, output: Output) -> bool:
     """Whether the batch is a result without this one of its objects; a batch of pictures alone is none."""
-    pictures = [one.sop_class == SecondaryCaptureImageStorage for one in batch.outputs]
-    return output.sop_class == SecondaryCaptureImageStorage and not all(pictures)
+    return _beside(output) and not all(_beside(one) for one in batch.outputs)
 
 
 def held(batch: Batch) -> tuple[Output, ...]:
@@ -30,7 +31,7 @@ def held(batch: Batch) -> tuple[Output, ...]:
 
 
 def left_out(batch: Batch) -> tuple[Output, ...]:
-    """The key images that the peer did not take, of a batch that is stored or further."""
+    """The key images and heat maps that the peer did not take, of a batch that is stored or further."""
     return tuple(output for output in batch.outputs if not output.stored and dispensable(batch, output))
 
 
@@ -41,6 +42,10 @@ def settled(batch: Batch, missing: Sequence[Output], result: SendResult) -> bool
         or (dispensable(batch, output) and _refused(status, hopeless=result.hopeless))
         for output, status in zip(missing, result.statuses, strict=True)
     )
+
+
+def _beside(output: Output) -> bool:
+    return output.sop_class == SecondaryCaptureImageStorage or output.path.name == HEAT_MAPS
 
 
 def _refused(status: int | None, *, hopeless: bool) -> bool:

@@ -16,6 +16,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_bridge.errors import BridgeError, Fault
+from dicom_bridge.segment_pixels import frame_numbers, mask_of
 
 MARKING = "AI output, not reviewed by a physician"
 PIXELS_PER_MM = 2.0  # of the drawn planes: fine enough for a 1 mm outline
@@ -56,7 +57,7 @@ class _Slices:
 
 
 def draw(segmentation: Path, sources: Sequence[Path], out: Path, *, segment: int = 1) -> None:
-    """Write a PNG of one segment of a BINARY SEG on the images it was made from.
+    """Write a PNG of one segment of a SEG, BINARY or a label map, on the images it was made from.
 
     Left: axial as radiologists look at it (patient's right on the left); middle: coronal; right: sagittal, face to the
     left. Raises OverlayRefused when the SEG is empty, or a frame of it lies on none of the sources.
@@ -116,11 +117,9 @@ def _mask_on(sources: _Slices, seg: Dataset, segment: int) -> NDArray[np.bool_]:
     mask = np.zeros(sources.voxels.shape, dtype=bool)
     if [int(seg.Rows), int(seg.Columns)] != list(mask.shape[1:]):
         raise OverlayRefused("OVERLAY_MISMATCH", "the segmentation's matrix is not that of the source images")
-    frames = np.atleast_3d(seg.pixel_array).reshape(int(seg.NumberOfFrames), seg.Rows, seg.Columns)
     shared = seg.SharedFunctionalGroupsSequence[0]
-    for frame, groups in zip(frames, seg.PerFrameFunctionalGroupsSequence, strict=True):
-        identification = groups if "SegmentIdentificationSequence" in groups else shared
-        if identification.SegmentIdentificationSequence[0].ReferencedSegmentNumber != segment:
+    for index, groups in enumerate(seg.PerFrameFunctionalGroupsSequence):
+        if segment not in frame_numbers(seg, index, groups, shared):
             continue
         plane = groups if "PlanePositionSequence" in groups else shared
         position = np.array(plane.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64)
@@ -128,7 +127,7 @@ def _mask_on(sources: _Slices, seg: Dataset, segment: int) -> NDArray[np.bool_]:
         nearest = int(distances.argmin())
         if distances[nearest] > NEAR_MM:
             raise OverlayRefused("OVERLAY_MISMATCH", "a frame of the segmentation lies on none of the source images")
-        mask[nearest] |= frame.astype(bool)
+        mask[nearest] |= mask_of(seg, index, segment)
     if not mask.any():
         raise OverlayRefused("OVERLAY_EMPTY", "the segment is empty")
     return mask

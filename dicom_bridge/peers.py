@@ -52,6 +52,17 @@ class ReportGroups(StrEnum):
     PLANAR = "PLANAR"
 
 
+class Segmentation(StrEnum):
+    """The type (PS3.3 C.8.20.2) of the segmentations for a peer.
+
+    BINARY: one bit a pixel, a frame for each segment; LABELMAP: numbers of segments, in a storage class of its own,
+    where no two of them overlap, else BINARY all the same.
+    """
+
+    BINARY = "BINARY"
+    LABELMAP = "LABELMAP"
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """One application entity: a name for people and the log, where it listens, and what it can do.
@@ -66,6 +77,7 @@ class Peer:
     assumed_charset: the character set (0008,0005) of what it sends without one, or with one that is not true.
     quiet_s: seconds of silence after which a study of its is complete, where it answers no counts.
     report_groups: the reports that its viewers can show.
+    segmentation: the segmentations that it takes and its viewers can show.
     Raises PeerInvalid when a field cannot be what it says.
     """
 
@@ -85,6 +97,7 @@ class Peer:
     assumed_charset: str | None = None
     quiet_s: float | None = None
     report_groups: ReportGroups = ReportGroups.VOLUMETRIC
+    segmentation: Segmentation = Segmentation.BINARY
 
     def __post_init__(self) -> None:
         if _NAME.fullmatch(self.name) is None:

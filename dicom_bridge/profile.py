@@ -24,7 +24,8 @@ from dicom_bridge import tls
 from dicom_bridge.calling import CallLimits, called
 from dicom_bridge.commitment_messages import PUSH_MODEL, TRANSFER_SYNTAXES
 from dicom_bridge.errors import PeerFailed
-from dicom_bridge.peers import Peer, Send
+from dicom_bridge.peers import Peer, Segmentation, Send
+from dicom_bridge.segment_pixels import LABEL_MAP_STORAGE
 
 NOT_ACCEPTED: Final = "PEER_NO_CONTEXT"
 """Code of what the peer does not accept, as where a result is sent."""
@@ -45,6 +46,9 @@ class Need:
 
 
 _SEG: Final = Need("SEG", str(SegmentationStorage), _WRITTEN)
+_LABEL_MAP: Final = Need("LABELMAP", LABEL_MAP_STORAGE, _WRITTEN)
+_INSTEAD: Final = Need("BINARY", str(SegmentationStorage), _WRITTEN)
+"""What segments that overlap are sent as to a peer that takes label maps."""
 _SR: Final = Need("SR", str(Comprehensive3DSRStorage), _WRITTEN)
 _SC: Final = Need("SC", str(SecondaryCaptureImageStorage), _WRITTEN)
 _COMMITMENT: Final = Need("COMMITMENT", PUSH_MODEL, TRANSFER_SYNTAXES)
@@ -53,7 +57,8 @@ _FIND: Final = Need("C-FIND", str(StudyRootQueryRetrieveInformationModelFind))
 
 def needs(peer: Peer, *, key_images: bool) -> tuple[Need, ...]:
     """What results to this peer need of its DICOM port: objects by C-STORE, and what it is said to be able to."""
-    objects = (_SEG, _SR, *([_SC] if key_images else [])) if peer.send is Send.C_STORE else ()
+    masks = (_LABEL_MAP, _INSTEAD) if peer.segmentation is Segmentation.LABELMAP else (_SEG,)
+    objects = (*masks, _SR, *([_SC] if key_images else [])) if peer.send is Send.C_STORE else ()
     abilities = ((peer.commitment, _COMMITMENT), (peer.counts, _FIND))
     return (*objects, *(need for has, need in abilities if has))
 

@@ -23,8 +23,8 @@ from dicom_bridge.errors import BridgeError, Fault, VolumeRefused
 from dicom_bridge.heads import UNREADABLE
 from dicom_bridge.key_picture import Picture, draw
 from dicom_bridge.keyimage import window_of
-from dicom_bridge.packed import frame_of
 from dicom_bridge.result_context import MARKING
+from dicom_bridge.segment_pixels import described, frame_numbers, mask_of
 from dicom_bridge.volume import read_slices
 
 FRAMES_MAX: Final = 2000
@@ -49,8 +49,9 @@ class Named:
 def segments(segmentation: Path) -> tuple[Named, ...]:
     """The segments that a SEG describes. Raises LookRefused."""
     try:
-        seg = dcmread(segmentation, stop_before_pixels=True, specific_tags=["SegmentSequence"])
-        return tuple(Named(int(one.SegmentNumber), str(one.SegmentLabel)) for one in seg.SegmentSequence)
+        tags = ["SOPClassUID", "PixelPaddingValue", "SegmentSequence"]
+        seg = dcmread(segmentation, stop_before_pixels=True, specific_tags=list(tags))
+        return tuple(Named(int(one.SegmentNumber), str(one.SegmentLabel)) for one in described(seg))
     except UNREADABLE:
         raise LookRefused("LOOK_UNREADABLE", "the segmentation cannot be read") from None
 
@@ -64,12 +65,12 @@ def picture(segmentation: Path, number: int, sources: Mapping[str, Path], *, fra
         seg = dcmread(segmentation, defer_size="1 MB")
         if int(seg.NumberOfFrames) > frames_max:
             raise LookRefused("LOOK_TOO_LARGE", f"a segmentation of more than {frames_max} frames is for a viewer")
-        described = next(one for one in seg.SegmentSequence if one.SegmentNumber == number)
+        shown = next(one for one in described(seg) if one.SegmentNumber == number)
         mask, source = _key_frame(seg, number)
         uid = str(source.ReferencedSOPInstanceUID)
         if uid not in sources:
             raise LookRefused("LOOK_SOURCE_GONE", "the image that is to be shown is not here any more")
-        return _png(_picture(described, mask, sources[uid], source.get("ReferencedFrameNumber")))
+        return _png(_picture(shown, mask, sources[uid], source.get("ReferencedFrameNumber")))
     except FileNotFoundError:
         raise LookRefused("LOOK_SOURCE_GONE", "the file is not here any more") from None
     except (*UNREADABLE, StopIteration, VolumeRefused):
@@ -81,22 +82,22 @@ def _key_frame(seg: Dataset, number: int) -> tuple[NDArray[np.bool_], Dataset]:
     frames = [
         (at, frame)
         for at, frame in enumerate(seg.PerFrameFunctionalGroupsSequence)
-        if frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number
+        if number in frame_numbers(seg, at, frame, frame)
     ]
-    masks = [frame_of(seg.PixelData, at, (seg.Rows, seg.Columns)) for at, _ in frames]
+    masks = [mask_of(seg, at, number) for at, _ in frames]
     largest = max(range(len(masks)), key=lambda at: int(masks[at].sum()))
     return masks[largest], frames[largest][1].DerivationImageSequence[0].SourceImageSequence[0]
 
 
-def _picture(described: Dataset, mask: NDArray[np.bool_], path: Path, frame: int | None) -> Picture:
+def _picture(segment: Dataset, mask: NDArray[np.bool_], path: Path, frame: int | None) -> Picture:
     shown = next(one for one in read_slices([path]) if one.frame == (None if frame is None else int(frame)))
     plane = np.empty(shown.shape, dtype=np.float32)
     pixels.read_into([shown], [plane])
     if plane.shape != mask.shape:
         raise LookRefused("LOOK_UNREADABLE", "mask and image are not of one size")
     rows, columns = shown.spacing
-    label = str(described.SegmentLabel)
-    colour = [int(value) for value in described.RecommendedDisplayCIELabValue]
+    label = str(segment.SegmentLabel)
+    colour = [int(value) for value in segment.RecommendedDisplayCIELabValue]
     return Picture(
         plane=plane,
         mask=mask,

@@ -11,9 +11,10 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
 from dicom_bridge.errors import BridgeError, Fault
+from dicom_bridge.segment_pixels import SEGMENTATIONS, described
 
 
 class ReadBackFailed(BridgeError):
@@ -109,7 +110,7 @@ def read_statements(path: Path) -> tuple[Statement, ...]:
 def read_segmentation(path: Path) -> SegmentationFacts:
     """What a SEG file says. Raises ReadBackFailed."""
     seg = _read(path)
-    if seg.get("SOPClassUID") != SegmentationStorage:
+    if seg.get("SOPClassUID") not in SEGMENTATIONS:
         raise ReadBackFailed("NOT_A_SEGMENTATION", "the object is no segmentation")
     return SegmentationFacts(
         sop_uid=str(seg.SOPInstanceUID),
@@ -117,7 +118,7 @@ def read_segmentation(path: Path) -> SegmentationFacts:
         patient_name=str(seg.PatientName),
         kind=str(seg.get("SegmentationType", "")),
         frames=int(seg.get("NumberOfFrames", 0)),
-        labels=tuple(str(item.get("SegmentLabel", "")) for item in seg.get("SegmentSequence", ())),
+        labels=tuple(str(item.get("SegmentLabel", "")) for item in described(seg)),
     )
 
 

@@ -70,12 +70,14 @@ def write_sr(
     seg: Dataset | None,
     context: ResultContext,
     failed: Sequence[str] = (),
+    heat: Dataset | None = None,
 ) -> bytes:
     """The SR of one call as a Part 10 file, already through our own validity check.
 
     `seg` is the SEG written for the same call (`write_seg`), None when no segment has a pixel. `failed`: coded reasons
     (upper case) of the parts of the model that did not come to an end; then the report is PARTIAL, and what the
-    findings do not speak of is undetermined, never absent. Raises OutputInvalid, CharsetRefused.
+    findings do not speak of is undetermined, never absent. `heat`: the heat maps written for the same call, which the
+    report leads to and does not show. Raises OutputInvalid, CharsetRefused.
     """
     shape = grid_shape(sources)
     segments = drawn_segments(findings, manifest, shape)
@@ -91,7 +93,7 @@ def write_sr(
     outlines = {s.number: key_outline(s.found.part, s.found.origin) for s in segments}
     shown = {outline.slice_index for outline in outlines.values()} | {d.slice_index for _, d in detections}
     key_slices = sorted(shown) or [len(sources) // 2]
-    ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, seg, key_slices, context.report_groups)]
+    ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, seg, key_slices, context.report_groups, heat)]
     tree = [
         *_document_context(manifest, algorithm, source_head(sources), context),
         _image_library([sources[k] for k in key_slices]),
@@ -113,7 +115,7 @@ def write_sr(
     if _scored_by_us(manifest) or context.decide_at is not None:
         ds.CodingSchemeIdentificationSequence = [_private_scheme()]
     data = part10(ds, Comprehensive3DSRStorage, context.uid("SR"))
-    check_report(data, sources, seg)
+    check_report(data, sources, seg, heat)
     return data
 
 
@@ -190,9 +192,13 @@ def _image_library(images: Sequence[Dataset]) -> content.Item:
 
 
 def _evidence(
-    sources: Sequence[Dataset], seg: Dataset | None, key_slices: Sequence[int], groups: ReportGroups
+    sources: Sequence[Dataset],
+    seg: Dataset | None,
+    key_slices: Sequence[int],
+    groups: ReportGroups,
+    heat: Dataset | None = None,
 ) -> Dataset:
-    """The SEG, and every instance that the tree refers to, each once (PS3.3 C.17.2.3).
+    """The SEG, the heat maps, and every instance that the tree refers to, each once (PS3.3 C.17.2.3).
 
     Volumetric groups name the SEG and the whole source series; all others, only the image library's slices. The SEG is
     listed all the same, as made for the same request: results that a report does not lead to count as unrelated.
@@ -200,8 +206,7 @@ def _evidence(
     whole = seg is not None and groups is ReportGroups.VOLUMETRIC
     used = sources if whole else [sources[k] for k in key_slices]
     series = [referenced_series(used, _REFERENCED_SOPS)]
-    if seg is not None:
-        series.append(referenced_series([seg], _REFERENCED_SOPS))
+    series += [referenced_series([one], _REFERENCED_SOPS) for one in (seg, heat) if one is not None]
     return _study_item(str(sources[0].StudyInstanceUID), series)
 
 

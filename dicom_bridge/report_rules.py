@@ -11,6 +11,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from dicom_bridge.items import Item
+from dicom_bridge.segment_pixels import described
 from dicom_bridge.unfit import require
 
 CONTENT: Final = 0x0040A730
@@ -142,7 +143,7 @@ def _check_tracking(groups: Sequence[Item], seg: Dataset) -> None:
 
     A planar group names no segment: its tracking is the only thread, and its place among the groups the segment's.
     """
-    in_seg = {int(s.SegmentNumber): (str(s.TrackingID), str(s.TrackingUID)) for s in seg.SegmentSequence}
+    in_seg = {int(s.SegmentNumber): (str(s.TrackingID), str(s.TrackingUID)) for s in described(seg)}
     in_sr: dict[int, tuple[str, str]] = {}
     for place, group in enumerate(groups, start=1):
         content = group[CONTENT]

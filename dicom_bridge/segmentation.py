@@ -130,6 +130,23 @@ def make_seg(
     if not segments:
         raise OutputInvalid("SEGMENTATION_EMPTY", "no segment has a pixel; a report alone is the result")
     algorithm = Algorithm.of(manifest, ref)
+    ds = header(sources, context, algorithm)
+    image_modules(ds, sources, shape, "BINARY", bits=1)
+    ds.SegmentsOverlap = "YES" if overlap(segments) else "NO"
+    ds.NumberOfFrames = sum(len(segment.planes) for segment in segments)
+    ds.SegmentSequence = [segment_item(s, algorithm, context) for s in segments]
+    dimensions(ds, context.uid("SEG-DIMENSIONS"))
+    ds.SharedFunctionalGroupsSequence = [shared_groups(sources)]
+    explicit.put_sequence(ds, _PER_FRAME_GROUPS, _frame_groups(sources, segments))
+    # Common Instance Reference (PS3.3 C.12.2): the whole source series, each instance once.
+    explicit.put_sequence(ds, _REFERENCED_SERIES, [referenced_series(sources, _REFERENCED_INSTANCES)])
+    frames = [(segment.found, k) for segment in segments for k in segment.planes]
+    data = part10(ds, SegmentationStorage, context.uid("SEG"), pack(frames, shape[1:]))
+    return data, check_segmentation(data, sources)
+
+
+def header(sources: Sequence[Dataset], context: ResultContext, algorithm: Algorithm) -> Dataset:
+    """A new segmentation of any type, as far as General Series and Frame of Reference. Raises OutputInvalid."""
     head = source_head(sources)
     if not head.FrameOfReferenceUID:
         raise OutputInvalid("SOURCE_ATTRIBUTE_MISSING", "the source has no FrameOfReferenceUID")
@@ -142,43 +159,34 @@ def make_seg(
         ds.BodyPartExamined = body_part
     ds.FrameOfReferenceUID = head.FrameOfReferenceUID
     ds.PositionReferenceIndicator = ""
-    _image_modules(ds, sources, shape, segments)
-    ds.SegmentSequence = [_segment_item(s, algorithm, context) for s in segments]
-    _dimensions(ds, context.uid("SEG-DIMENSIONS"))
-    ds.SharedFunctionalGroupsSequence = [_shared_groups(sources)]
-    explicit.put_sequence(ds, _PER_FRAME_GROUPS, _frame_groups(sources, segments))
-    # Common Instance Reference (PS3.3 C.12.2): the whole source series, each instance once.
-    explicit.put_sequence(ds, _REFERENCED_SERIES, [referenced_series(sources, _REFERENCED_INSTANCES)])
-    frames = [(segment.found, k) for segment in segments for k in segment.planes]
-    data = part10(ds, SegmentationStorage, context.uid("SEG"), pack(frames, shape[1:]))
-    return data, check_segmentation(data, sources)
+    return ds
 
 
-def _image_modules(
-    ds: Dataset, sources: Sequence[Dataset], shape: tuple[int, int, int], segments: Sequence[DrawnSegment]
+def image_modules(
+    ds: Dataset, sources: Sequence[Dataset], shape: tuple[int, int, int], kind: str, *, bits: int
 ) -> None:
-    """General Image, Image Pixel and Segmentation Image, but for the pixel data itself."""
+    """General Image, Image Pixel and Segmentation Image, but for overlap and the pixels; `kind`: Segmentation Type."""
     ds.ImageType = ["DERIVED", "PRIMARY"]
     ds.PatientOrientation = None
     _, ds.Rows, ds.Columns = shape
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
-    ds.BitsAllocated = ds.BitsStored = 1
-    ds.HighBit = ds.PixelRepresentation = 0
+    ds.BitsAllocated = ds.BitsStored = bits
+    ds.HighBit = bits - 1
+    ds.PixelRepresentation = 0
     lossy_history(ds, sources)
-    ds.SegmentationType = "BINARY"
+    ds.SegmentationType = kind
     ds.ContentLabel = "AI_SEG"
     ds.ContentDescription = "AI segmentation"
     ds.ContentCreatorName = ""
-    ds.SegmentsOverlap = "YES" if _overlap(segments) else "NO"
-    ds.NumberOfFrames = sum(len(segment.planes) for segment in segments)
 
 
 def _planes_of(found: SegmentMask) -> tuple[int, ...]:
     return tuple(found.origin[0] + k for k, plane in enumerate(found.part) if plane.any())
 
 
-def _overlap(segments: Sequence[DrawnSegment]) -> bool:
+def overlap(segments: Sequence[DrawnSegment]) -> bool:
+    """Whether a voxel is of two of them."""
     seen = np.zeros(segments[0].found.shape, dtype=np.bool_)
     for segment in segments:
         here = seen[segment.found.box]
@@ -188,7 +196,8 @@ def _overlap(segments: Sequence[DrawnSegment]) -> bool:
     return False
 
 
-def _segment_item(segment: DrawnSegment, algorithm: Algorithm, context: ResultContext) -> Dataset:
+def segment_item(segment: DrawnSegment, algorithm: Algorithm, context: ResultContext) -> Dataset:
+    """The description of a segment (PS3.3 C.8.20.2)."""
     spec = segment.spec
     track = tracking(context, spec.number, spec.label)
     item = Dataset()
@@ -196,6 +205,15 @@ def _segment_item(segment: DrawnSegment, algorithm: Algorithm, context: ResultCo
     item.SegmentLabel = spec.label
     item.SegmentedPropertyCategoryCodeSequence = [code_item(spec.category)]
     item.SegmentedPropertyTypeCodeSequence = [code_item(spec.type)]
+    name_algorithm(item, algorithm)
+    item.RecommendedDisplayCIELabValue = list(spec.colour_lab)
+    item.TrackingID = track.identifier
+    item.TrackingUID = track.uid
+    return item
+
+
+def name_algorithm(item: Dataset, algorithm: Algorithm) -> None:
+    """Who drew a segment (PS3.3 C.8.20.2)."""
     item.SegmentAlgorithmType = "AUTOMATIC"
     item.SegmentAlgorithmName = algorithm.name
     identification = Dataset()
@@ -204,22 +222,17 @@ def _segment_item(segment: DrawnSegment, algorithm: Algorithm, context: ResultCo
     identification.AlgorithmVersion = algorithm.version
     identification.AlgorithmSource = algorithm.vendor
     item.SegmentationAlgorithmIdentificationSequence = [identification]
-    item.RecommendedDisplayCIELabValue = list(spec.colour_lab)
-    item.TrackingID = track.identifier
-    item.TrackingUID = track.uid
-    return item
 
 
-def _dimensions(ds: Dataset, organization_uid: str) -> None:
-    """Frames are indexed by segment, then by position (PS3.3 C.7.6.17)."""
+def dimensions(ds: Dataset, organization_uid: str, *, by_segment: bool = True) -> None:
+    """Frames are indexed by segment, unless one shows all of them, then by position (PS3.3 C.7.6.17)."""
     organization = Dataset()
     organization.DimensionOrganizationUID = organization_uid
     ds.DimensionOrganizationSequence = [organization]
     indices = []
-    for pointer, group, label in (
-        (_REFERENCED_SEGMENT_NUMBER, _SEGMENT_IDENTIFICATION, "Referenced Segment Number"),
-        (_IMAGE_POSITION, _PLANE_POSITION, "Image Position Patient"),
-    ):
+    segment = (_REFERENCED_SEGMENT_NUMBER, _SEGMENT_IDENTIFICATION, "Referenced Segment Number")
+    position = (_IMAGE_POSITION, _PLANE_POSITION, "Image Position Patient")
+    for pointer, group, label in (segment, position) if by_segment else (position,):
         item = Dataset()
         item.DimensionOrganizationUID = organization_uid
         item.DimensionIndexPointer = pointer
@@ -229,7 +242,7 @@ def _dimensions(ds: Dataset, organization_uid: str) -> None:
     ds.DimensionIndexSequence = indices
 
 
-def _shared_groups(sources: Sequence[Dataset]) -> Dataset:
+def shared_groups(sources: Sequence[Dataset]) -> Dataset:
     """Pixel measures and plane orientation, the same for every frame because the series is one regular grid."""
     first = sources[0]
     measures = Dataset()
@@ -291,10 +304,10 @@ def _slice_groups(source: Dataset, rank: int) -> tuple[bytes, bytes]:
     content = explicit.sequence(_FRAME_CONTENT, [index])
     position = "\\".join(str(v) for v in source.ImagePositionPatient)
     plane = explicit.sequence(_PLANE_POSITION, [explicit.text(_IMAGE_POSITION, "DS", position)])
-    return _derivation(source) + content[:-8], content[-4:] + plane
+    return derived_from(source) + content[:-8], content[-4:] + plane
 
 
-def _derivation(source: Dataset) -> bytes:
+def derived_from(source: Dataset) -> bytes:
     """Derivation Image Sequence of one frame (PS3.3 C.7.6.16.2.6)."""
     image = explicit.reference_item(str(source.SOPClassUID), str(source.SOPInstanceUID), frame_number(source))
     # Without it readers that look masks up by source slice refuse: the mask might have been moved.

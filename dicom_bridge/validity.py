@@ -35,7 +35,17 @@ from dicom_bridge.report_rules import (
 )
 from dicom_bridge.unfit import OutputInvalid, require
 
-__all__ = ["TEXT_MARKS", "OutputInvalid", "check_report", "check_segmentation", "read_common", "readable"]
+__all__ = [
+    "TEXT_MARKS",
+    "OutputInvalid",
+    "check_identities",
+    "check_report",
+    "check_segmentation",
+    "macro_identity",
+    "read_common",
+    "readable",
+    "slice_of",
+]
 
 _FRAME_GROUPS = 0x52009230
 _DERIVATION_IMAGE = 0x00089124
@@ -67,17 +77,17 @@ def check_segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
         return _segmentation(data, sources)
 
 
-def check_report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dataset:
+def check_report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None, heat: Dataset | None = None) -> Dataset:
     """Read an SR's bytes and refuse what must not be sent; gives the data set read. Raises OutputInvalid."""
     with readable():
-        return _report(data, sources, seg)
+        return _report(data, sources, seg, heat)
 
 
 def read_common(data: bytes, sop_class: str, sources: Sequence[Dataset]) -> Dataset:
     """Read an object's bytes and check what all kinds have in common. Raises OutputInvalid."""
     ds = _read(BytesIO(data), sop_class)
     _check_header(ds, sources)
-    _check_identities(ds, [])
+    check_identities(ds, [])
     return ds
 
 
@@ -93,7 +103,7 @@ def readable() -> Iterator[None]:
 def _segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
     ds, pixels = _read_before_pixels(data, SegmentationStorage)
     _check_header(ds, sources)
-    slices = {_slice_of(s): tuple(float(v) for v in s.ImagePositionPatient) for s in sources}
+    slices = {slice_of(s): tuple(float(v) for v in s.ImagePositionPatient) for s in sources}
     listed = [
         (series.get(_SERIES_UID), instance.get(SOP_INSTANCE))
         for series in items_of(ds, _REFERENCED_SERIES)
@@ -115,11 +125,11 @@ def _segmentation(data: bytes, sources: Sequence[Dataset]) -> Dataset:
     require(not any_blank(pixels, len(frames), ds.Rows * ds.Columns), "SEGMENT_EMPTY", "a frame without a pixel")
     for segment in ds.SegmentSequence:
         require(bool(segment.get("TrackingUID") and segment.get("TrackingID")), "TRACKING_MISSING", "in SEG")
-    _check_identities(ds, [_macro_identity(segment) for segment in ds.SegmentSequence])
+    check_identities(ds, [macro_identity(segment) for segment in ds.SegmentSequence])
     return ds
 
 
-def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dataset:
+def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None, heat: Dataset | None) -> Dataset:
     ds = _read(BytesIO(data), Comprehensive3DSRStorage)
     _check_header(ds, sources)
     flags = (ds.get("VerificationFlag"), ds.get("PreliminaryFlag"))
@@ -138,9 +148,9 @@ def _report(data: bytes, sources: Sequence[Dataset], seg: Dataset | None) -> Dat
     require(any(m in c for c in comments for m in TEXT_MARKS), "MARKING_MISSING", "no marking text in the tree")
     groups = [i for i in items if named(i, "125007")]
     report_rules.check_outcome(ds, items, groups)
-    _check_identities(ds, [_observer_identity(top), *(_group_identity(g) for g in groups)])
+    check_identities(ds, [_observer_identity(top), *(_group_identity(g) for g in groups)])
     report_rules.check_groups(groups, seg)
-    _check_evidence(ds, items, sources, seg)
+    _check_evidence(ds, items, sources, [one for one in (seg, heat) if one is not None])
     _check_frames(items, sources)
     return ds
 
@@ -184,7 +194,7 @@ def _check_header(ds: Dataset, sources: Sequence[Dataset]) -> None:
     require(ds.get("ContentQualification") == "RESEARCH", "CONTENT_QUALIFICATION_MISSING", "not RESEARCH")
 
 
-def _slice_of(source: Dataset) -> tuple[str, str]:
+def slice_of(source: Dataset) -> tuple[str, str]:
     """What a slice of the source is called: its instance, and its frame's number where it is one of several."""
     return str(source.SOPInstanceUID), str(source.get("ReferencedFrameNumber", ""))
 
@@ -202,7 +212,8 @@ def _check_frame(frame: Item, slices: dict[tuple[str, str], tuple[float, ...]]) 
     return int(number)
 
 
-def _macro_identity(segment: Dataset) -> dict[str, str]:
+def macro_identity(segment: Dataset) -> dict[str, str]:
+    """How a segment names the algorithm that drew it."""
     items = segment.get("SegmentationAlgorithmIdentificationSequence") or []
     require(len(items) == 1, "ALGORITHM_IDENTITY_DIFFERS", "a segment names no algorithm")
     require(segment.SegmentAlgorithmName == items[0].AlgorithmName, "ALGORITHM_IDENTITY_DIFFERS", "segment name")
@@ -226,7 +237,7 @@ def _group_identity(group: Item) -> dict[str, str]:
     return {"ManufacturerModelName": value_of(content, "111001"), "SoftwareVersions": value_of(content, "111003")}
 
 
-def _check_identities(ds: Dataset, stated: Sequence[Mapping[str, str]]) -> None:
+def check_identities(ds: Dataset, stated: Sequence[Mapping[str, str]]) -> None:
     """IHE AIR Table 6.5.3.1-1: wherever the algorithm is named, it equals the Contributing Equipment item."""
     equipment = [
         item
@@ -244,7 +255,7 @@ def _check_identities(ds: Dataset, stated: Sequence[Mapping[str, str]]) -> None:
 
 def _check_frames(items: Sequence[Item], sources: Sequence[Dataset]) -> None:
     """An IMAGE item that names a source names one slice of it: the whole image, or the very frame."""
-    slices = {_slice_of(s) for s in sources}
+    slices = {slice_of(s) for s in sources}
     instances = {uid for uid, _ in slices}
     for item in items:
         for reference in item.get(REFERENCED, ()):
@@ -253,17 +264,17 @@ def _check_frames(items: Sequence[Item], sources: Sequence[Dataset]) -> None:
             require(uid not in instances or shown in slices, "FRAME_REFERENCE_WRONG", "an image item's frame")
 
 
-def _check_evidence(ds: Dataset, items: Sequence[Item], sources: Sequence[Dataset], seg: Dataset | None) -> None:
+def _check_evidence(ds: Dataset, items: Sequence[Item], sources: Sequence[Dataset], made: Sequence[Dataset]) -> None:
     """Evidence = references: what the tree names, a series named by UID with all its instances (PS3.3 C.17.2).
 
-    And the SEG in any case: regions do not name it, and it must be reached from the report.
+    And in any case what was `made` with it: regions name no SEG, nothing names heat maps, and a report leads to all.
     """
     evidence: list[str] = []
     for study in items_of(ds, _EVIDENCE):
         require(study.get(_STUDY_UID) == ds.StudyInstanceUID, "EVIDENCE_DIFFERS", "evidence of another study")
         for series in study.get(_REFERENCED_SERIES, []):
             evidence += [str(instance.get(SOP_INSTANCE)) for instance in series.get(REFERENCED, [])]
-    referred: set[str] = set() if seg is None else {str(seg.SOPInstanceUID)}
+    referred = {str(one.SOPInstanceUID) for one in made}
     for item in items:
         referred |= {str(reference[SOP_INSTANCE]) for reference in item.get(REFERENCED, ())}
     whole = {str(i[UID]) for i in items if named(i, "121232")}

@@ -18,10 +18,10 @@ from pydicom.uid import (
     EnhancedSRStorage,
     ExtensibleSRStorage,
     KeyObjectSelectionDocumentStorage,
-    SegmentationStorage,
 )
 
 from dicom_bridge.errors import BridgeError, Fault
+from dicom_bridge.segment_pixels import SEGMENTATIONS
 from dicom_bridge.verdict import (
     Tie,
     Verdict,
@@ -73,12 +73,12 @@ def judge(path: Path, sop_class: str, bases: Sequence[Base]) -> Judged:
     """
     if not bases:
         raise VerdictUnmatched("NO_MATCH", "no result of ours is of this study")
-    if sop_class not in {KeyObjectSelectionDocumentStorage, SegmentationStorage, *_REPORTS}:
+    if sop_class not in {KeyObjectSelectionDocumentStorage, *SEGMENTATIONS, *_REPORTS}:
         raise VerdictUnmatched("CLASS_UNSUPPORTED", "no kind of object that can speak of ours")
     theirs = read_object(path)
     if sop_class == KeyObjectSelectionDocumentStorage:
         return _only(list(_rejected(theirs, bases)))
-    if sop_class == SegmentationStorage:
+    if sop_class in SEGMENTATIONS:
         return _segmentation(theirs, bases)
     return _report(theirs, bases)
 

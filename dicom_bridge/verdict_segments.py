@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 
 from dicom_bridge.errors import CharsetRefused
 from dicom_bridge.heads import UNREADABLE
-from dicom_bridge.packed import frame_of
+from dicom_bridge.segment_pixels import described, frame_numbers, mask_of, readable_kind
 from dicom_bridge.verdict import CHANGES_MAX, Change, Tie, Verdict, person_in
 from dicom_bridge.verdict_tree import VerdictUnusable
 
@@ -35,6 +35,7 @@ _DIGITS: Final = Decimal("0.0001")
 class _Segment:
     """`frames`: index of the frame by plane; those without a pixel are left out."""
 
+    number: int
     tracking: str
     kind: tuple[str, ...]
     frames: Mapping[int, int]
@@ -63,7 +64,7 @@ def tie_of_segmentation(theirs: Dataset, ours: Dataset) -> Tie:
 def compare_segmentation(theirs: Dataset, ours: Dataset, tie: Tie) -> Verdict:
     """What a segmentation that is tied to ours says of it: never ACCEPT, as none can be verified.
 
-    Raises VerdictUnusable; KIND_DIFFERS where it is not binary.
+    Either may be a label map. Raises VerdictUnusable; KIND_DIFFERS where it is neither that nor binary.
     """
     try:
         return _compared(theirs, ours, tie)
@@ -72,8 +73,8 @@ def compare_segmentation(theirs: Dataset, ours: Dataset, tie: Tie) -> Verdict:
 
 
 def _compared(theirs: Dataset, ours: Dataset, tie: Tie) -> Verdict:
-    if str(theirs.get("SegmentationType", "")) != "BINARY" or theirs.BitsAllocated != 1:
-        raise VerdictUnusable("KIND_DIFFERS", "a binary segmentation is wanted")
+    if not readable_kind(theirs):
+        raise VerdictUnusable("KIND_DIFFERS", "a binary segmentation or a label map is wanted")
     grid = _grid(ours)
     was, now = _segments(ours, grid), _segments(theirs, grid)
     pairs = _alike(theirs, ours) if tie is Tie.REFERENCE else _tracked(was, now)
@@ -82,7 +83,7 @@ def _compared(theirs: Dataset, ours: Dataset, tie: Tie) -> Verdict:
         old, new = was[mine], now[other]
         if new.kind != old.kind:
             reasons.add("OTHER")
-        same = _dice(ours, old, theirs, new, grid.shape)
+        same = _dice(ours, old, theirs, new)
         if not new.frames:
             reasons.add("FALSE_POSITIVE")
         elif same != 1:
@@ -114,7 +115,7 @@ def _creator(ds: Dataset) -> str:
 def _described(ds: Dataset) -> dict[int, tuple[str, tuple[str, ...]]]:
     """Tracking UID and kind by segment number. Raises VerdictUnusable DUPLICATE."""
     found: dict[int, tuple[str, tuple[str, ...]]] = {}
-    for item in ds.get("SegmentSequence") or ():
+    for item in described(ds):
         codes = [item.get(f"SegmentedProperty{name}CodeSequence") or () for name in ("Category", "Type")]
         kind = tuple(str(one[0].get("CodeValue", "")) if one else "" for one in codes)
         number = int(item.SegmentNumber)
@@ -165,7 +166,7 @@ def _segments(ds: Dataset, grid: _Grid) -> dict[int, _Segment]:
     if (rows, columns) != grid.shape or str(ds.get("FrameOfReferenceUID", "")) != grid.frame_of_reference:
         raise VerdictUnusable("GRID_DIFFERS", "another size, or another frame of reference")
     frames, count = ds.PerFrameFunctionalGroupsSequence, int(ds.NumberOfFrames)
-    if len(frames) != count or count > FRAMES_MAX or len(ds.PixelData) * 8 < count * rows * columns:
+    if len(frames) != count or count > FRAMES_MAX or len(ds.PixelData) * 8 < count * rows * columns * ds.BitsAllocated:
         raise VerdictUnusable("UNREADABLE", "not as many frames, or pixels, as it says")
     placed: dict[int, dict[int, int]] = {number: {} for number in _described(ds)}
     for index, plane, number in _places(ds, grid):
@@ -174,31 +175,28 @@ def _segments(ds: Dataset, grid: _Grid) -> dict[int, _Segment]:
         placed[number][plane] = index
     return {
         number: _Segment(
+            number,
             uid,
             kind,
-            {
-                plane: index
-                for plane, index in placed[number].items()
-                if frame_of(ds.PixelData, index, grid.shape).any()
-            },
+            {plane: index for plane, index in placed[number].items() if mask_of(ds, index, number).any()},
         )
         for number, (uid, kind) in _described(ds).items()
     }
 
 
 def _places(ds: Dataset, grid: _Grid) -> Iterator[tuple[int, int, int]]:
-    """(index, plane, segment number) of each frame."""
+    """(index, plane, segment number) of each frame; of a label map, for each segment that it shows."""
     shared = (ds.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     inverse = np.linalg.inv(grid.axes)
     reach = np.array(grid.shape, dtype=np.float64)
     for index, frame in enumerate(ds.PerFrameFunctionalGroupsSequence):
-        number = int(_of(frame, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber)
         off = np.abs(inverse @ _axes(frame, shared)[:, :2] - np.eye(3, 2)) @ reach
         place = inverse @ (_position(frame, shared) - grid.origin)
         plane = round(float(place[2]))
         if not (off <= _SAME_PLACE).all() or not (np.abs(place - [0.0, 0.0, plane]) <= _SAME_PLACE).all():
             raise VerdictUnusable("GRID_DIFFERS", "a frame does not lie on our grid")
-        yield index, plane, number
+        for number in frame_numbers(ds, index, frame, shared):
+            yield index, plane, number
 
 
 def _axes(frame: Dataset, shared: Dataset) -> npt.NDArray[np.float64]:
@@ -225,12 +223,12 @@ def _of(frame: Dataset, shared: Dataset, name: str) -> Dataset:
     return item
 
 
-def _dice(ours: Dataset, old: _Segment, theirs: Dataset, new: _Segment, shape: tuple[int, int]) -> Decimal:
+def _dice(ours: Dataset, old: _Segment, theirs: Dataset, new: _Segment) -> Decimal:
     """2 |A and B| / (|A| + |B|), rounded down: 1 only where they are the same."""
     both = every = 0
     for plane in old.frames.keys() | new.frames.keys():
         masks = [
-            frame_of(ds.PixelData, one.frames[plane], shape)
+            mask_of(ds, one.frames[plane], one.number)
             for ds, one in ((ours, old), (theirs, new))
             if plane in one.frames
         ]

@@ -62,8 +62,8 @@ def plausible(findings: Findings, volume: Volume, manifest: Manifest) -> None:
 
     Codes, in the order of the checks: OUTPUT_SHAPE (segments or measurements missing, surplus or on another grid),
     OUTPUT_NOT_FINITE, OUTPUT_EMPTY (unless a measurement of that segment may be 0), OUTPUT_IMPLAUSIBLE (a value
-    outside its range), OUTPUT_TOUCHES_BORDER (a mask that the array's border cuts). Detections and classifications:
-    OUTPUT_SHAPE (not those of the manifest, or off the grid), OUTPUT_IMPLAUSIBLE (a score below its threshold).
+    outside its range), OUTPUT_TOUCHES_BORDER (a mask that the array's border cuts). Detections, classifications,
+    heat maps: OUTPUT_SHAPE (not the manifest's, or off the grid), OUTPUT_IMPLAUSIBLE (a score below its threshold).
     """
     _statements(findings, volume, manifest)
     if findings.inconclusive is not None:
@@ -94,6 +94,10 @@ def plausible(findings: Findings, volume: Volume, manifest: Manifest) -> None:
 def _statements(findings: Findings, volume: Volume, manifest: Manifest) -> None:
     if [one.id for one in findings.classifications] != [spec.id for spec in manifest.classifications]:
         raise OutputImplausible("OUTPUT_SHAPE", "classifications are not those of the manifest")
+    wanted = () if findings.inconclusive is not None else tuple(spec.id for spec in manifest.heat_maps)
+    right = all(one.shape == volume.shape for one in findings.heat_maps)
+    if tuple(one.id for one in findings.heat_maps) != wanted or not right:
+        raise OutputImplausible("OUTPUT_SHAPE", "heat maps are not those of the manifest, or not on the image's grid")
     thresholds = {spec.id: spec.threshold for spec in manifest.detections}
     for detection in findings.detections:
         if detection.id not in thresholds or not detection.within(volume.shape):

@@ -54,9 +54,9 @@ def _check_permit(permit: Permit, model: VerifiedModel, volume: Volume, now: dat
 
 def findings_of(prediction: Prediction, volume: Volume, manifest: Manifest) -> Findings:
     """The manifest's segments and measurements in a label map, not yet judged. Raises InferenceError."""
-    if manifest.detections or manifest.classifications:
+    if manifest.detections or manifest.classifications or manifest.heat_maps:
         # A label map does not tell them, and without them the report would say that nothing is there.
-        raise ModelFailed("MODEL_OUTPUT_INVALID", "a label map holds no detections or classifications")
+        raise ModelFailed("MODEL_OUTPUT_INVALID", "a label map holds no detections, classifications or heat maps")
     labels = prediction.labels
     if labels.shape != volume.shape:
         raise OutputImplausible("OUTPUT_SHAPE", "the label map is not on the image's grid")

@@ -14,13 +14,16 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from audit import durable
+from inference.boxes import fits, placed, read_only, smallest_box
 from inference.errors import FindingsCorrupt, VolumeInvalid
+from inference.heat_map import LEVELS as LEVELS
+from inference.heat_map import HeatMap as HeatMap
 
 FloatArray = npt.NDArray[np.float32]
 Affine = npt.NDArray[np.float64]
@@ -30,8 +33,6 @@ LabelArray = npt.NDArray[np.uint8]
 Point = tuple[float, float, float]
 Presence = Literal["PRESENT", "ABSENT", "UNDETERMINED"]
 Outcome = Literal["FINDINGS", "NO_FINDINGS", "INCONCLUSIVE"]
-
-_T = TypeVar("_T", bound=np.generic)
 
 TIMING_KEYS: Final = frozenset({"load", "preprocess", "forward", "postprocess", "total"})
 """Stages of one call, each in whole milliseconds. `load` is 0 when the model was warm."""
@@ -73,8 +74,8 @@ class Volume:
             raise VolumeInvalid("VOLUME_INVALID", "affine is not an invertible homogeneous matrix")
         if _DIGEST.fullmatch(self.source_digest) is None or _MODALITY.fullmatch(self.modality) is None:
             raise VolumeInvalid("VOLUME_INVALID", "source_digest or modality is malformed")
-        object.__setattr__(self, "voxels", _read_only(self.voxels))
-        object.__setattr__(self, "affine", _read_only(self.affine))
+        object.__setattr__(self, "voxels", read_only(self.voxels))
+        object.__setattr__(self, "affine", read_only(self.affine))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -118,19 +119,18 @@ class SegmentMask:
         if not 1 <= number <= 255 or mask.ndim != 3 or mask.dtype != np.bool_:
             raise VolumeInvalid("VOLUME_INVALID", f"segment {number} is {mask.shape} {mask.dtype}")
         grid = mask.shape if shape is None else shape
-        if len(grid) != 3 or any(not 0 <= o <= n - m for o, m, n in zip(origin, mask.shape, grid, strict=True)):
+        if len(grid) != 3 or not fits(mask.shape, origin, grid):
             raise VolumeInvalid("VOLUME_INVALID", f"segment {number} is not inside of its grid")
-        box = _box(mask)
+        box = smallest_box(mask)
         object.__setattr__(self, "number", number)
         object.__setattr__(self, "shape", grid)
         object.__setattr__(self, "origin", tuple(o + b.start for o, b in zip(origin, box, strict=True)))
-        object.__setattr__(self, "part", _read_only(mask[box].copy()))
+        object.__setattr__(self, "part", read_only(mask[box].copy()))
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
         """Where `part` lies in the grid."""
-        k, r, c = (slice(o, o + n) for o, n in zip(self.origin, self.part.shape, strict=True))
-        return k, r, c
+        return placed(self.origin, self.part.shape)
 
     def plane(self, k: int) -> BoolArray:
         """Slice k of the grid, (R, C) bool, made anew each time."""
@@ -144,7 +144,7 @@ class SegmentMask:
         """The whole grid, (K, R, C) bool, read-only; made anew each time."""
         whole = np.zeros(self.shape, dtype=np.bool_)
         whole[self.box] = self.part
-        return _read_only(whole)
+        return read_only(whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +231,9 @@ class Prediction:
 class Findings:
     """What one model found on one volume, ready for a report. Units: timing_ms in ms.
 
-    inconclusive: the coded reason for which the model could say nothing of the images. Then there is no segment, number
-        or detection, and every classification is UNDETERMINED: nothing may be taken for "nothing found".
+    inconclusive: the coded reason for which the model could say nothing of the images. Then there is no segment,
+        number, detection or heat map, and every classification is UNDETERMINED: nothing may be taken for "nothing
+        found".
     Raises VolumeInvalid (VOLUME_INVALID).
     """
 
@@ -244,16 +245,18 @@ class Findings:
     detections: tuple[Detection, ...] = ()
     classifications: tuple[Classification, ...] = ()
     inconclusive: str | None = None
+    heat_maps: tuple[HeatMap, ...] = ()
 
     def __post_init__(self) -> None:
-        if len({one.id for one in self.classifications}) != len(self.classifications):
-            raise VolumeInvalid("VOLUME_INVALID", "a classification appears twice")
+        for named in (self.classifications, self.heat_maps):
+            if len({one.id for one in named}) != len(named):
+                raise VolumeInvalid("VOLUME_INVALID", "a classification or a heat map appears twice")
         if self.inconclusive is None:
             return
         if _REASON.fullmatch(self.inconclusive) is None:
             raise VolumeInvalid("VOLUME_INVALID", "the reason is not an upper-case code")
         decided = any(one.presence != "UNDETERMINED" for one in self.classifications)
-        if self.segments or self.measurements or self.detections or decided:
+        if self.segments or self.measurements or self.detections or self.heat_maps or decided:
             raise VolumeInvalid("VOLUME_INVALID", "inconclusive findings that found or excluded something")
 
     @property
@@ -285,6 +288,8 @@ class Findings:
         arrays["meta"] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), dtype=np.uint8)
         for segment in self.segments:
             arrays[f"mask_{segment.number}"] = np.packbits(segment.part)
+        for place, heat_map in enumerate(self.heat_maps):
+            arrays[f"heat_{place}"] = heat_map.packed()
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         body = buffer.getbuffer()
@@ -301,7 +306,9 @@ class Findings:
             {"id": c.id, "presence": c.presence, "score": None if c.score is None else _hex((c.score,))[0]}
             for c in self.classifications
         ]
-        every = {"detections": detections, "classifications": classifications, "inconclusive": self.inconclusive}
+        heat_maps = [one.described() for one in self.heat_maps]
+        every = {"detections": detections, "classifications": classifications, "heat_maps": heat_maps}
+        every |= {"inconclusive": self.inconclusive}
         return {key: value for key, value in every.items() if value}
 
     @classmethod
@@ -335,6 +342,8 @@ class Findings:
                     raise FindingsCorrupt("FINDINGS_CORRUPT", "a mask has not the size that it states")
                 bits = np.unpackbits(packed, count=math.prod(size)).reshape(size)
                 segments.append(SegmentMask(int(item["number"]), bits.view(np.bool_), origin, shape))
+            said = enumerate(meta.get("heat_maps", ()))
+            heat_maps = tuple(HeatMap.unpacked(item, arrays[f"heat_{place}"]) for place, item in said)
         return cls(
             segments=tuple(segments),
             measurements=tuple(Measurement(str(m["id"]), float.fromhex(m["value"])) for m in meta["measurements"]),
@@ -350,19 +359,8 @@ class Findings:
                 for c in meta.get("classifications", ())
             ),
             inconclusive=meta.get("inconclusive"),
+            heat_maps=heat_maps,
         )
-
-
-def _box(mask: BoolArray) -> tuple[slice, slice, slice]:
-    """The smallest box of `mask` that holds all that is set."""
-    planes = _span(np.any(mask, axis=(1, 2)))
-    flat = np.any(mask[planes], axis=0)
-    return planes, _span(np.any(flat, axis=1)), _span(np.any(flat, axis=0))
-
-
-def _span(line: npt.ArrayLike) -> slice:
-    found = np.flatnonzero(line)
-    return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
 
 
 def _three(values: Iterable[int]) -> tuple[int, int, int]:
@@ -378,9 +376,3 @@ def _hex(values: tuple[float, ...]) -> list[str]:
 def _point(values: list[str]) -> Point:
     k, r, c = (float.fromhex(value) for value in values)
     return k, r, c
-
-
-def _read_only(array: npt.NDArray[_T]) -> npt.NDArray[_T]:
-    view = array.view()
-    view.flags.writeable = False
-    return view

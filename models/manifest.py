@@ -30,7 +30,6 @@ LABEL_MAX: Final = 64
 _DIGEST_OF_NOTHING: Final = "sha256:" + "0" * 64
 _CS: Final = re.compile(r"[A-Z0-9_][A-Z0-9_ ]{0,15}")  # VR CS, PS3.5 section 6.2
 _UID: Final = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")  # PS3.5 section 9.1
-_ID: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _INPUT_KEYS: Final = (
     "modality", "sop_classes", "body_part", "description_any", "image_type_excludes", "slices", "slice_spacing_mm",
     "pixel_spacing_mm", "fov_mm",
@@ -42,7 +41,7 @@ _KEYS: Final = (
     "schema", "name", "version", "title", "vendor", "licence", "intended_use", "limits_text", "algorithm_family",
     "input", "segments", "measurements", "bundle", "deadline_s", "max_autonomy",
 )  # fmt: skip
-_OPTIONAL: Final = ("detections", "classifications")
+_OPTIONAL: Final = ("detections", "classifications", "heat_maps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +150,21 @@ class ClassificationSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class HeatMapSpec:
+    """A map of how much the model sees of one thing in each voxel; `calibrated`: as a probability that it is there.
+
+    label, category, type, colour_lab: as of a segment.
+    """
+
+    id: str
+    label: str
+    category: Code
+    type: Code
+    colour_lab: tuple[int, int, int]
+    calibrated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BundleSpec:
     """Where in the model's folder the MONAI bundle's two configurations lie (relative paths)."""
 
@@ -162,7 +176,7 @@ class BundleSpec:
 class Manifest:
     """All of manifest.json. Texts are by language ("en", "zh"); `deadline_s` in seconds for one whole run.
 
-    `detections` and `classifications` need not be given; with one of them, `segments` may be empty.
+    `detections`, `classifications`, `heat_maps` need not be given; with one of the first two, `segments` may be empty.
     """
 
     name: str
@@ -181,6 +195,7 @@ class Manifest:
     max_autonomy: str
     detections: tuple[DetectionSpec, ...] = ()
     classifications: tuple[ClassificationSpec, ...] = ()
+    heat_maps: tuple[HeatMapSpec, ...] = ()
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -205,6 +220,7 @@ def _manifest(top: Fields) -> Manifest:
         raise Malformed("name", str(wrong)) from None
     detections = top.items("detections", _detection) if top.has("detections") else ()
     classifications = top.items("classifications", _classification) if top.has("classifications") else ()
+    heat_maps = top.items("heat_maps", _heat_map) if top.has("heat_maps") else ()
     segments = top.items("segments", _segment, fewest=0 if detections or classifications else 1, most=255)
     if [segment.number for segment in segments] != list(range(1, len(segments) + 1)):
         raise Malformed("segments", "numbers from 1 without gaps wanted")
@@ -215,6 +231,8 @@ def _manifest(top: Fields) -> Manifest:
         if measurement.id in {other.id for other in measurements[:place]}:
             raise Malformed(f"measurements[{place}].id", "given twice")
     _stated_once(segments, detections, classifications)
+    if len({one.id for one in heat_maps}) != len(heat_maps):
+        raise Malformed("heat_maps", "an id is given twice")
     return Manifest(
         name=name,
         version=version,
@@ -232,6 +250,7 @@ def _manifest(top: Fields) -> Manifest:
         max_autonomy=top.choice("max_autonomy", AUTONOMY_LEVELS),
         detections=detections,
         classifications=classifications,
+        heat_maps=heat_maps,
     )
 
 
@@ -302,21 +321,14 @@ def _matching(inner: Fields, key: str, pattern: re.Pattern[str], wanted: str, *,
 
 def _segment(value: object, path: str) -> SegmentSpec:
     one = Fields(value, path, SegmentSpec.__slots__)
-    colour = one.items("colour_lab", _sixteen_bits, fewest=3, most=3)
     return SegmentSpec(
         number=one.integer("number", 1, 255),
         label=one.text("label", longest=LABEL_MAX),
         category=one.code("category"),
         type=one.code("type"),
-        colour_lab=(colour[0], colour[1], colour[2]),
+        colour_lab=one.colour("colour_lab"),
         border=one.choice("border", ("refuse", "allow")),
     )
-
-
-def _sixteen_bits(value: object, path: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65_535:
-        raise Malformed(path, "an integer wanted, 0 to 65535")
-    return value
 
 
 def _measurement(value: object, path: str) -> MeasurementSpec:
@@ -326,7 +338,7 @@ def _measurement(value: object, path: str) -> MeasurementSpec:
     if (unit.value, unit.scheme) != ("cm3", "UCUM"):
         raise Malformed(one.path("unit"), "cm3 (UCUM) wanted for volume_cm3")
     return MeasurementSpec(
-        id=_word(one),
+        id=one.word("id"),
         concept=one.code("concept"),
         unit=unit,
         segment=one.integer("segment", 1, 255),
@@ -341,7 +353,7 @@ def _measurement(value: object, path: str) -> MeasurementSpec:
 def _detection(value: object, path: str) -> DetectionSpec:
     one = Fields(value, path, DetectionSpec.__slots__)
     return DetectionSpec(
-        id=_word(one),
+        id=one.word("id"),
         concept=one.code("concept"),
         category=one.code("category"),
         site=one.code("site"),
@@ -352,13 +364,19 @@ def _detection(value: object, path: str) -> DetectionSpec:
 
 def _classification(value: object, path: str) -> ClassificationSpec:
     one = Fields(value, path, ClassificationSpec.__slots__)
-    return ClassificationSpec(id=_word(one), concept=one.code("concept"), calibrated=one.boolean("calibrated"))
+    return ClassificationSpec(id=one.word("id"), concept=one.code("concept"), calibrated=one.boolean("calibrated"))
 
 
-def _word(one: Fields) -> str:
-    if not _ID.fullmatch(one.text("id")):
-        raise Malformed(one.path("id"), "a lower-case word wanted, 32 characters at most")
-    return one.text("id")
+def _heat_map(value: object, path: str) -> HeatMapSpec:
+    one = Fields(value, path, HeatMapSpec.__slots__)
+    return HeatMapSpec(
+        id=one.word("id"),
+        label=one.text("label", longest=LABEL_MAX),
+        category=one.code("category"),
+        type=one.code("type"),
+        colour_lab=one.colour("colour_lab"),
+        calibrated=one.boolean("calibrated"),
+    )
 
 
 def _bundle(top: Fields) -> BundleSpec:

@@ -5,6 +5,7 @@ Raises Malformed, which names the path of the key at fault. Callers turn it into
 
 import json
 import math
+import re
 from collections.abc import Callable, Collection
 from typing import Final, NoReturn, TypeVar
 
@@ -19,6 +20,8 @@ PROSE_MAX: Final = 20_000
 """Characters of one text for people: a model card's longest section has a few thousand."""
 
 _INTEGER_MAX: Final = 2**53 - 1
+
+_WORD: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 _T = TypeVar("_T")
 
@@ -109,6 +112,17 @@ class Fields:
     def choice(self, key: str, allowed: Collection[str]) -> str:
         """One of `allowed`."""
         return one_of(self._values[key], self.path(key), allowed)
+
+    def word(self, key: str) -> str:
+        """A lower-case word, as things are named by."""
+        if not _WORD.fullmatch(self.text(key)):
+            raise Malformed(self.path(key), "a lower-case word wanted, 32 characters at most")
+        return self.text(key)
+
+    def colour(self, key: str) -> tuple[int, int, int]:
+        """A Recommended Display CIELab Value: three unsigned 16-bit numbers (PS3.3 C.10.7.1.1)."""
+        three = self.items(key, lambda value, path: _integer(value, path, 0, 65_535), fewest=3, most=3)
+        return three[0], three[1], three[2]
 
     def integer(self, key: str, low: int, high: int) -> int:
         """An integer, low <= value <= high."""

@@ -34,12 +34,13 @@ from audit.errors import AuditError
 from audit.log import AuditLog
 from audit.note import Verifier
 from audit.schema import LIST_MAX
-from dicom_bridge import keyimage, receipt, uids
+from dicom_bridge import heat_maps, keyimage, receipt, uids
 from dicom_bridge.receipt import ReceiptRefused
 from service.holding import MODALITIES, Holding
 
 FORMAT = "zhiying.reconciliation/1"
 KEY_HEX = 32
+BESIDE = frozenset({keyimage.KIND, heat_maps.KIND})  # what a peer may refuse, and has the result all the same
 SEGMENTS_MAX = 255  # numbers of segments in a manifest
 
 
@@ -100,7 +101,7 @@ class _Logged:
     begun: dict[str, str] = field(default_factory=dict)  # calls: the model's digest
     ended: set[str] = field(default_factory=set)  # calls that have a result
     kept: set[str] = field(default_factory=set)  # calls whose results are never sent: in the shadow, of a labelled set
-    pictures: set[str] = field(default_factory=set)  # key images
+    pictures: set[str] = field(default_factory=set)  # key images and heat maps
     sent: set[str] = field(default_factory=set)  # calls with a release
 
     def over(self, uid: str, result: Entry) -> bool:
@@ -228,9 +229,9 @@ def reconcile(
 
 
 def pictures(entries: Iterable[Entry]) -> frozenset[str]:
-    """The UIDs of the key images that the log's results name."""
+    """The UIDs of the key images and heat maps that the log's results name."""
     outputs = (one for entry in entries if entry.kind is Kind.CALL_RESULT for one in _outputs(entry))
-    return frozenset(str(one["uid"]) for one in outputs if one["kind"] == keyimage.KIND)
+    return frozenset(str(one["uid"]) for one in outputs if one["kind"] in BESIDE)
 
 
 def _outputs(entry: Entry) -> Iterator[Mapping[str, Any]]:
@@ -323,4 +324,4 @@ def _against_log(log: AuditLog, uid: str, index: int, root: bytes) -> Problem | 
 def _names(call: str) -> set[str]:
     """The UIDs of all objects that a call can have."""
     pictured = (uids.derive(keyimage.KIND, call, *keyimage.uid_parts(n)) for n in range(1, SEGMENTS_MAX + 1))
-    return {*(uids.derive(kind, call) for kind in MODALITIES), *pictured}
+    return {*(uids.derive(kind, call) for kind in (*MODALITIES, heat_maps.KIND)), *pictured}

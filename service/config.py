@@ -11,7 +11,7 @@ from pydantic import ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_bridge.errors import PeerInvalid
-from dicom_bridge.peers import Peer, ReportGroups
+from dicom_bridge.peers import Peer, ReportGroups, Segmentation
 from dicom_bridge.rules import Rule, RuleInvalid
 from dicom_bridge.tls import TlsFiles
 from service.errors import ConfigInvalid
@@ -140,6 +140,11 @@ class Config(BaseSettings):
         """The shape of reports for the peer that gets them; all results go to one, so there is one profile."""
         to = (one.report_groups for one in self.peers if one.name == self.results.to)
         return next(to, ReportGroups.VOLUMETRIC)
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """The type of segmentations for the peer that gets them."""
+        return next((one.segmentation for one in self.peers if one.name == self.results.to), Segmentation.BINARY)
 
     def peer(self, section: PeerSection) -> Peer:
         """One of `peers`, as the bridge knows it."""

@@ -293,6 +293,7 @@ def _profile(settings: Config, section: PeerSection) -> Iterator[Finding]:
     peer, check = settings.peer(section), f"peer {section.name}"
     wanted = profile.needs(peer, key_images=settings.results.key_images)
     yield Finding(f"{check} report_groups", OK, f"{peer.report_groups}; which viewers need which: docs/hazards.md")
+    yield Finding(f"{check} segmentation", OK, f"{peer.segmentation}; which viewers show which: docs/hazards.md")
     if peer.send is Send.STOW_RS:
         try:
             status = profile.web_answer(peer)
@@ -320,6 +321,8 @@ def _profile(settings: Config, section: PeerSection) -> Iterator[Finding]:
 def _so(need: profile.Need) -> str:
     """What comes of it that the peer does not accept this."""
     return {
+        "LABELMAP": 'no segmentation will arrive; allow the class there, or set segmentation = "BINARY"',
+        "BINARY": "no result whose segments overlap will arrive, as those are no label map; allow the class there",
         "SC": "results arrive without key images; set results.key_images = false, or allow the class there",
         "COMMITMENT": "nothing will be committed; set commitment = false, or allow it there",
         "C-FIND": "nothing can be counted or looked for; set counts = false, or allow it there",

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from dicom_bridge import receipt, uids
 from dicom_bridge.catalogue import Window
+from dicom_bridge.segment_pixels import SEGMENTATIONS
 from dicom_bridge.sources import Source
 from service.errors import CommandRefused
 
 MODALITIES = frozenset({"SR", "SEG"})
 LIST_BYTES_MAX = 256 * 1024**2  # ten million lines; more is not a list of our objects
-CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.66.4"})
+CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.88.34"}) | SEGMENTATIONS
 _COLUMN = re.compile(r"[^a-z0-9]")
 _COLUMNS = frozenset({"sopinstanceuid", "00080018", "uid"})
 

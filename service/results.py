@@ -2,6 +2,7 @@
 
 results/<call>/findings.npz   written when the model has answered
 results/<call>/sc-NNN.dcm     where the site wants key images: one for each segment NNN of the manifest that has a pixel
+results/<call>/heat.dcm       where the site wants heat maps, and the model gives any that can be sent
 results/<call>/seg.dcm        written after them
 results/<call>/sr.dcm         written last; from then on these bytes are resent, never made again
 results/denied-<run>/sr.dcm   what the PACS is told of a refusal, where the site wants that
@@ -12,9 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import structlog
+
 from audit import durable
-from dicom_bridge import keyimage, readback, report, segmentation, uids
-from dicom_bridge.peers import ReportGroups
+from dicom_bridge import heat_maps, keyimage, readback, report, segmented, uids
+from dicom_bridge.dispensable import HEAT_MAPS
+from dicom_bridge.heat_map_validity import check_heat_maps
+from dicom_bridge.peers import ReportGroups, Segmentation
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.result_context import Charset, Language, ResultContext
 from dicom_bridge.volume import LoadedSeries
@@ -32,12 +37,15 @@ SC = "sc-{:03d}.dcm"
 SC_FILES = "sc-[0-9][0-9][0-9].dcm"
 MS = 1000
 
+_log = structlog.get_logger()
+
 
 @dataclass(frozen=True, slots=True)
 class ResultStyle:
     """How this site wants its results, and its PACS: the output profile.
 
-    `key_images`: whether a picture of each segment goes with SEG and SR. `report_groups`: as the receiving peer's.
+    `key_images`, `heat_maps`: whether a picture of each segment, or heat maps, go with SEG and SR.
+    `report_groups`, `segmentation`: as the receiving peer's.
     `decide_at`: under which address readers' browsers reach us, of the form links.BASE; then results carry a link.
     """
 
@@ -48,6 +56,8 @@ class ResultStyle:
     key_images: bool = False
     decide_at: str | None = None
     report_groups: ReportGroups = ReportGroups.VOLUMETRIC
+    segmentation: Segmentation = Segmentation.BINARY
+    heat_maps: bool = False
 
 
 class ResultWriter:
@@ -71,15 +81,15 @@ class ResultWriter:
         return Findings.load(self._findings(call))
 
     def files(self, call: str) -> list[Path]:
-        """The objects to send: the SEG first, since the SR refers to it, the SR, then the key images that were made.
+        """The objects to send: the SEG first, since the SR refers to it, the SR, then heat maps and key images.
 
         Where nothing was found there is no SEG: an empty one says nothing, and the SR says that nothing was found.
 
         Which of them there are is decided when they are made, not by what the configuration says when they are sent.
         """
         folder = self._root / call
-        seg = folder / SEG
-        return [*([seg] if seg.exists() else []), folder / SR, *sorted(folder.glob(SC_FILES))]
+        seg, heat = ([path] if path.exists() else [] for path in (folder / SEG, folder / HEAT_MAPS))
+        return [*seg, folder / SR, *heat, *sorted(folder.glob(SC_FILES))]
 
     def keep(self, call: str, findings: Findings) -> None:
         """Keep the model's answer, durably."""
@@ -170,8 +180,15 @@ class ResultWriter:
     ) -> None:
         about = (model.manifest, model.ref, loaded.headers)
         # Every writer checks what it wrote against our own rules before it gives it away.
-        seg, reread = segmentation.make_seg(findings, *about, context) if _drawn(findings) else (None, None)
-        sr = report.write_sr(findings, *about, reread, context)
+        wanted = self._style.segmentation
+        seg = segmented.write_segmentation(findings, *about, context, wanted) if _drawn(findings) else None
+        if seg is not None and seg.instead is not None:
+            _log.warning("segmentation_is_binary", call=call, code=seg.instead)
+        heat = heat_maps.write_heat_maps(findings, *about, context) if self._style.heat_maps else None
+        if self._style.heat_maps and heat_maps.withheld(findings, model.manifest):
+            _log.warning("heat_map_not_sent", call=call, code=heat_maps.UNCALIBRATED)
+        maps = None if heat is None else check_heat_maps(heat, loaded.headers)
+        sr = report.write_sr(findings, *about, None if seg is None else seg.read, context, heat=maps)
         # Nobody has seen these bytes before the CALL_RESULT entry names them, so an earlier half-made set may go.
         folder = self._root / call
         for path in self.files(call):
@@ -179,8 +196,10 @@ class ResultWriter:
         if self._style.key_images:
             for segment, data in keyimage.write_key_images(findings, *about, loaded.volume.voxels, context):
                 durable.replace(folder / SC.format(segment), data)
+        if heat is not None:
+            durable.replace(folder / HEAT_MAPS, heat)
         if seg is not None:
-            durable.replace(folder / SEG, seg)
+            durable.replace(folder / SEG, seg.data)
         # The report is the last: where it is, all is.
         durable.replace(folder / SR, sr)
 

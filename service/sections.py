@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from dicom_bridge.peers import ReportGroups, Retrieve, Send
+from dicom_bridge.peers import ReportGroups, Retrieve, Segmentation, Send
 from ethics_review.vocabulary import MINORS, OPT_OUT_CHECK, is_requirement
 from service.links import BASE
 
@@ -127,7 +127,15 @@ class PeerSection(Section):
             raise ValueError("verdicts = true needs addresses, a certificate or tls: an AE title anybody can write")
         return self
 
+    @model_validator(mode="after")
+    def _reports_stay_readable(self) -> "PeerSection":
+        """DCMTK until 3.6.7 cannot open a report whose tree names an image of a class that it does not know."""
+        if self.segmentation is Segmentation.LABELMAP and self.report_groups is not ReportGroups.PLANAR:
+            raise ValueError('segmentation = "LABELMAP" needs report_groups = "PLANAR": docs/hazards.md, V10')
+        return self
+
     report_groups: ReportGroups = ReportGroups.VOLUMETRIC  # of reports to it; PLANAR for older viewers: hazards.md, V1
+    segmentation: Segmentation = Segmentation.BINARY  # of results to it; LABELMAP where it takes them: hazards.md, V5
 
 
 class Results(Section):
@@ -135,6 +143,7 @@ class Results(Section):
 
     to: str | None = None  # a peer's name; none: results are made, logged and kept, but nobody sees them
     denials: bool = False  # a report also where the gate refuses: "AI not performed", and the code
+    heat_maps: bool = False  # besides them the probability maps of models that give any, for systems that read them
     key_images: bool = False  # besides SEG and SR a picture of each segment, for viewers that show neither
     keep_trying_days: float = Field(7.0, gt=0)  # a long holiday weekend with nobody to repair the PACS, and some more
     commitment_wait_h: float = Field(24.0, gt=0)  # then we ask the PACS by C-FIND, and send again what it has not

@@ -339,8 +339,10 @@ class Service:
             language=config.site.language,
             charset=config.site.charset,
             key_images=config.results.key_images,
+            heat_maps=config.results.heat_maps,
             decide_at=config.results.decide_at,
             report_groups=config.report_groups,
+            segmentation=config.segmentation,
         )
 
         def observe(step: str, moment: str, subject: str) -> None:

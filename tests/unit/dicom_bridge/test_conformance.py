@@ -15,6 +15,7 @@ from dicom_bridge.fastlane import ListenerLimits
 from dicom_bridge.finding import StudyRootQueryRetrieveInformationModelFind
 from dicom_bridge.incoming import InboxLimits
 from dicom_bridge.offers import STORAGE_CLASSES, TRANSFER_SYNTAXES
+from dicom_bridge.segment_pixels import LABEL_MAP_STORAGE
 from dicom_bridge.status import Fate, fate
 from dicom_bridge.transfer import (
     StudyRootQueryRetrieveInformationModelGet,
@@ -75,7 +76,7 @@ def test_what_is_sent_and_asked_is_listed() -> None:
     }
 
     ours = {str(one) for one in (Comprehensive3DSRStorage, SegmentationStorage, SecondaryCaptureImageStorage)}
-    assert initiated == ours | services
+    assert initiated == ours | services | {LABEL_MAP_STORAGE}
     assert PUSH_MODEL in section("2.2.2 Initiation")
     assert PUSH_MODEL in section("2.2.3 Acceptance")
 

@@ -187,6 +187,28 @@ def test_a_picture_that_is_put_off_for_days_ends_left_out(house_of) -> None:
     assert len(house.without) == 1
 
 
+def test_refused_heat_maps_do_not_keep_the_result_back(tmp_path, house_of, files) -> None:
+    """They have the class of a segmentation, and their file's name tells them apart; alone they are no result."""
+    heat = tmp_path / "heat.dcm"
+    heat.write_bytes(files[2].read_bytes())
+    ds = dcmread(heat)
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.4"
+    ds.save_as(heat)
+    house = house_of(SILENT, Paper(((0, 0, 0xC000), None)), [*files[:2], heat])
+    assert house.run() is State.DELIVERED
+    assert house.without == [str(ds.SOPInstanceUID)]
+
+
+def test_a_segmentation_is_never_left_out(tmp_path, house_of, files) -> None:
+    """The same object under the name of a segmentation: the result is dead without it."""
+    seg = tmp_path / "seg.dcm"
+    ds = dcmread(files[2])
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.4"
+    ds.save_as(seg)
+    house = house_of(SILENT, Paper(((0, 0, 0xC000), None)), [*files[:2], seg])
+    assert house.run() is State.DEAD
+
+
 def test_pictures_alone_are_no_result(house_of, files) -> None:
     """A batch that holds nothing else is dead when it is refused: nothing of it has arrived."""
     house = house_of(SILENT, Paper(((0x0122,), None)), files[2:])

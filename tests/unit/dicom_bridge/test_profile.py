@@ -13,7 +13,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from dicom_bridge.calling import CallLimits
 from dicom_bridge.errors import PeerFailed
-from dicom_bridge.peers import Peer, Send
+from dicom_bridge.peers import Peer, Segmentation, Send
 from dicom_bridge.profile import needs, refused, web_answer
 from tests.simulators.pacs import COMMITMENT, COMPREHENSIVE_3D_SR, EXPLICIT, SEGMENTATION, quick_server
 
@@ -56,6 +56,23 @@ def test_what_is_needed_follows_the_configuration() -> None:
     web = Peer("pacs", "TESTPACS", "127.0.0.1", 9, counts=True, send=Send.STOW_RS, web="http://127.0.0.1:9/dicom-web")
     assert kinds(web, key_images=True) == ["C-FIND"]
     assert {need.kind: need.sop_class for need in (*needs(able, key_images=True),)} == ALL
+
+
+def test_a_peer_of_label_maps_needs_both_classes() -> None:
+    """Segments that overlap go to it as BINARY; each class refused alone is named by what it is for."""
+    label_map = "1.2.840.10008.5.1.4.1.1.66.7"
+    both = {"LABELMAP": label_map, "BINARY": SEGMENTATION}
+    assert label_map == "".join(
+        need.sop_class
+        for need in needs(Peer("pacs", "A", "b", 9, segmentation=Segmentation.LABELMAP), key_images=False)
+        if need.kind == "LABELMAP"
+    )
+    for without in both:
+        offered = [uid for kind, uid in both.items() if kind != without]
+        with serving([*offered, COMPREHENSIVE_3D_SR], segmentation=Segmentation.LABELMAP) as peer:
+            wanted = needs(peer, key_images=False)
+            assert [need.kind for need in wanted] == ["LABELMAP", "BINARY", "SR"]
+            assert [need.kind for need in refused(peer, "ZHIYING", wanted, QUICK)] == [without]
 
 
 @pytest.mark.parametrize("without", ALL)

@@ -701,7 +701,7 @@ def test_key_images_are_known_by_their_uids(hospital: Hospital) -> None:
     assert hospital.reconcile(*PERIOD, "--peer", "pacs")[:2] == (1, {("MISSING", uid)})
 
 
-@pytest.mark.parametrize(("kind", "problems"), [("SC", set()), ("SR", {"STUCK"})])
+@pytest.mark.parametrize(("kind", "problems"), [("SC", set()), ("HEAT", set()), ("SR", {"STUCK"})])
 def test_a_key_image_that_the_peer_refused_is_not_stuck(hospital: Hospital, kind: str, problems: set[str]) -> None:
     """A release that does not name the picture ends it; one that does not name the report does not end the report."""
     call = call_of(5)

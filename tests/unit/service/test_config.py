@@ -66,6 +66,8 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         (PEER + "tls = true\n", "peer 'pacs' wants tls"),
         (PEER + "send = 'FTP'\n", "peers.0.send"),
         (PEER + "report_groups = 'planar'\n", "peers.0.report_groups"),
+        (PEER + "segmentation = 'FRACTIONAL'\n", "peers.0.segmentation"),
+        (PEER + "segmentation = 'LABELMAP'\n", 'needs report_groups = "PLANAR"'),
         (PEER.replace("127.0.0.1", "no host"), "peer 'pacs': the host"),
         ("[[rules]]\nname = 'a'\nmodel = 'm'\nslices = [9, 1]\n", "rules"),
         ("[[rules]]\nname = 'a'\nmodel = 'm'\npart = 'ECHO=1'\n", "rule a: part"),
@@ -95,11 +97,16 @@ def test_a_fault_names_its_place(tmp_path: Path, text: str, named: str) -> None:
 
 def test_the_profile_is_the_receiving_peer_s(tmp_path: Path) -> None:
     """Of several peers the one that results go to decides; where none does, the default."""
-    other = PEER.replace('"pacs"', '"older"') + 'report_groups = "PLANAR"\n'
-    for to, groups in (("pacs", "VOLUMETRIC"), ("older", "PLANAR"), (None, "VOLUMETRIC")):
+    other = PEER.replace('"pacs"', '"older"') + 'report_groups = "PLANAR"\nsegmentation = "LABELMAP"\n'
+    for to, groups, segmentation in (
+        ("pacs", "VOLUMETRIC", "BINARY"),
+        ("older", "PLANAR", "LABELMAP"),
+        (None, "VOLUMETRIC", "BINARY"),
+    ):
         results = "" if to is None else f'[results]\nto = "{to}"\n'
         config = load(_written(tmp_path, PEER + other + results))
-        assert config.report_groups == groups
+        assert (config.report_groups, config.segmentation) == (groups, segmentation)
+        assert config.peer(config.peers[1]).segmentation == "LABELMAP"
         assert config.peer(config.peers[1]).report_groups == "PLANAR"
 
 

@@ -259,6 +259,7 @@ def test_a_peer_that_accepts_what_results_need_is_ok(site: Site, groups: str) ->
     assert {check: one.result for check, one in found.items()} == {
         "peer pacs": OK,
         "peer pacs report_groups": OK,
+        "peer pacs segmentation": OK,
         "peer pacs SEG": OK,
         "peer pacs SR": OK,
         "peer pacs COMMITMENT": OK,
@@ -281,6 +282,20 @@ def test_what_a_peer_does_not_accept_fails_with_a_code_and_with_what_to_do(site:
     assert lacking.what.startswith("PEER_NO_CONTEXT: ")
     assert "key_images = false" in lacking.what
     assert whole["peer pacs SC"] == lacking
+
+
+def test_a_peer_that_takes_no_label_map_fails_with_what_to_do(site: Site) -> None:
+    """The class that it lacks, what does not arrive for that, and which setting to change."""
+    with FakePacs(classes=(SEGMENTATION, COMPREHENSIVE_3D_SR, VERIFICATION)) as pacs:
+        site.more = _peer(pacs.ae_title, pacs.port) + 'report_groups = "PLANAR"\nsegmentation = "LABELMAP"\n'
+        found = {one.check: one for one in examine_peer(site.config, "pacs")}
+
+    lacking = found["peer pacs LABELMAP"]
+    assert found["peer pacs segmentation"].what.startswith("LABELMAP")
+    assert [one for one in found.values() if one.result != OK] == [lacking]
+    assert "1.2.840.10008.5.1.4.1.1.66.7" in lacking.what
+    assert 'segmentation = "BINARY"' in lacking.what
+    assert found["peer pacs BINARY"].what == f"accepts {SEGMENTATION} in {EXPLICIT}"
 
 
 def test_an_unreachable_peer_has_no_profile(site: Site) -> None:
@@ -308,6 +323,7 @@ def test_of_a_web_peer_the_doctor_does_not_claim_to_know(site: Site) -> None:
     assert {check: one.result for check, one in there.items()} == {
         "peer pacs": OK,
         "peer pacs report_groups": OK,
+        "peer pacs segmentation": OK,
         "peer pacs STOW-RS": WARN,
     }
     assert "no negotiation" in there["peer pacs STOW-RS"].what

@@ -8,20 +8,22 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
+import structlog
 from pydicom.dataset import Dataset
 
 from audit.checkpoint import Checkpoint
 from audit.note import Signer
 from dicom_bridge import receipt, uids
 from dicom_bridge.attributes import Attributes
-from dicom_bridge.peers import ReportGroups
+from dicom_bridge.peers import ReportGroups, Segmentation
 from dicom_bridge.readback import read_document, read_report, read_segmentation
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.validity import OutputInvalid
 from dicom_bridge.volume import LoadedSeries
 from inference.errors import FindingsCorrupt
-from inference.types import Findings, SegmentMask, Volume
+from inference.types import Findings, HeatMap, SegmentMask, Volume
 from models.library import VerifiedModel
+from models.manifest import HeatMapSpec
 from service.results import FINDINGS, ResultStyle, ResultWriter
 from tests.simulators import findings as simulated
 
@@ -33,6 +35,7 @@ RECEIPT = Receipt(7, Checkpoint.sign(LOG, LOG.name, 8, bytes(32)).note)
 _PLAIN, _LESIONS = simulated.manifest(), simulated.manifest(lesions=True)
 ABNORMAL = replace(_PLAIN, segments=(replace(_PLAIN.segments[0], category=_LESIONS.segments[1].category),))
 """One segment, of something that had better not be there."""
+BLEED = HeatMapSpec("bleed", "Hemorrhage", *(2 * [_LESIONS.segments[1].type]), (34886, 53484, 50172), calibrated=True)
 STYLE = ResultStyle(device_serial="test-site", version="0.1.0", language="zh-CN", charset="ISO_IR 192")
 
 
@@ -336,6 +339,82 @@ def test_the_profile_shapes_the_report_and_a_kept_report_keeps_its_shape(tmp_pat
     fresh.keep(CALL, _found())
     fresh.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
     assert templates(fresh) == {"1411"}
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_a_peer_s_label_map_or_binary_with_a_code(tmp_path: Path, overlapping: bool) -> None:
+    """One SEG under one UID, of the wanted type; where segments overlap it is BINARY, and a warning says why."""
+    wanted = replace(STYLE, report_groups=ReportGroups.PLANAR, segmentation=Segmentation.LABELMAP)
+    writer = ResultWriter(tmp_path / "results", wanted)
+    brain, bleed = simulated.ellipsoid(SHAPE), simulated.ellipsoid(SHAPE, size=0.15)
+    writer.keep(CALL, simulated.findings(brain if overlapping else brain & ~bleed, bleed))
+    with structlog.testing.capture_logs() as said:
+        written = writer.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None)
+
+    seg = read_segmentation(writer.files(CALL)[0])
+    assert seg.kind == ("BINARY" if overlapping else "LABELMAP")
+    assert seg.labels == ("Brain", "Hemorrhage")
+    assert written.outputs[0]["uid"] == seg.sop_uid == uids.derive("SEG", CALL)
+    warning = {"event": "segmentation_is_binary", "log_level": "warning", "call": CALL, "code": "SEGMENTS_OVERLAP"}
+    assert said == ([warning] if overlapping else [])
+
+
+MAPPED = VerifiedModel(
+    simulated.REF,
+    replace(simulated.manifest(), heat_maps=(BLEED, replace(BLEED, id="score", calibrated=False))),
+    Path("unused"),
+    MappingProxyType({}),
+)
+
+
+def _mapped(*names: str) -> Findings:
+    grid = np.zeros(SHAPE, np.uint8)
+    grid[3:6, 4:9, 5:9] = 128
+    return replace(_found(), heat_maps=tuple(HeatMap(name, grid) for name in names))
+
+
+def test_heat_maps_come_after_the_report_that_leads_to_them(tmp_path: Path) -> None:
+    """Where the site wants them: one more object with its UID and digest, the receipt, and a place in the evidence."""
+    writer = ResultWriter(tmp_path / "results", replace(STYLE, heat_maps=True, key_images=True))
+    writer.keep(CALL, _mapped("bleed"))
+    written = writer.write(CALL, MAPPED, LOADED, INTENDED, RECEIPT, None)
+
+    files = writer.files(CALL)
+    assert [path.name for path in files] == ["seg.dcm", "sr.dcm", "heat.dcm", "sc-001.dcm"]
+    assert [o["kind"] for o in written.outputs] == ["SEG", "SR", "HEAT", "SC"]
+    heat = receipt.read_bytes(files[2].read_bytes())
+    assert written.outputs[2]["uid"] == heat.SOPInstanceUID == uids.derive("HEAT", CALL)
+    assert written.outputs[2]["digest"] == "sha256:" + hashlib.sha256(files[2].read_bytes()).hexdigest()
+    assert receipt.read(heat, LOG.verifier)[0] == RECEIPT
+    (evidence,) = read_document(files[1]).CurrentRequestedProcedureEvidenceSequence
+    named = [one.ReferencedSOPInstanceUID for s in evidence.ReferencedSeriesSequence for one in s.ReferencedSOPSequence]
+    assert heat.SOPInstanceUID in named
+    (tmp_path / "results" / CALL / "sr.dcm").unlink()
+    assert writer.write(CALL, MAPPED, LOADED, INTENDED, RECEIPT, None) == written
+
+
+def test_heat_maps_that_nobody_wants_or_that_say_no_probability_stay_here(tmp_path: Path) -> None:
+    """Off by default; one that is not calibrated is kept with the findings, and the service's log says why."""
+    plain = ResultWriter(tmp_path / "plain", STYLE)
+    wanting = ResultWriter(tmp_path / "wanting", replace(STYLE, heat_maps=True))
+    for writer, names, told in ((plain, ("bleed", "score"), []), (wanting, ("score",), ["HEAT_MAP_UNCALIBRATED"])):
+        writer.keep(CALL, _mapped(*names))
+        with structlog.testing.capture_logs() as said:
+            written = writer.write(CALL, MAPPED, LOADED, INTENDED, RECEIPT, None)
+        assert [o["kind"] for o in written.outputs] == ["SEG", "SR"]
+        assert [one["code"] for one in said] == told
+        assert [one.id for one in writer.findings(CALL).heat_maps] == list(names)
+
+
+def test_heat_maps_do_not_outlive_the_setting(tmp_path: Path) -> None:
+    """Turned off between a crash and the restart: the half-made set goes; a whole one stays what it was."""
+    wanting = ResultWriter(tmp_path / "results", replace(STYLE, heat_maps=True))
+    plain = ResultWriter(tmp_path / "results", STYLE)
+    wanting.keep(CALL, _mapped("bleed"))
+    whole = wanting.write(CALL, MAPPED, LOADED, INTENDED, RECEIPT, None)
+    assert plain.write(CALL, MAPPED, LOADED, INTENDED, RECEIPT, None) == whole
+    (tmp_path / "results" / CALL / "sr.dcm").unlink()
+    assert [o["kind"] for o in plain.write(CALL, MAPPED, LOADED, INTENDED, RECEIPT, None).outputs] == ["SEG", "SR"]
 
 
 def templates(writer: ResultWriter) -> set[str]:
