@@ -134,7 +134,7 @@ class Engine:
             self._load(self._alive(), model)
 
     def infer(self, model: VerifiedModel, volume: Volume, deadline_s: float) -> Prediction:
-        """Label map and heat maps on the volume's own grid. Loads a model that is not warm first, under a limit of its own.
+        """Label map and heat maps on the volume's own grid. Loads the model first if need be, under a limit of its own.
 
         Raises EngineTimeout (DEADLINE_EXCEEDED, LOAD_DEADLINE_EXCEEDED), EngineDied (ENGINE_DIED), ModelRefused,
         ModelFailed, EngineError (ENGINE_OUT_OF_MEMORY), EngineCancelled, EngineClosed. After each of them the next call
