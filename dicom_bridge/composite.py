@@ -7,7 +7,7 @@ character set and append equipment of their own (each would have to be undone), 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
 
@@ -40,6 +40,7 @@ _REQUIRED_EVEN_EMPTY = (
 _COPIED_WHEN_KNOWN = ("IssuerOfPatientID", "PatientAge", "PatientSize", "PatientWeight", "StudyDescription")
 
 _SERIES_INSTANCE_UID = 0x0020000E
+_PIXEL_DATA = 0x7FE00010
 _PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
 
 
@@ -156,8 +157,12 @@ def referenced_series(instances: Sequence[Dataset], references_tag: int) -> byte
     return listed + series if references_tag < _SERIES_INSTANCE_UID else series + listed
 
 
-def part10(ds: Dataset, sop_class: str, sop_instance: str) -> bytes:
-    """The file, Explicit VR Little Endian. Raises OutputInvalid NOT_ENCODABLE: a value fits not its VR or charset."""
+def part10(ds: Dataset, sop_class: str, sop_instance: str, pixels: Iterable[memoryview] | None = None) -> bytes:
+    """The file, Explicit VR Little Endian. Raises OutputInvalid NOT_ENCODABLE: a value fits not its VR or charset.
+
+    `pixels`: Pixel Data (7FE0,0010) as OB, piece by piece, where `ds` has none and nothing behind it: so a segmentation
+    of a whole body, 234 MB, is copied once; pydicom would copy it three times.
+    """
     ds.SOPClassUID = sop_class
     ds.SOPInstanceUID = sop_instance
     meta = FileMetaDataset()
@@ -178,7 +183,22 @@ def part10(ds: Dataset, sop_class: str, sop_instance: str) -> bytes:
             ds.save_as(buffer, enforce_file_format=True, implicit_vr=False, little_endian=True)
     except (ValueError, TypeError, OverflowError, AttributeError, UserWarning) as cause:
         raise OutputInvalid("NOT_ENCODABLE", f"a value cannot be written ({type(cause).__name__})") from None
+    if pixels is not None:
+        _append_pixels(buffer, pixels)
+    # As BytesIO is made, this is its own memory and no copy.
     return buffer.getvalue()
+
+
+def _append_pixels(buffer: BytesIO, pixels: Iterable[memoryview]) -> None:
+    begin = buffer.tell()
+    buffer.write(explicit.head(_PIXEL_DATA, "OB", 0))
+    length = sum(buffer.write(piece) for piece in pixels)
+    buffer.write(b"\x00" * (length % 2))
+    buffer.seek(begin)
+    try:
+        buffer.write(explicit.head(_PIXEL_DATA, "OB", length + length % 2))
+    except ValueError:
+        raise OutputInvalid("NOT_ENCODABLE", "the pixel data are too long") from None
 
 
 def _text(head: Dataset, keyword: str) -> str:

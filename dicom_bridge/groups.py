@@ -15,6 +15,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from dicom_bridge import content
+from dicom_bridge.content import Item
 from dicom_bridge.contour import Outline
 from dicom_bridge.peers import ReportGroups
 from dicom_bridge.result_context import Algorithm, ResultContext, Tracking, tracking
@@ -76,7 +77,7 @@ def segment_group(
     sources: Sequence[Dataset],
     algorithm: Algorithm,
     context: ResultContext,
-) -> Dataset:
+) -> Item:
     """One segment, with its outline on the slice `outline.slice_index`, as `context.report_groups` says.
 
     VOLUMETRIC, TID 1411: refers to the segment, and each number is inferred from the outline. PLANAR, TID 1410: the
@@ -103,7 +104,7 @@ def segment_group(
     return content.container(_GROUP, [*head, *place, *(_number(*one, drawn) for one in numbers)], tid="1411")
 
 
-def _number(spec: MeasurementSpec, measurement: Measurement, *from_: Dataset) -> Dataset:
+def _number(spec: MeasurementSpec, measurement: Measurement, *from_: Item) -> Item:
     method = [content.code(content.MODIFIER, _METHOD, spec.method)] if spec.method else []
     return content.number(spec.concept, printed(spec, measurement), spec.unit, [*method, *from_])
 
@@ -134,7 +135,7 @@ def detection_group(
     sources: Sequence[Dataset],
     algorithm: Algorithm,
     context: ResultContext,
-) -> Dataset:
+) -> Item:
     """TID 1410 for one detection, the report's `number`th from 1: its place on its middle slice, and its score."""
     track = Tracking(f"{spec.id} {number}", context.uid("TRACKING", "detection", str(number)))
     on = content.slice_image(content.SELECTED, sources[detection.slice_index])
@@ -151,7 +152,7 @@ def detection_group(
     return content.container(_GROUP, children, tid="1410")
 
 
-def score(value: float, *, calibrated: bool, relationship: str = content.CONTAINS) -> Dataset:
+def score(value: float, *, calibrated: bool, relationship: str = content.CONTAINS) -> Item:
     """A score from 0 to 1: certainty in percent where it is calibrated, else a model's score and no more than that."""
     if calibrated:
         return content.number(_CERTAINTY, f"{100 * value:.2f}", _PERCENT, relationship=relationship)
@@ -160,7 +161,7 @@ def score(value: float, *, calibrated: bool, relationship: str = content.CONTAIN
 
 def _group_head(
     track: Tracking, category: Code, finding: Code, sites: Sequence[Code], algorithm: Algorithm
-) -> list[Dataset]:
+) -> list[Item]:
     """What both kinds of group begin with: identity, what it is and where, and who says so (TID 4019)."""
     return [
         content.text(content.CONTEXT, _TRACKING_ID, track.identifier),

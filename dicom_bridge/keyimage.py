@@ -122,8 +122,11 @@ def picture_of(
         spacing=_spacing(sources[k]),
         window=window_of(sources),
         colour_lab=segment.spec.colour_lab,
-        above=[MARKING["en-US"], f"Finding: {_words(segment)}", *numbers],
+        # All words but the marking stand below: OHIF opens its cine player over what is at the top of a series of OT.
+        above=[MARKING["en-US"]],
         below=[
+            f"Finding: {_words(segment)}",
+            *numbers,
             f"Model {algorithm.name} {algorithm.version}",
             f"Slice {k + 1} of {len(sources)}, outline by AI",
             *link,

@@ -1,7 +1,7 @@
-"""Reads back our own results as anybody's viewer would: what an SR and a SEG say of themselves.
+"""Reads back our own results as anybody's viewer would: what an SR, a SEG and a key image say of themselves.
 
 For the demo and for tests, on files that a PACS gave back. It shares no code with the writers (report.py,
-segmentation.py), so that a mistake there is seen here.
+segmentation.py, keyimage.py), so that a mistake there is seen here.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import Comprehensive3DSRStorage
+from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
 from dicom_bridge.errors import BridgeError, Fault
 from dicom_bridge.segment_pixels import SEGMENTATIONS, described
@@ -20,7 +20,7 @@ from dicom_bridge.segment_pixels import SEGMENTATIONS, described
 class ReadBackFailed(BridgeError):
     """The file is not the kind of object that was sent."""
 
-    CODES = frozenset({"NOT_DICOM", "NOT_A_REPORT", "NOT_A_SEGMENTATION"})
+    CODES = frozenset({"NOT_DICOM", "NOT_A_REPORT", "NOT_A_SEGMENTATION", "NOT_A_PICTURE"})
     fault = Fault.SITE
 
 
@@ -58,6 +58,16 @@ class SegmentationFacts:
     kind: str
     frames: int
     labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFacts:
+    """The header of a key image; `comments` say in words what it shows. Holds the patient's name: not for logs."""
+
+    sop_uid: str
+    study_uid: str
+    patient_name: str
+    comments: str
 
 
 def read_report(path: Path) -> ReportFacts:
@@ -109,6 +119,19 @@ def read_segmentation(path: Path) -> SegmentationFacts:
         kind=str(seg.get("SegmentationType", "")),
         frames=int(seg.get("NumberOfFrames", 0)),
         labels=tuple(str(item.get("SegmentLabel", "")) for item in described(seg)),
+    )
+
+
+def read_picture(path: Path) -> PictureFacts:
+    """What a Secondary Capture file says. Raises ReadBackFailed."""
+    picture = _read(path)
+    if picture.get("SOPClassUID") != SecondaryCaptureImageStorage:
+        raise ReadBackFailed("NOT_A_PICTURE", "the object is no Secondary Capture")
+    return PictureFacts(
+        sop_uid=str(picture.SOPInstanceUID),
+        study_uid=str(picture.StudyInstanceUID),
+        patient_name=str(picture.PatientName),
+        comments=str(picture.get("ImageComments", "")),
     )
 
 

@@ -94,7 +94,7 @@ def write_sr(
     shown = {outline.slice_index for outline in outlines.values()} | {d.slice_index for _, d in detections}
     key_slices = sorted(shown) or [len(sources) // 2]
     ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, seg, key_slices, context.report_groups, heat)]
-    ds.ContentSequence = [
+    tree = [
         *_document_context(manifest, algorithm, source_head(sources), context),
         _image_library([sources[k] for k in key_slices]),
     ]
@@ -108,8 +108,9 @@ def write_sr(
             for s in segments
         ]
     if groups:
-        ds.ContentSequence.append(content.container(_MEASUREMENTS, groups))
-    ds.ContentSequence.append(statements.qualitative(findings, segments, manifest, context, failed))
+        tree.append(content.container(_MEASUREMENTS, groups))
+    tree.append(statements.qualitative(findings, segments, manifest, context, failed))
+    content.put(ds, tree, context.charset)
     # What is named by a code of our own is declared.
     if _scored_by_us(manifest) or context.decide_at is not None:
         ds.CodingSchemeIdentificationSequence = [_private_scheme()]
@@ -131,11 +132,12 @@ def write_denial(
     key_slices = [len(sources) // 2]
     ds = _document(algorithm, sources, context, completion="PARTIAL")
     ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, None, key_slices, context.report_groups)]
-    ds.ContentSequence = [
+    tree = [
         *_document_context(manifest, algorithm, source_head(sources), context),
         _image_library([sources[k] for k in key_slices]),
         statements.not_performed(code, context),
     ]
+    content.put(ds, tree, context.charset)
     data = part10(ds, Comprehensive3DSRStorage, context.uid("SR"))
     check_report(data, sources, None)
     return data
@@ -160,11 +162,13 @@ def _document(algorithm: Algorithm, sources: Sequence[Dataset], context: ResultC
     ds.ValueType = "CONTAINER"
     ds.ConceptNameCodeSequence = [code_item(_REPORT)]
     ds.ContinuityOfContent = "SEPARATE"
-    ds.ContentTemplateSequence = [content.template("1500")]
+    content.put_template(ds, "1500")
     return ds
 
 
-def _document_context(manifest: Manifest, algorithm: Algorithm, head: Dataset, context: ResultContext) -> list[Dataset]:
+def _document_context(
+    manifest: Manifest, algorithm: Algorithm, head: Dataset, context: ResultContext
+) -> list[content.Item]:
     """Language (TID 1204), device observer (TID 1002, 1004) and procedure reported: rows 2 to 4 of TID 1500."""
     procedure = _PROCEDURES.get(head.Modality)
     if procedure is None:
@@ -181,7 +185,7 @@ def _document_context(manifest: Manifest, algorithm: Algorithm, head: Dataset, c
     ]
 
 
-def _image_library(images: Sequence[Dataset]) -> Dataset:
+def _image_library(images: Sequence[Dataset]) -> content.Item:
     """TID 1600, kept small: the key slices alone, which is where a reader should look first."""
     entries = [content.slice_image(content.CONTAINS, ds) for ds in images]
     return content.container(_IMAGE_LIBRARY, [content.container(_IMAGE_LIBRARY_GROUP, entries)])

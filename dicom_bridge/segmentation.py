@@ -24,6 +24,7 @@ from dicom_bridge.composite import (
     referenced_series,
     source_head,
 )
+from dicom_bridge.packing import pack
 from dicom_bridge.result_context import (
     SEG_SERIES_NUMBER,
     Algorithm,
@@ -107,7 +108,18 @@ def write_seg(
     sources: Sequence[Dataset],
     context: ResultContext,
 ) -> bytes:
-    """The SEG of one call as a Part 10 file, already through our own validity check.
+    """The SEG of one call as a Part 10 file, already through our own validity check: see `make_seg`."""
+    return make_seg(findings, manifest, ref, sources, context)[0]
+
+
+def make_seg(
+    findings: Findings,
+    manifest: Manifest,
+    ref: ModelRef,
+    sources: Sequence[Dataset],
+    context: ResultContext,
+) -> tuple[bytes, Dataset]:
+    """The SEG of one call as a Part 10 file, and what our own validity check has read in it, for the report.
 
     `sources`: the headers of the series in slice order k (pixels not needed); a mask's [k, r, c] is row r, column c of
     `sources[k]`, which is the whole image, or the frame that its Referenced Frame Number says. Raises OutputInvalid;
@@ -120,16 +132,17 @@ def write_seg(
     algorithm = Algorithm.of(manifest, ref)
     ds = header(sources, context, algorithm)
     image_modules(ds, sources, shape, "BINARY", bits=1)
-    _binary_pixels(ds, shape, segments)
+    ds.SegmentsOverlap = "YES" if overlap(segments) else "NO"
+    ds.NumberOfFrames = sum(len(segment.planes) for segment in segments)
     ds.SegmentSequence = [segment_item(s, algorithm, context) for s in segments]
     dimensions(ds, context.uid("SEG-DIMENSIONS"))
     ds.SharedFunctionalGroupsSequence = [shared_groups(sources)]
     explicit.put_sequence(ds, _PER_FRAME_GROUPS, _frame_groups(sources, segments))
     # Common Instance Reference (PS3.3 C.12.2): the whole source series, each instance once.
     explicit.put_sequence(ds, _REFERENCED_SERIES, [referenced_series(sources, _REFERENCED_INSTANCES)])
-    data = part10(ds, SegmentationStorage, context.uid("SEG"))
-    check_segmentation(data, sources)
-    return data
+    frames = [(segment.found, k) for segment in segments for k in segment.planes]
+    data = part10(ds, SegmentationStorage, context.uid("SEG"), pack(frames, shape[1:]))
+    return data, check_segmentation(data, sources)
 
 
 def header(sources: Sequence[Dataset], context: ResultContext, algorithm: Algorithm) -> Dataset:
@@ -166,29 +179,6 @@ def image_modules(
     ds.ContentLabel = "AI_SEG"
     ds.ContentDescription = "AI segmentation"
     ds.ContentCreatorName = ""
-
-
-def _binary_pixels(ds: Dataset, shape: tuple[int, int, int], segments: Sequence[DrawnSegment]) -> None:
-    ds.SegmentsOverlap = "YES" if overlap(segments) else "NO"
-    frames = [(segment.found, k) for segment in segments for k in segment.planes]
-    ds.NumberOfFrames = len(frames)
-    packed = b"".join(_packed(frames, shape))
-    ds.PixelData = packed if len(packed) % 2 == 0 else packed + b"\x00"
-    ds["PixelData"].VR = "OB"
-
-
-def _packed(frames: Sequence[tuple[SegmentMask, int]], shape: tuple[int, int, int]) -> Iterator[bytes]:
-    """Bits of successive frames, without padding between them, first pixel in the lowest bit (PS3.5 8.1.1, D.1).
-
-    Eight frames at a time: of any size they end with a byte, and they stay in the processor's cache.
-    """
-    pages = np.empty((8, *shape[1:]), dtype=np.bool_)
-    for first in range(0, len(frames), 8):
-        some = frames[first : first + 8]
-        pages[:] = False
-        for page, (found, k) in zip(pages, some, strict=False):
-            page[found.box[1:]] = found.part[k - found.origin[0]]
-        yield np.packbits(pages[: len(some)], bitorder="little").tobytes()
 
 
 def _planes_of(found: SegmentMask) -> tuple[int, ...]:
@@ -295,20 +285,26 @@ def _frame_groups(sources: Sequence[Dataset], segments: Sequence[DrawnSegment]) 
     Every frame names the slice it was drawn on: a viewer that finds no Derivation Image draws on the wrong slice.
     """
     present = sorted({k for segment in segments for k in segment.planes})
-    rank = {k: n for n, k in enumerate(present, start=1)}
-    derivations = {k: derived_from(sources[k]) for k in present}
+    parts = {k: _slice_groups(sources[k], rank) for rank, k in enumerate(present, start=1)}
     for segment in segments:
         number = explicit.unsigned(_REFERENCED_SEGMENT_NUMBER, "US", [segment.number])
         identification = explicit.sequence(_SEGMENT_IDENTIFICATION, [number])
+        index = segment.number.to_bytes(4, "little")
         for k in segment.planes:
-            index = explicit.unsigned(_DIMENSION_INDEX_VALUES, "UL", [segment.number, rank[k]])
-            position = "\\".join(str(v) for v in sources[k].ImagePositionPatient)
-            yield (
-                derivations[k]
-                + explicit.sequence(_FRAME_CONTENT, [index])
-                + explicit.sequence(_PLANE_POSITION, [explicit.text(_IMAGE_POSITION, "DS", position)])
-                + identification
-            )
+            before, after = parts[k]
+            yield b"".join((before, index, after, identification))
+
+
+def _slice_groups(source: Dataset, rank: int) -> tuple[bytes, bytes]:
+    """What the frames of one slice have in common, the slice's `rank` as their index in space: all but their segment.
+
+    Before and after the segment's index, the first of the two numbers (UL) that end Frame Content.
+    """
+    index = explicit.unsigned(_DIMENSION_INDEX_VALUES, "UL", [0, rank])
+    content = explicit.sequence(_FRAME_CONTENT, [index])
+    position = "\\".join(str(v) for v in source.ImagePositionPatient)
+    plane = explicit.sequence(_PLANE_POSITION, [explicit.text(_IMAGE_POSITION, "DS", position)])
+    return derived_from(source) + content[:-8], content[-4:] + plane
 
 
 def derived_from(source: Dataset) -> bytes:

@@ -11,9 +11,8 @@ from dicom_bridge.label_map import OVERLAP, write_label_map
 from dicom_bridge.label_map_validity import check_label_map
 from dicom_bridge.peers import Segmentation
 from dicom_bridge.result_context import ResultContext
-from dicom_bridge.segmentation import write_seg
+from dicom_bridge.segmentation import make_seg
 from dicom_bridge.unfit import OutputInvalid
-from dicom_bridge.validity import check_segmentation
 from inference.types import Findings
 from models.manifest import Manifest
 from models.ref import ModelRef
@@ -36,7 +35,7 @@ def write_segmentation(
     context: ResultContext,
     wanted: Segmentation,
 ) -> Segmented:
-    """A label map where one is wanted and no segments overlap, else BINARY; arguments and errors are `write_seg`'s.
+    """A label map where one is wanted and no segments overlap, else BINARY; arguments and errors are `make_seg`'s.
 
     Overlapping segments are whole in a BINARY one; the object itself says that they overlap (Segments Overlap YES).
     """
@@ -50,5 +49,5 @@ def write_segmentation(
             instead = refused.code
         else:
             return Segmented(data, check_label_map(data, sources))
-    data = write_seg(findings, manifest, ref, sources, context)
-    return Segmented(data, check_segmentation(data, sources), instead)
+    data, read = make_seg(findings, manifest, ref, sources, context)
+    return Segmented(data, read, instead)

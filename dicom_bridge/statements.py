@@ -11,9 +11,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from pydicom.dataset import Dataset
-
 from dicom_bridge import content
+from dicom_bridge.content import Item
 from dicom_bridge.groups import FINDING_SITE, PRIVATE_SCHEME, score
 from dicom_bridge.result_context import DECIDE_AT, INCONCLUSIVE, MARKING, NOT_PERFORMED, PARTLY_FAILED, ResultContext
 from dicom_bridge.segmentation import DrawnSegment
@@ -49,7 +48,7 @@ def qualitative(
     manifest: Manifest,
     context: ResultContext,
     failed: Sequence[str] = (),
-) -> Dataset:
+) -> Item:
     """The container of a model that ran; `failed`: coded reasons of its parts that did not.
 
     Raises OutputInvalid STATEMENT_UNKNOWN, STATEMENT_MISSING: the findings speak of a target that the manifest does not
@@ -62,8 +61,6 @@ def qualitative(
         *_of_detections(findings, manifest, silent_allowed=silent_allowed),
         *_of_classifications(findings, manifest, silent_allowed=silent_allowed),
     ]
-    present = any(one.presence == "PRESENT" for one in findings.classifications)
-    found = bool(segments) or bool(findings.detections) or present
     language = context.site_language
     reasons = []
     if findings.inconclusive is not None:
@@ -71,10 +68,10 @@ def qualitative(
     if failed:
         reasons.append(PARTLY_FAILED[language].format(codes=", ".join(failed)))
     texts = [*reasons, MARKING[language], manifest.limits_text[context.text_language]]
-    return _container(_SUMMARIES[bool(failed), found], said, texts, _decide_at(context))
+    return _container(_SUMMARIES[bool(failed), findings.outcome == "FINDINGS"], said, texts, _decide_at(context))
 
 
-def not_performed(code: str, context: ResultContext) -> Dataset:
+def not_performed(code: str, context: ResultContext) -> Item:
     """The container of a model that did not run, and the code of why: no statement on the patient."""
     language = context.site_language
     return _container(_NONE_SUCCEEDED, (), [NOT_PERFORMED[language].format(code=code), MARKING[language]])
@@ -91,14 +88,14 @@ def completion_description(failed: Sequence[str]) -> str:
     return f"Partly failed: {failed[0]}{more}"
 
 
-def _container(summary: Code, said: Sequence[Dataset], texts: Sequence[str], links: Sequence[Dataset] = ()) -> Dataset:
+def _container(summary: Code, said: Sequence[Item], texts: Sequence[str], links: Sequence[Item] = ()) -> Item:
     comments = [content.text(content.CONTAINS, _COMMENT, text) for text in texts]
     return content.container(
         _QUALITATIVE, [content.code(content.CONTAINS, _SUMMARY, summary), *said, *comments, *links]
     )
 
 
-def _decide_at(context: ResultContext) -> list[Dataset]:
+def _decide_at(context: ResultContext) -> list[Item]:
     """The address alone is the text: whoever copies it, or a viewer that makes a link of it, has nothing to cut off."""
     if context.decide_at is None:
         return []
@@ -107,7 +104,7 @@ def _decide_at(context: ResultContext) -> list[Dataset]:
     return [content.text(content.CONTAINS, name, context.decide_at)]
 
 
-def _of_segments(findings: Findings, drawn: set[int], manifest: Manifest, *, silent_allowed: bool) -> Iterator[Dataset]:
+def _of_segments(findings: Findings, drawn: set[int], manifest: Manifest, *, silent_allowed: bool) -> Iterator[Item]:
     """An abnormality with an empty mask is absent; one without a mask was not looked for, which is no absence."""
     masked = {segment.number for segment in findings.segments}
     abnormal = [spec for spec in manifest.segments if spec.category.value == _ABNORMAL]
@@ -119,7 +116,7 @@ def _of_segments(findings: Findings, drawn: set[int], manifest: Manifest, *, sil
         yield content.code(content.CONTAINS, kind, _PRESENCES[presence])
 
 
-def _of_detections(findings: Findings, manifest: Manifest, *, silent_allowed: bool) -> Iterator[Dataset]:
+def _of_detections(findings: Findings, manifest: Manifest, *, silent_allowed: bool) -> Iterator[Item]:
     """No detection is absence only where all of the model ran: a part that failed may have been the one that looks."""
     found = {detection.id for detection in findings.detections}
     for target in dict.fromkeys((spec.concept, spec.site) for spec in manifest.detections):
@@ -130,7 +127,7 @@ def _of_detections(findings: Findings, manifest: Manifest, *, silent_allowed: bo
         yield content.code(content.CONTAINS, concept, _PRESENCES[presence], [where])
 
 
-def _of_classifications(findings: Findings, manifest: Manifest, *, silent_allowed: bool) -> Iterator[Dataset]:
+def _of_classifications(findings: Findings, manifest: Manifest, *, silent_allowed: bool) -> Iterator[Item]:
     said = {one.id: one for one in findings.classifications}
     if said.keys() - {spec.id for spec in manifest.classifications}:
         raise OutputInvalid("STATEMENT_UNKNOWN", "a classification is not in the manifest")

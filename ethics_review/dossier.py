@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Final
 
 from audit.entry import JsonValue, canonical
@@ -23,6 +24,7 @@ from ethics_review.vocabulary import (
     ANY,
     CALLS_DAY_MAX,
     CARE_SETTINGS,
+    KEPT_MAX,
     MINORS,
     MINORS_UNDER_YEARS,
     READING_MODES,
@@ -139,12 +141,18 @@ class Approval:
     @property
     def starts_at(self) -> datetime:
         """First instant of validity, UTC."""
-        return datetime.combine(self.valid_from, time(), CIVIL_TIME).astimezone(UTC)
+        return _midnight(self.valid_from)
 
     @property
     def ends_at(self) -> datetime:
         """First instant after validity, UTC: the midnight (UTC+8) that ends the last day."""
-        return datetime.combine(self.valid_to + timedelta(days=1), time(), CIVIL_TIME).astimezone(UTC)
+        return _midnight(self.valid_to + timedelta(days=1))
+
+
+@lru_cache(KEPT_MAX)
+def _midnight(day: date) -> datetime:
+    """The first instant of a civil day, UTC."""
+    return datetime.combine(day, time(), CIVIL_TIME).astimezone(UTC)
 
 
 def draft_approval(fields: Mapping[str, JsonValue], limits: Limits = LAW) -> str:

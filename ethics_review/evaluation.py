@@ -99,6 +99,9 @@ _OTHERS: Final = (
     Metric("FAST_ACCEPT", Tier.T2, Outcome.ALERT, 50, size=50, limit="0.2"),
     Metric("CONDITION_DENIED", Tier.T2, Outcome.ALERT, 200, size=200, limit="0.1"),
     Metric("DECISION_OVERDUE", Tier.T2, Outcome.ALERT, 1, limit="0"),
+    # Of what a comparison with the PACS looked for; and no comparison at all for two days after a release.
+    Metric("RESULTS_UNMATCHED", Tier.T2, Outcome.ALERT, 200, limit="0.005"),
+    Metric("COMPARISON_OVERDUE", Tier.T2, Outcome.ALERT, 1, limit="0"),
     Metric("NOT_USED", Tier.T2, Outcome.ALERT, 200, size=200, limit="0.1"),  # who leaves the denominator is counted too
 )
 METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
@@ -229,6 +232,7 @@ def _whole(value: JsonValue) -> int:
 
 SOURCES: Final = (
     "charts.py",
+    "comparing.py",
     "drift.py",
     "duties.py",
     "evaluation.py",

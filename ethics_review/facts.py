@@ -22,6 +22,8 @@ GRAVE: Final = frozenset({"DEATH", "SERIOUS"})
 GOLDEN_MISMATCH: Final = "GOLDEN_MISMATCH"
 UNLOGGED: Final = "UNLOGGED"
 """Of what a comparison with a PACS found: it holds a result, and no entry of the log has one."""
+UNMATCHED: Final = ("UNRELEASED", "MISSING", "STUCK")
+"""Results that the log has, and the PACS not as the log says."""
 COUNTERSIGN_DAYS: Final = 30
 """From a safety report's entry to its countersignature. No figure is given; 30 days are ours."""
 _PURPOSE: Final = "purpose"
@@ -93,6 +95,8 @@ class Fact:
         owed: (name, due in microseconds since 1970) of what is to be done by then. done: names of what was.
         unlogged: of a comparison: UID, and the model's digest where it is known, of results that the log does not know.
         beyond: how many more of them there are than the entry names.
+        matched, unmatched: of a comparison: of the results that the log knows, how many the PACS holds as the log
+            says, and how many not.
         source, seq: who wrote the entry, and as its how-manieth; without a source nobody knows.
     """
 
@@ -115,6 +119,8 @@ class Fact:
     done: tuple[str, ...] = ()
     unlogged: tuple[tuple[str, str | None], ...] = ()
     beyond: int = 0
+    matched: int = 0
+    unmatched: int = 0
     source: str = ""
     seq: int = 0
 
@@ -248,9 +254,15 @@ def _safety_report(entry: Logged) -> Fact | None:
 def _reconciled(entry: Logged) -> Fact:
     listed = [one for one in _listed(entry.body["unlogged"]) if isinstance(one, Mapping)]
     unlogged = tuple((str(one["uid"]), None if one["model"] is None else str(one["model"])) for one in listed)
-    found = entry.body["found"]
-    said = int(str(found.get(UNLOGGED, 0))) if isinstance(found, Mapping) else 0
-    return replace(_base(entry, What.RECONCILED), unlogged=unlogged, beyond=max(0, said - len(unlogged)))
+    counts = entry.body["found"]
+    found = {str(name): int(str(n)) for name, n in counts.items()} if isinstance(counts, Mapping) else {}
+    return replace(
+        _base(entry, What.RECONCILED),
+        unlogged=unlogged,
+        beyond=max(0, found.get(UNLOGGED, 0) - len(unlogged)),
+        matched=int(str(entry.body["agreed"])),
+        unmatched=sum(found.get(name, 0) for name in UNMATCHED),
+    )
 
 
 def _listed(value: JsonValue) -> list[JsonValue]:

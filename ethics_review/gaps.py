@@ -8,13 +8,14 @@ group as 1/(1*2) + 1/(2*3) + 1/(3*4) + ... = 1, for whoever looks again and agai
 from collections.abc import Iterator
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
 from audit.entry import JsonValue
 from ethics_review.charts import NOTHING, Chart
 from ethics_review.evaluation import METRICS, Outcome, Reading
 from ethics_review.sequential import EXACT, gap_at_least, text
-from ethics_review.vocabulary import token
+from ethics_review.vocabulary import KEPT_MAX, token
 
 DIMENSIONS: Final = ("SEX", "AGE_YEARS", "MANUFACTURER", "SITE")
 LOOK: Final = 100
@@ -35,6 +36,7 @@ def slice_class(seen: str) -> str:
     return next((f"to {edge}" for edge in SLICES_MM if spacing <= Decimal(edge)), f"over {SLICES_MM[-1]}")
 
 
+@lru_cache(KEPT_MAX)
 def group_of(condition: str, seen: str) -> str:
     """ "SEX:F", "AGE_YEARS:60-79", "SLICE_SPACING_MM:to 1": the group of a class that the gate observed."""
     if condition == "SLICE_SPACING_MM":

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -22,6 +23,7 @@ from ethics_review.vocabulary import (
     ANY,
     CALLS_DAY_MAX,
     CARE_SETTINGS,
+    KEPT_MAX,
     MINORS,
     OPT_OUT_CHECK,
     OTHER,
@@ -214,10 +216,10 @@ def _weigh(
         observed = f"begins in {(approval.starts_at - now).days} days"
         return _No(_FAR_TIME, Refused(NOT_YET_VALID, VALIDITY, observed, approval.id))
     checks = [
-        Check(MODEL_DIGEST, HOLDS, "EQUAL"),
-        Check(VALIDITY, HOLDS, "IN_FORCE"),
-        Check(STATE, HOLDS, standing.state.value),
-        Check(STOP, HOLDS, NO_STOP),
+        _check(MODEL_DIGEST, HOLDS, "EQUAL"),
+        _check(VALIDITY, HOLDS, "IN_FORCE"),
+        _check(STATE, HOLDS, standing.state.value),
+        _check(STOP, HOLDS, NO_STOP),
     ]
     failed: list[Check] = []
     cut = {name for name, _ in standing.cut_off}
@@ -225,12 +227,18 @@ def _weigh(
         outcome, observed = evaluate(request, approval.conditions)
         if name in cut and outcome == HOLDS and _is_cut_off(name, observed, standing):
             outcome = CUT_OFF
-        check = Check(name, outcome, observed)
+        check = _check(name, outcome, observed)
         (checks if outcome == HOLDS else failed).append(check)
     if not failed:
         return tuple(checks)
     first = failed[0]
     return _No(len(failed), Refused(first.outcome, first.condition, first.observed, approval.id))
+
+
+@lru_cache(KEPT_MAX)
+def _check(condition: str, outcome: str, observed: str) -> Check:
+    """The check; kept, as the same few classes come with each call."""
+    return Check(condition, outcome, observed)
 
 
 def _is_cut_off(condition: str, observed: str, standing: Standing) -> bool:

@@ -13,6 +13,7 @@ from typing import Final
 
 from audit.entry import JsonValue
 from ethics_review.charts import NOTHING, Chart, Cusum, Drift, Due, Latency, Share
+from ethics_review.comparing import Comparisons
 from ethics_review.duties import Duties
 from ethics_review.errors import RequestInvalid
 from ethics_review.evaluation import METRICS, SEVERITY, Evaluation, Outcome, Plan, Reading, Tier
@@ -49,7 +50,7 @@ class Monitor:
         self.beat: list[JsonValue] = []  # entry, boot and tick of the last heartbeat
         self.seen, self.seqs = NOTHING, dict[str, list[int]]()  # last entry; of each source: last entry and its number
         self.due = Due(plan.decision_h)  # outlives an epoch: a suspension does not forgive what is overdue
-        self.duties = Duties()  # so do these
+        self.duties, self.compared = Duties(), Comparisons()  # so do these
         self._begin()
 
     def _begin(self) -> None:
@@ -86,6 +87,7 @@ class Monitor:
             "not_used": self.not_used,
             "due": self.due,
             "duties": self.duties,
+            "compared": self.compared,
             "outcomes": self.outcomes,
             "measures": self.measures,
         }
@@ -101,7 +103,8 @@ class Monitor:
             return tuple(self._evaluation(reading) for reading in gap)
         said = [*gap, *self._clock(fact)]
         self.index = fact.index
-        touched = [self.due, *self._take(fact)]
+        self.compared.passes(fact)
+        touched = [self.due, self.compared, *self._take(fact)]
         said += self._invariants(fact)
         if fact.what is What.EPOCH and fact.model == self.plan.model.digest:
             said += self._close()
@@ -123,6 +126,7 @@ class Monitor:
         other.seen, other.seqs = self.seen, {source: list(last) for source, last in self.seqs.items()}
         other.due.restore(self.due.state())
         other.duties.restore(self.duties.state())
+        other.compared.restore(self.compared.state())
         return other
 
     def _evaluation(self, reading: Reading) -> Evaluation:
@@ -195,6 +199,7 @@ class Monitor:
         begun = int(str(call[0]))
         if fact.what is What.RELEASED:
             self.due.released(fact.call, begun, self.time_us)
+            self.compared.released(begun, fact.time_us)
         elif fact.what in {What.RESULT, What.FAILED}:
             return self._finished(fact, call, begun)
         elif fact.what is What.DECISION:

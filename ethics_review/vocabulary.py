@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Collection
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 ANY: Final = "*"
@@ -51,6 +52,8 @@ above the noise of positions written as decimal strings. What is written is what
 
 _TOKEN_REFUSED: Final = re.compile(r"[^A-Za-z0-9 ._:/+-]")
 _TOKEN_MAX: Final = 64
+KEPT_MAX: Final = 512
+"""How many answers of a pure function of a call's classes are kept: each call brings the same few."""
 # What a person's numbers look like: six digits on end, a date, a foreign UID. The audit log refuses these too.
 _PERSONAL: Final = re.compile(r"[0-9]{6,}|[0-9]{4}[-./][0-9]{1,2}[-./][0-9]{1,2}|(?:[0-9]+\.){5,}")
 
@@ -107,6 +110,7 @@ def normal(text: str | None) -> str | None:
     return " ".join(plain.upper().split()) or None
 
 
+@lru_cache(KEPT_MAX)
 def token(text: str) -> str:
     """`text` as an audit token of 64 characters at most.
 

@@ -32,6 +32,7 @@ LabelArray = npt.NDArray[np.uint8]
 
 Point = tuple[float, float, float]
 Presence = Literal["PRESENT", "ABSENT", "UNDETERMINED"]
+Outcome = Literal["FINDINGS", "NO_FINDINGS", "INCONCLUSIVE"]
 
 TIMING_KEYS: Final = frozenset({"load", "preprocess", "forward", "postprocess", "total"})
 """Stages of one call, each in whole milliseconds. `load` is 0 when the model was warm."""
@@ -259,6 +260,15 @@ class Findings:
         decided = any(one.presence != "UNDETERMINED" for one in self.classifications)
         if self.segments or self.measurements or self.detections or self.heat_maps or decided:
             raise VolumeInvalid("VOLUME_INVALID", "inconclusive findings that found or excluded something")
+
+    @property
+    def outcome(self) -> Outcome:
+        """What came of it: FINDINGS where a segment has a voxel, something was detected, or a thing is PRESENT."""
+        if self.inconclusive is not None:
+            return "INCONCLUSIVE"
+        drawn = any(one.part.size for one in self.segments)
+        present = any(one.presence == "PRESENT" for one in self.classifications)
+        return "FINDINGS" if drawn or self.detections or present else "NO_FINDINGS"
 
     def save(self, path: Path) -> None:
         """Write the findings durably, replacing what an earlier try of the same call left.

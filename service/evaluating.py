@@ -277,17 +277,7 @@ class Evaluation:
         """SEG and SR as in service: an answer of which no valid object can be made would reach no reader either."""
         receipt = Receipt(intent.index, self._p.log.receipt(intent.index).note)
         made = self._p.results.write(call, self._model, read.loaded, intent.time, receipt, None)
-        self._append(
-            records.call_result(
-                call,
-                outputs=made.outputs,
-                measurements=made.measurements,
-                timing_ms=made.timing_ms,
-                deadline_ms=made.deadline_ms,
-                device=made.device,
-                software=made.software,
-            )
-        )
+        self._append(records.call_result(call, made))
 
     def _judged(self, case: LabelledCase, read: _Read, findings: Findings) -> dict[str, JsonValue]:
         """What the label says of the model's answer, each figure as it is logged."""

@@ -261,17 +261,7 @@ class Pipeline:
         supersedes = self._superseded(run, facts["call"])
         receipt = Receipt(**facts["receipt"])
         written = self._p.results.write(facts["call"], model, loaded, facts["intended_at"], receipt, supersedes)
-        self._record(
-            records.call_result(
-                facts["call"],
-                outputs=written.outputs,
-                measurements=written.measurements,
-                timing_ms=written.timing_ms,
-                deadline_ms=written.deadline_ms,
-                device=written.device,
-                software=written.software,
-            )
-        )
+        self._record(records.call_result(facts["call"], written))
         self._show(
             run,
             # Of a shadow run this is the end: never WRITTEN, which says that something is on its way to the PACS.

@@ -100,26 +100,31 @@ def call_intent(
     return Draft(kind=Kind.CALL_INTENT, key=f"intent:{permit.call}:{digest}", call=permit.call, body=body)
 
 
-def call_result(
-    call: str,
-    *,
-    outputs: Sequence[Mapping[str, str]],
-    measurements: Sequence[Mapping[str, str]],
-    timing_ms: Mapping[str, int],
-    deadline_ms: int,
-    device: str,
-    software: str,
-) -> Draft:
-    """What the model found and the exact objects that say so, before any of them is sent."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a model found, and the exact objects that say so. `outcome`: as Findings.outcome; times in milliseconds."""
+
+    outputs: list[dict[str, str]]
+    outcome: str
+    measurements: list[dict[str, str]]
+    timing_ms: dict[str, int]
+    device: str
+    deadline_ms: int
+    software: str
+
+
+def call_result(call: str, written: Written) -> Draft:
+    """What came of a call, before any of its objects is sent."""
+    in_time = written.timing_ms["total"] <= written.deadline_ms
     body: dict[str, JsonValue] = {
-        "outputs": [dict(o) for o in outputs],
-        "outcome": "FINDINGS",
-        "measurements": [dict(m) for m in measurements],
-        "timing_ms": dict(timing_ms),
-        "deadline_ms": deadline_ms,
-        "deadline_met": "YES" if timing_ms["total"] <= deadline_ms else "NO",
-        "device": device,
-        "software": software,
+        "outputs": [dict(o) for o in written.outputs],
+        "outcome": written.outcome,
+        "measurements": [dict(m) for m in written.measurements],
+        "timing_ms": dict(written.timing_ms),
+        "deadline_ms": written.deadline_ms,
+        "deadline_met": "YES" if in_time else "NO",
+        "device": written.device,
+        "software": written.software,
     }
     return Draft(kind=Kind.CALL_RESULT, key=f"result:{call}", call=call, body=body)
 

@@ -28,7 +28,7 @@ from inference.types import Findings
 from models.library import VerifiedModel
 from service import records
 from service.links import decide_link
-from service.records import decimal
+from service.records import Written, decimal
 
 FINDINGS = "findings.npz"
 SEG = "seg.dcm"
@@ -38,18 +38,6 @@ SC_FILES = "sc-[0-9][0-9][0-9].dcm"
 MS = 1000
 
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What the log says of a call's results."""
-
-    outputs: list[dict[str, str]]
-    measurements: list[dict[str, str]]
-    timing_ms: dict[str, int]
-    device: str
-    deadline_ms: int
-    software: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +121,7 @@ class ResultWriter:
         decimals = {m.id: m for m in model.manifest.measurements}
         return Written(
             outputs=[_output(path, call) for path in self.files(call)],
+            outcome=findings.outcome,
             measurements=[
                 {
                     "code": decimals[m.id].concept.value,
@@ -145,7 +134,7 @@ class ResultWriter:
             device=findings.device,
             deadline_ms=round(model.manifest.deadline_s * MS),
             # Of the version that made the objects, which after an update is not the one that tells of them.
-            software=f"zhiying {readback.read_report(sr_path).software}",
+            software=f"zhiying {readback.read_document(sr_path).SoftwareVersions}",
         )
 
     def deny(
@@ -234,4 +223,9 @@ def _output(path: Path, call: str) -> dict[str, str]:
     """What the log says of one file, whose name tells what it is."""
     kind, _, number = path.stem.upper().partition("-")
     uid = uids.derive(kind, call, *(keyimage.uid_parts(int(number)) if number else ()))
-    return {"kind": kind, "uid": uid, "digest": f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"}
+    return {"kind": kind, "uid": uid, "digest": f"sha256:{_digest(path)}"}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

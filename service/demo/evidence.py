@@ -11,12 +11,21 @@ from typing import Any
 from audit.entry import Entry, Kind
 from dicom_bridge.orthanc import OrthancReader, StoredSeries
 from dicom_bridge.overlay import draw
-from dicom_bridge.readback import ReportFacts, SegmentationFacts, read_report, read_segmentation
+from dicom_bridge.readback import (
+    PictureFacts,
+    ReportFacts,
+    SegmentationFacts,
+    read_picture,
+    read_report,
+    read_segmentation,
+)
 from service.demo.errors import NotHeld
 
 MRI = "MR"
 REPORT = "SR"
 MASK = "SEG"
+PICTURE = "SC"
+_MODALITY = {REPORT: "SR", MASK: "SEG", PICTURE: "OT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +34,11 @@ class Results:
 
     report_path: Path
     mask_path: Path
+    picture_path: Path
     overlay_path: Path
     report: ReportFacts
     mask: SegmentationFacts
+    picture: PictureFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +53,7 @@ class Trail:
 
 
 def fetch(reader: OrthancReader, study_uid: str, sources: Sequence[Path], output: Path) -> Results:
-    """Read the one SR and the one SEG of the study back from the PACS into `output`, and draw the overlay.
+    """Read the one SR, SEG and key image of the study back from the PACS into `output`, and draw the overlay.
 
     Raises NotHeld when the PACS has not exactly one of each, or not exactly the images that were sent.
     """
@@ -51,12 +62,13 @@ def fetch(reader: OrthancReader, study_uid: str, sources: Sequence[Path], output
     if images != len(sources):
         raise NotHeld(f"the PACS has {images} images of the study, {len(sources)} were sent")
     output.mkdir(parents=True, exist_ok=True)
-    paths = {REPORT: output / "sr.dcm", MASK: output / "seg.dcm"}
-    for modality, path in paths.items():
-        path.write_bytes(reader.file(_only(series, modality)))
+    paths = {kind: output / f"{kind.lower()}.dcm" for kind in _MODALITY}
+    for kind, path in paths.items():
+        path.write_bytes(reader.file(_only(series, _MODALITY[kind])))
     overlay = output / "overlay.png"
     draw(paths[MASK], sources, overlay)
-    return Results(paths[REPORT], paths[MASK], overlay, read_report(paths[REPORT]), read_segmentation(paths[MASK]))
+    facts = read_report(paths[REPORT]), read_segmentation(paths[MASK]), read_picture(paths[PICTURE])
+    return Results(paths[REPORT], paths[MASK], paths[PICTURE], overlay, *facts)
 
 
 def _only(series: Sequence[StoredSeries], modality: str) -> str:
@@ -89,17 +101,19 @@ def promises(found: Trail, results: Results, run: Mapping[str, Any], patient_nam
     for entry in found.results:
         outputs: Any = entry.body["outputs"]
         named |= {output["kind"]: output["uid"] for output in outputs}
-    held = {REPORT: results.report.sop_uid, MASK: results.mask.sop_uid}
+    held = {REPORT: results.report.sop_uid, MASK: results.mask.sop_uid, PICTURE: results.picture.sop_uid}
     said = {(number.concept, number.value, number.unit) for number in results.report.numbers}
     measured = {(item["code"], item["value"], item["unit"]) for item in run["measurements"]}
     flags = (results.report.verification, results.report.preliminary)
-    names = {results.report.patient_name, results.mask.patient_name}
+    names = {one.patient_name for one in (results.report, results.mask, results.picture)}
+    words = [f"{item['value']} {item['unit']}" for item in run["measurements"]]
     return {
         "refused before the approval": any(entry.index < approved_at for entry in found.refusals),
         "approved, then asked, answered, sent": approved_at >= 0 and len(order) == 4 and order == sorted(order),
         "one result, sent once": (len(found.results), len(found.releases)) == (1, 1),
         "the PACS holds what the log names": named == held,
         "the report says what was measured": bool(measured) and measured <= said,
+        "the key image says what was measured": bool(words) and all(one in results.picture.comments for one in words),
         "unverified and preliminary": flags == ("UNVERIFIED", "PRELIMINARY"),
         "a binary mask with one segment": (results.mask.kind, len(results.mask.labels)) == ("BINARY", 1),
         "the patient's name is readable": names == {patient_name},

@@ -46,8 +46,11 @@ class Hospital:
         """Its HTTP API."""
         return f"http://{LOOPBACK}:{self.http_port}"
 
-    def configure(self, *, site: str, pacs_port: int, trust: str) -> None:
-        """Write the configuration: one PACS, which gets the results, and the trust policy (its text)."""
+    def configure(self, *, site: str, pacs_port: int, trust: str, key_images: bool = False) -> None:
+        """Write the configuration: one PACS, which gets the results, and the trust policy (its text).
+
+        `key_images`: whether a picture with the finding in words goes there too.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         policy = self.root / "trust.policy"
         policy.write_text(trust, encoding="utf-8")
@@ -60,7 +63,8 @@ class Hospital:
             f'[dicom]\nae_title = "{AE_TITLE}"\nhost = "{LOOPBACK}"\nport = {self.dicom_port}\n\n'
             f'[http]\nhost = "{LOOPBACK}"\nport = {self.http_port}\n\n'
             f'[[peers]]\nname = "{PEER}"\nae_title = "{PACS_AE}"\nhost = "{LOOPBACK}"\nport = {pacs_port}\n'
-            f'counts = true\n\n[results]\nto = "{PEER}"\n\n'
+            f'counts = true\n\n[results]\nto = "{PEER}"\n'
+            f"key_images = {str(key_images).lower()}\n\n"
             f'[assembly]\nquiet_s = {QUIET_S}\n\n[review]\ntrust = {trusted}\nautonomy = "A1"\n'
             'care_setting = "OP"\nreading_mode = "second_reader"\n',
             encoding="utf-8",

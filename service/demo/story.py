@@ -85,7 +85,7 @@ class Story:
         parties = Parties(self._places.workdir / "parties")
         hospital.root.mkdir(parents=True, exist_ok=True)
         trusted = parties.policy(zhiying)
-        hospital.configure(site=SITE, pacs_port=pacs.dicom_port, trust=trusted)
+        hospital.configure(site=SITE, pacs_port=pacs.dicom_port, trust=trusted, key_images=True)
         case = self._case(zhiying)
         self._screen.step(4, "start Orthanc as the PACS and Zhiying beside it; the scanner sends to the PACS")
         self._start(pacs, hospital, zhiying)
@@ -228,7 +228,11 @@ class Story:
             "findings": [asdict(number) for number in results.report.numbers],
             "steps_ms": run["steps_ms"],
             "timing_ms": run["timing_ms"],
-            "outputs": {"SR": results.report.sop_uid, "SEG": results.mask.sop_uid},
+            "outputs": {
+                "SR": results.report.sop_uid,
+                "SEG": results.mask.sop_uid,
+                "SC": results.picture.sop_uid,
+            },
             "orthanc": f"{world.pacs.url}/app/explorer.html#study?uuid={world.reader.study_id(case.series.study_uid)}",
             "audit": {"entries": verified["size"], "root": verified["root"]},
             "held": kept,

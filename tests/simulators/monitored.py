@@ -98,6 +98,8 @@ def busy(seed: int, calls: int, *, bad: float = 0.06, failing: float = 0.005) ->
             ward.put(What.INVARIANT, model=MODEL.digest, code="GOLDEN_MISMATCH")
         if rng.random() < 0.001:
             ward.put(What.EPOCH, model=MODEL.digest)
+        if rng.random() < 0.001:
+            ward.put(What.RECONCILED, matched=rng.randrange(400), unmatched=rng.randrange(4))
         call = ward.call(
             sex=rng.choice("FM"),
             age=rng.choice(("30-34", "60-64", "90+")),

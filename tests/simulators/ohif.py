@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from playwright.sync_api import TimeoutError as NotInTime
+from scipy.ndimage import map_coordinates
 
 from service.demo.viewer import application
 
@@ -134,6 +135,12 @@ class Screen:
         self.settle()
         return [str(one) for one in self._page.evaluate(_WORDS)]
 
+    def open_picture(self, words: str, sop_uid: str) -> None:
+        """Open a series of one picture from the study's list."""
+        self.choose(words)
+        self._page.wait_for_function(f"() => ({_IMAGE})().includes({json.dumps(sop_uid)})", timeout=SHOWN_MS)
+        self.settle()
+
     def image(self) -> str:
         """The image in the viewport, by its address, which holds its SOP Instance UID; "" where there is none."""
         return str(self._page.evaluate(_IMAGE))
@@ -155,6 +162,20 @@ class Screen:
 
     def project(self, mask: NDArray[np.bool_], plane: Slice, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """Where the pixels of a mask (rows, columns) of this plane are on a viewport of `shape` (height, width)."""
+        row, column = np.round(self._below(plane, shape)).astype(int)
+        inside = (column >= 0) & (row >= 0) & (column < mask.shape[1]) & (row < mask.shape[0])
+        found: NDArray[np.bool_] = inside & mask[row.clip(0, mask.shape[0] - 1), column.clip(0, mask.shape[1] - 1)]
+        return found
+
+    def project_picture(
+        self, picture: NDArray[np.float64], plane: Slice, shape: tuple[int, int]
+    ) -> NDArray[np.float64]:
+        """How a picture (rows, columns) of this plane must look on a viewport of `shape`; 0 beside it."""
+        found: NDArray[np.float64] = map_coordinates(picture, self._below(plane, shape), order=1, cval=0.0)
+        return found
+
+    def _below(self, plane: Slice, shape: tuple[int, int]) -> NDArray[np.float64]:
+        """The row and the column (2, height, width) of the plane that lie below each pixel of the viewport."""
         reach = 100.0
         origin = np.array(plane.position)
         ends = [origin, origin + reach * np.array(plane.along_columns), origin + reach * np.array(plane.along_rows)]
@@ -163,12 +184,10 @@ class Screen:
         )
         # Screen = zero + column * (right - zero) / reach + row * (down - zero) / reach; solved for column and row.
         step = np.linalg.inv(np.stack([(right - zero) / reach, (down - zero) / reach], axis=1))
-        y, x = np.mgrid[: shape[0], : shape[1]]
-        at = np.einsum("ij,jhw->ihw", step, np.stack([x - zero[0], y - zero[1]]))
-        column, row = np.round(at).astype(int)
-        inside = (column >= 0) & (row >= 0) & (column < mask.shape[1]) & (row < mask.shape[0])
-        found: NDArray[np.bool_] = inside & mask[row.clip(0, mask.shape[0] - 1), column.clip(0, mask.shape[1] - 1)]
-        return found
+        # The middle of a pixel of the screen is half a pixel from where it begins.
+        y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
+        column, row = np.einsum("ij,jhw->ihw", step, np.stack([x - zero[0], y - zero[1]]))
+        return np.stack([row, column])
 
     def _nudge(self) -> None:
         box = self._page.locator('[data-cy="viewport-pane"]').first.bounding_box()
@@ -196,6 +215,13 @@ def coloured(pixels: NDArray[np.int64]) -> NDArray[np.bool_]:
 def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     """How far two areas are the same: 1 for equal ones, 0 for none in common."""
     return float(2 * np.count_nonzero(one & other) / max(1, np.count_nonzero(one) + np.count_nonzero(other)))
+
+
+def alike(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """How far two pictures are the same but for brightness and contrast (correlation); 0 where one shows nothing."""
+    if min(one.std(), other.std()) == 0.0:
+        return 0.0
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
 
 @contextmanager

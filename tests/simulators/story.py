@@ -35,7 +35,7 @@ from service.keys import PeriodKeys, Pseudonyms
 from service.permitting import Evidence, Facts, Practice
 from service.pipeline import Parts, Pipeline, Step
 from service.reading import Chosen
-from service.results import Written
+from service.records import Written
 from service.stopping import Door, Halt
 from service.store import Run, State, Store
 from tests.simulators import small_model
@@ -276,7 +276,8 @@ class FakeResults:
             value = f"{self.findings[call].measurements[0].value:.3f}"
             measured = [{"code": "118565006", "value": value, "unit": "cm3"}]
             deadline_ms = round(1000 * model.manifest.deadline_s)
-            made = Written(outputs, measured, dict(TIMING_MS), DEVICE, deadline_ms, "zhiying 0.1.0")
+            outcome = self.findings[call].outcome
+            made = Written(outputs, outcome, measured, dict(TIMING_MS), DEVICE, deadline_ms, "zhiying 0.1.0")
             self.written[call] = made, intended_at, supersedes
         return self.written[call][0]
 

@@ -29,7 +29,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STATION = "READINGROOM"
 NAME = "TEST^Phantom=测试^幻影"
-KINDS = ("SR", "SEG")
+KINDS = {"SR": "SR", "SEG": "SEG", "SC": "OT"}
+"""Each kind of result, and its modality."""
 VOLUME_CM3 = 1950.0
 """Of this brain, by `deepbet` itself (test_against_deepbet.py compares the masks)."""
 VOLUME_TOLERANCE = 0.01
@@ -73,8 +74,8 @@ def fetched(
     found: dict[tuple[str, str], Path] = {}
     client = orthanc_api_client.OrthancApiClient(pacs.url)
     for kind in KINDS:
-        (found[kind, "C-GET"],) = station.get(study, series[kind])
-        (found[kind, "C-MOVE"],) = station.move(study, series[kind])
+        (found[kind, "C-GET"],) = station.get(study, series[KINDS[kind]])
+        (found[kind, "C-MOVE"],) = station.move(study, series[KINDS[kind]])
         (instance,) = client.lookup(told.run["outputs"][kind], "Instance")
         found[kind, "REST"] = station.root / f"{kind}.dcm"
         found[kind, "REST"].write_bytes(client.instances.get_file(instance))
@@ -152,28 +153,28 @@ def test_a_stranger_is_not_let_in(station: Workstation, study: str) -> None:
         stranger.find("STUDY", study)
 
 
-def test_findscu_counts_one_report_and_one_mask(station: Workstation, study: str, told: Told) -> None:
-    """The study has three series: the images that were sent, one SR of one instance, one SEG of one instance."""
+def test_findscu_counts_one_result_of_each_kind(station: Workstation, study: str, told: Told) -> None:
+    """The study has four series: the images that were sent; SR, SEG and key image of one instance each."""
     images = told.run["study"]["images"]
     asked = ("ModalitiesInStudy", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances")
     (whole,) = station.find("STUDY", study, *asked)
     parts = station.find("SERIES", study, "Modality", "SeriesInstanceUID", "NumberOfSeriesRelatedInstances")
 
-    assert set(whole.attributes.ModalitiesInStudy) == {"MR", "SR", "SEG"}
+    assert set(whole.attributes.ModalitiesInStudy) == {"MR", *KINDS.values()}
     assert (whole.attributes.NumberOfStudyRelatedSeries, whole.attributes.NumberOfStudyRelatedInstances) == (
-        3,
-        images + 2,
+        4,
+        images + 3,
     )
     counted = sorted((str(a.attributes.Modality), int(a.attributes.NumberOfSeriesRelatedInstances)) for a in parts)
-    assert counted == [("MR", images), ("SEG", 1), ("SR", 1)]
+    assert counted == [("MR", images), ("OT", 1), ("SEG", 1), ("SR", 1)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_findscu_finds_the_instances_that_the_log_names(
     station: Workstation, study: str, series: dict[str, str], log: dict[str, Entry], kind: str
 ) -> None:
-    """On the level of instances the SR and the SEG are those of the CALL_RESULT entry."""
-    (answer,) = station.find("IMAGE", study, series[kind], "SOPInstanceUID")
+    """On the level of instances SR, SEG and key image are those of the CALL_RESULT entry."""
+    (answer,) = station.find("IMAGE", study, series[KINDS[kind]], "SOPInstanceUID")
     assert answer.attributes.SOPInstanceUID == outputs(log)[kind]["uid"]
 
 
@@ -185,7 +186,7 @@ def test_findscu_shows_the_name_in_chinese(station: Workstation, study: str, lev
         assert answer.attributes.SpecificCharacterSet == "ISO_IR 192"
         assert f"PN [{NAME}]" in answer.text
     if level == "SERIES":
-        assert sum("非诊断用" in answer.text for answer in answers) == 2
+        assert sum("非诊断用" in answer.text for answer in answers) == 3
 
 
 def test_the_study_is_found_by_its_chinese_name(station: Workstation, told: Told) -> None:
@@ -196,7 +197,7 @@ def test_the_study_is_found_by_its_chinese_name(station: Workstation, told: Told
 
 
 def test_orthanc_api_client_counts_the_same(pacs: Orthanc, told: Told) -> None:
-    """Orthanc's own client counts one study, one SR, one SEG and the images, in three series."""
+    """Orthanc's own client counts one study, one result of each kind and the images, in four series."""
     client = orthanc_api_client.OrthancApiClient(pacs.url)
     try:
         (study,) = client.lookup(told.run["study"]["uid"], "Study")
@@ -205,7 +206,7 @@ def test_orthanc_api_client_counts_the_same(pacs: Orthanc, told: Told) -> None:
         studies = client.studies.get_all_ids()
     finally:
         client.close()
-    assert counted == [("MR", told.run["study"]["images"]), ("SEG", 1), ("SR", 1)]
+    assert counted == [("MR", told.run["study"]["images"]), ("OT", 1), ("SEG", 1), ("SR", 1)]
     assert studies == [study]
 
 
@@ -229,7 +230,7 @@ def test_the_log_names_these_very_bytes(
     has its own: a digest of Orthanc's file as it is proves nothing. Its data set is byte for byte ours. What DCMTK
     receives it encodes anew with other lengths of sequences: there only the values can be compared.
     """
-    (kept,) = (told.folder / "work" / "hospital" / "data" / "results").glob(f"*/{kind.lower()}.dcm")
+    (kept,) = (told.folder / "work" / "hospital" / "data" / "results").glob(f"*/{kind.lower()}*.dcm")
     ours, theirs = kept.read_bytes(), fetched[kind, "REST"].read_bytes()
     start = data_set_at(ours)
 

@@ -238,12 +238,13 @@ def test_nothing_of_the_patient_is_in_the_pixels() -> None:
     lines = " ".join([*drawn.above, *drawn.below])
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "StudyDate", "StudyInstanceUID"):
         assert str(sources[0].get(keyword)) not in lines
-    assert list(drawn.above) == [
-        "AI output. Not for diagnosis. Requires review by a physician.",
+    assert list(drawn.above) == ["AI output. Not for diagnosis. Requires review by a physician."]
+    assert list(drawn.below) == [
         "Finding: Brain",
         "Volume: 1.0 cm3",
+        "Model test-brain 1.2.0+abababababab",
+        "Slice 6 of 12, outline by AI",
     ]
-    assert drawn.below[0] == "Model test-brain 1.2.0+abababababab"
 
 
 def test_text_that_the_font_cannot_write_is_not_burnt_in() -> None:
@@ -253,7 +254,7 @@ def test_text_that_the_font_cannot_write_is_not_burnt_in() -> None:
     both = replace(label, type=replace(label.type, meaning="脑"))
     for spec, expected in ((label, "Finding: Brain"), (both, "Finding: segment 1")):
         drawn = told(replace(segment, spec=spec), phantom.series(SHAPE))
-        assert drawn.above[1] == expected
+        assert drawn.below[0] == expected
         assert all(line.isascii() for line in (*drawn.above, *drawn.below))
 
 
@@ -311,7 +312,7 @@ def test_the_file_holds_the_drawn_outline() -> None:
     key = int(mask.sum(axis=(1, 2)).argmax())
     canvas = ds.pixel_array
     rows, columns = np.nonzero(coloured(canvas, rgb((RED[0], RED[1], RED[2]))))
-    drawn = picture(mask[key], above=["", "", ""], below=["", ""])
+    drawn = picture(mask[key], above=[""], below=["", "", "", ""])
     around = np.argwhere(near(enlarged(drawn), 2))
     assert (rows.min(), columns.min()) == tuple(around.min(axis=0))
     assert (rows.max(), columns.max()) == tuple(around.max(axis=0))

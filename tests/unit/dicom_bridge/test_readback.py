@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import Comprehensive3DSRStorage
+from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
 from dicom_bridge.readback import (
     Number,
+    PictureFacts,
     ReadBackFailed,
     Statement,
+    read_picture,
     read_report,
     read_segmentation,
     read_statements,
@@ -107,6 +109,17 @@ def test_segmentation(tmp_path: Path) -> None:
     assert (facts.sop_uid, facts.patient_name) == ("2.25.2000", PATIENT.name)
 
 
+def test_picture(tmp_path: Path) -> None:
+    """The comments, and the Chinese name."""
+    picture = Dataset()
+    picture.SpecificCharacterSet = "ISO_IR 192"
+    picture.SOPClassUID, picture.SOPInstanceUID = SecondaryCaptureImageStorage, "2.25.9"
+    picture.StudyInstanceUID, picture.PatientName = "2.25.2", PATIENT.name
+    picture.ImageComments = "仅限成人: Brain. Volume: 1951.3 cm3"
+    save(picture, tmp_path / "sc.dcm")
+    assert read_picture(tmp_path / "sc.dcm") == PictureFacts("2.25.9", "2.25.2", PATIENT.name, picture.ImageComments)
+
+
 def test_the_wrong_object_is_refused(tmp_path: Path) -> None:
     """A report is no mask, a mask is no report, and text is neither; the message repeats nothing of the file."""
     write_report(tmp_path / "sr.dcm")
@@ -118,6 +131,9 @@ def test_the_wrong_object_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReadBackFailed) as refused:
         read_segmentation(tmp_path / "sr.dcm")
     assert refused.value.code == "NOT_A_SEGMENTATION"
+    with pytest.raises(ReadBackFailed) as refused:
+        read_picture(tmp_path / "seg.dcm")
+    assert refused.value.code == "NOT_A_PICTURE"
     with pytest.raises(ReadBackFailed) as refused:
         read_report(tmp_path / "text.dcm")
     assert refused.value.code == "NOT_DICOM"

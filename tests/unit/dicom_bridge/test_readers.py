@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import highdicom as hd
@@ -15,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
 from scipy.spatial import KDTree
 
 from dicom_bridge.peers import ReportGroups
@@ -23,23 +22,34 @@ from dicom_bridge.segmentation import write_seg
 from dicom_bridge.volume import load
 from inference.types import Findings
 from tests.simulators import findings as phantom
+from tests.simulators import validators
 from tests.simulators.enhanced import make_enhanced
 from tests.simulators.series import write_file
 
 SHAPE = (6, 16, 12)
 OBLIQUE = (0.9396926208, 0.3420201433, 0.0, -0.2961981327, 0.8137976814, 0.5)
 FRAMES = (3, 0, 5, 1, 4, 2)
-SOURCES = ("axial", "oblique", "anisotropic", "backwards", "oblique backwards", "enhanced CT", "enhanced MR")
+SOURCES = (
+    *("axial", "oblique", "anisotropic", "backwards", "oblique backwards"),
+    *("CT", "oblique anisotropic backwards CT"),
+    *("enhanced oblique CT", "enhanced oblique MR", "enhanced axial anisotropic CT", "enhanced oblique anisotropic MR"),
+)
+"""MR where it does not say CT; the voxels of all have three different sizes."""
 
 
 def headers(kind: str, folder: Path) -> list[Dataset]:
     """The series of this kind, in slice order."""
-    if kind.startswith("enhanced"):
-        ds = make_enhanced(FRAMES, modality=kind[-2:], shape=SHAPE[1:], orientation=OBLIQUE)
-        return list(load([write_file(ds, folder / "source.dcm")], "sha256:" + "0" * 64).headers)
     orientation = OBLIQUE if "oblique" in kind else phantom.AXIAL
-    step_mm = 7.5 if kind == "anisotropic" else 2.0
-    return phantom.series(SHAPE, orientation=orientation, step_mm=-step_mm if "backwards" in kind else step_mm)
+    step_mm = 7.5 if "anisotropic" in kind else 2.0
+    modality = "CT" if "CT" in kind else "MR"
+    if kind.startswith("enhanced"):
+        ds = make_enhanced(FRAMES, modality=modality, shape=SHAPE[1:], orientation=orientation, step_mm=step_mm)
+        return list(load([write_file(ds, folder / "source.dcm")], "sha256:" + "0" * 64).headers)
+    step_mm = -step_mm if "backwards" in kind else step_mm
+    made = phantom.series(SHAPE, orientation=orientation, step_mm=step_mm, modality=modality)
+    for ds in made:
+        ds.SOPClassUID = CTImageStorage if modality == "CT" else ds.SOPClassUID
+    return made
 
 
 def masks() -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -74,13 +84,6 @@ def written(sources: list[Dataset], groups: ReportGroups = ReportGroups.VOLUMETR
     return seg, write_sr(found, known, phantom.REF, sources, dcmread(io.BytesIO(seg)), context), found
 
 
-def dcmqi(program: str, *words: str | Path) -> None:
-    """Run one of its programs; what it says is in the files that it leaves."""
-    command = [str(Path(sys.executable).parent / program), *(str(word) for word in words)]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr.decode()
-
-
 @pytest.mark.parametrize("kind", SOURCES)
 def test_highdicom_reads_each_voxel_where_it_lies(kind: str, tmp_path: Path) -> None:
     """The affine of its volume takes exactly our voxels to the positions of the source's voxels."""
@@ -94,11 +97,27 @@ def test_highdicom_reads_each_voxel_where_it_lies(kind: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", SOURCES)
+def test_highdicom_reads_each_voxel_of_each_source_image(kind: str, tmp_path: Path) -> None:
+    """Asked by the source's images, or its frames, highdicom gives the masks that were written, and nothing else."""
+    sources = headers(kind, tmp_path)
+    seg = hd.seg.segread(io.BytesIO(written(sources)[0]))
+    (uids, frames) = ([str(ds.SOPInstanceUID) for ds in sources], [ds.get("ReferencedFrameNumber") for ds in sources])
+    if kind.startswith("enhanced"):
+        assert frames == [FRAMES.index(k) + 1 for k in range(len(FRAMES))]
+        read = seg.get_pixels_by_source_frame(uids[0], frames, assert_missing_frames_are_empty=True)
+    else:
+        read = seg.get_pixels_by_source_instance(uids, assert_missing_frames_are_empty=True)
+    assert np.array_equal(read > 0, np.stack(masks(), axis=-1))
+
+
+@pytest.mark.parametrize("kind", SOURCES)
 def test_dcmqi_reads_each_voxel_where_it_lies(kind: str, tmp_path: Path) -> None:
     """`segimage2itkimage` gives one image for each segment: the same voxels at the same positions."""
     sources = headers(kind, tmp_path)
     (tmp_path / "seg.dcm").write_bytes(written(sources)[0])
-    dcmqi("segimage2itkimage", "--inputDICOM", tmp_path / "seg.dcm", "--outputDirectory", tmp_path, "-t", "nii")
+    validators.dcmqi(
+        "segimage2itkimage", "--inputDICOM", tmp_path / "seg.dcm", "--outputDirectory", tmp_path, "-t", "nii"
+    )
     for number, mask in enumerate(masks(), start=1):
         (path,) = (p for p in tmp_path.iterdir() if p.name.startswith(f"{number}.nii"))
         image = nibabel.load(path)
@@ -122,7 +141,7 @@ def test_both_read_the_report_s_numbers(kind: str, tmp_path: Path) -> None:
     theirs = [(m.value, m.unit.value) for group in groups for m in group.get_measurements()]
     assert theirs == [(value, "cm3") for value in printed(found)]
 
-    dcmqi("tid1500reader", "--inputDICOM", tmp_path / "sr.dcm", "--outputMetadata", tmp_path / "sr.json")
+    validators.dcmqi("tid1500reader", "--inputDICOM", tmp_path / "sr.dcm", "--outputMetadata", tmp_path / "sr.json")
     said = json.loads((tmp_path / "sr.json").read_text(encoding="utf-8"))["Measurements"]
     numbers = [(float(item["value"]), item["units"]["CodeValue"]) for one in said for item in one["measurementItems"]]
     assert numbers == [(value, "cm3") for value in printed(found)]
@@ -149,7 +168,7 @@ def test_both_read_the_numbers_of_planar_groups(kind: str, tmp_path: Path) -> No
         assert points.min(axis=0).tolist() == [columns.min(), rows.min()]
         assert points.max(axis=0).tolist() == [columns.max() + 1, rows.max() + 1]
 
-    dcmqi("tid1500reader", "--inputDICOM", tmp_path / "sr.dcm", "--outputMetadata", tmp_path / "sr.json")
+    validators.dcmqi("tid1500reader", "--inputDICOM", tmp_path / "sr.dcm", "--outputMetadata", tmp_path / "sr.json")
     said = json.loads((tmp_path / "sr.json").read_text(encoding="utf-8"))["Measurements"]
     numbers = [(float(item["value"]), item["units"]["CodeValue"]) for one in said for item in one["measurementItems"]]
     assert numbers == [(value, "cm3") for value in printed(found)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,12 @@ LANGUAGES = ("en-US", "zh-CN")
 SOURCES = ("MR", "CT", "enhanced MR", "enhanced CT")
 DX = "DX"
 """One radiograph: a plane without a position in space; there are detections and classifications of it, and no SEG."""
+NOT_PERFORMED = "not performed"
+CELLS = dict.fromkeys(SOURCES, 48) | {DX: 40}
+"""How many cells of the whole matrix each kind of source has."""
+MATRIX = tuple(itertools.product(CELLS, KINDS, (*OUTCOMES, NOT_PERFORMED), LANGUAGES))
+IMPOSSIBLE = tuple(itertools.product((DX,), ("segments", PLANAR), ("findings", "partly failed"), LANGUAGES))
+"""Where a segment would have to be drawn on a radiograph."""
 SUMMARY = dict(zip(OUTCOMES, ("111242", "111241", "111241", "111244", "111243"), strict=True))
 FAILED = ("DEADLINE_EXCEEDED", "ENGINE_DIED")
 LINK = "https://ai.example:8443/zhiying/decide/" + "5a" * 16
@@ -73,9 +80,10 @@ def radiograph() -> Dataset:
 
 
 def flat(findings: Findings) -> Findings:
-    """The same detections on the one plane that there is."""
+    """The same on the one plane that there is."""
     return replace(
         findings,
+        segments=tuple(SegmentMask(one.number, one.mask[1:2]) for one in findings.segments),
         detections=tuple(
             replace(one, low=(0.0, *one.low[1:]), high=(0.0, *one.high[1:])) for one in findings.detections
         ),
@@ -236,37 +244,67 @@ def test_two_judges_accept_every_report_of_a_radiograph(kind, outcome, language,
     assert "FrameOfReferenceUID" not in sr
 
 
-def test_a_radiograph_has_no_segmentation(tmp_path) -> None:
+@pytest.mark.parametrize(("source", "kind", "outcome", "language"), IMPOSSIBLE)
+def test_a_radiograph_has_no_segmentation(source, kind, outcome, language, tmp_path) -> None:
     """Where it lies in space nobody knows: a SEG of it is refused by code, and never drawn somewhere."""
-    mask = np.ones((1, 16, 12), np.bool_)
     with pytest.raises(OutputInvalid) as refused:
-        made_of(phantom.findings(mask, mask), "segments", tmp_path, source=DX)
+        cell(source, kind, outcome, language, tmp_path)
     assert refused.value.code == "SOURCE_ATTRIBUTE_MISSING"
 
 
+def cell(source: str, kind: str, outcome: str, language: str, folder: Path) -> tuple[bytes, Dataset | None]:
+    """The report of one cell of the whole matrix, and the SEG that it speaks of."""
+    if outcome != NOT_PERFORMED:
+        made = make(kind, outcome, folder, language=language, source=source)
+        return made.data, made.seg
+    manifest = phantom.manifest(lesions=True, kind=kind.removeprefix("planar "))
+    groups = ReportGroups.PLANAR if kind == PLANAR else ReportGroups.VOLUMETRIC
+    context = phantom.context(language, report_groups=groups)
+    return write_denial("CONDITION_NOT_MET", manifest, phantom.REF, sources_of(source, folder), context), None
+
+
+def test_no_cell_is_lost() -> None:
+    """Five sources, four kinds, six outcomes (a model fails partly in two ways), two languages; eight cannot exist."""
+    assert len(MATRIX) == len(set(MATRIX)) == 5 * 4 * 6 * 2
+    assert len(IMPOSSIBLE) == len(set(IMPOSSIBLE)) == 2 * 2 * 2
+    assert {source for source, *_ in IMPOSSIBLE} == {DX}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "outcome", "source"),
-    [
-        ("detections", "findings", DX),
-        ("classifications", "findings", DX),
-        ("detections", "no findings", DX),
-        ("segments", "inconclusive", "CT"),
-        ("segments", "partly failed", "enhanced CT"),
-        (PLANAR, "findings", "MR"),
-        (PLANAR, "partly failed", "enhanced CT"),
-        ("detections", "findings", "MR"),
-        ("detections", "findings", "enhanced MR"),
-        ("detections", "partly failed, nothing", "CT"),
-        ("classifications", "findings", "CT"),
-        ("classifications", "inconclusive", "MR"),
-    ],
-)
-def test_the_judge_of_templates_accepts_each_shape(kind, outcome, source, tmp_path) -> None:
-    """PixelMed, which knows the templates: no error in each shape that a tree can have."""
-    path = tmp_path / "sr.dcm"
-    path.write_bytes(make(kind, outcome, tmp_path, language="zh-CN", source=source).data)
-    assert validators.sr_validator(path) == []
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("source", "cells"), CELLS.items())
+def test_three_judges_accept_every_cell(source, cells, tmp_path) -> None:
+    """dciodvfy, dsrdump and PixelMed, which knows the templates, find no error; dciodvfy none in any SEG either."""
+    reports, segmentations = [], 0
+    for _, *names in (one for one in MATRIX if one[0] == source and one not in IMPOSSIBLE):
+        data, seg = cell(source, *names, tmp_path)
+        reports.append(tmp_path / f"{', '.join(names)}.sr.dcm")
+        reports[-1].write_bytes(data)
+        assert validators.dciodvfy(reports[-1]) == [], names
+        assert validators.dsrdump(reports[-1]) == [], names
+        if seg is not None:
+            segmentations += 1
+            seg.save_as(tmp_path / "seg.dcm")
+            assert validators.dciodvfy(tmp_path / "seg.dcm") == [], names
+    # A segment is drawn in two of the outcomes, of two kinds, in two languages.
+    assert (len(reports), segmentations) == (cells, 0 if source == DX else 2 * 2 * 2)
+    said = validators.sr_validator_of(reports)
+    assert len(said) == cells
+    assert {path.name: errors for path, errors in said.items() if errors} == {}
+
+
+@pytest.mark.slow
+def test_one_start_of_the_judge_tells_reports_apart(tmp_path) -> None:
+    """One that breaks its template, between two good ones, and one that is not there: each has its own verdict."""
+    (tmp_path / "good.dcm").write_bytes(made_of(NOTHING, "detections", tmp_path).data)
+    planar, broken = make(PLANAR, "findings", tmp_path).sr, make("segments", "findings", tmp_path).sr
+    named(broken, "126010")[0].ContentSequence[0] = named(planar, "125007")[0]
+    broken.save_as(tmp_path / "broken.dcm")
+    paths = [tmp_path / name for name in ("good.dcm", "broken.dcm", "good.dcm", "missing.dcm")]
+    good, bad, missing = validators.sr_validator_of(paths).values()
+    assert good == []
+    assert any("Error" in line for line in bad)
+    assert "did not finish" in missing[0]
 
 
 @pytest.mark.slow
@@ -318,7 +356,7 @@ def test_without_an_address_there_is_no_link(tmp_path) -> None:
 
 @pytest.mark.parametrize("source", [*SOURCES, DX])
 def test_detections_are_read_back_as_they_were(source, tmp_path) -> None:
-    """highdicom reads place, slice, frame, finding, site and score of each detection, in order, each tracked alone."""
+    """highdicom reads place, slice, frame, finding, site and score of each, in order; dcmqi the scores, too."""
     made = make("detections", "findings", tmp_path, source=source)
     groups = hd.sr.srread(io.BytesIO(made.data)).content.get_planar_roi_measurement_groups()
     assert len({group.tracking_uid for group in groups}) == len(groups) == 3
@@ -339,6 +377,12 @@ def test_detections_are_read_back_as_they_were(source, tmp_path) -> None:
         assert (number.name.value, number.unit.value, float(number.value)) == (
             ("111012", "%", 81.25) if detection.id == "nodule" else ("SCORE", "1", 0.5)
         )
+    (tmp_path / "sr.dcm").write_bytes(made.data)
+    validators.dcmqi("tid1500reader", "--inputDICOM", tmp_path / "sr.dcm", "--outputMetadata", tmp_path / "sr.json")
+    said = json.loads((tmp_path / "sr.json").read_text(encoding="utf-8"))["Measurements"]
+    numbers = [(i["quantity"]["CodeValue"], float(i["value"])) for one in said for i in one["measurementItems"]]
+    assert numbers == [("111012", 81.25), ("SCORE", 0.5), ("111012", 81.25)]
+    assert [one["TrackingUniqueIdentifier"] for one in said] == [group.tracking_uid for group in groups]
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from dicom_bridge import explicit
 from dicom_bridge.charset import person_name
 from dicom_bridge.result_context import Algorithm, series_description, tracking
-from dicom_bridge.segmentation import write_seg
+from dicom_bridge.segmentation import make_seg, write_seg
 from dicom_bridge.validity import OutputInvalid, check_segmentation
 from inference.types import Findings, SegmentMask
 from models.codes import Code
@@ -91,6 +91,15 @@ def test_odd_matrices_are_packed_without_padding_between_frames() -> None:
     data = made(mask, sources=sources)
     assert np.array_equal(read_back(data, sources)[..., 0], mask)
     assert len(dcmread(io.BytesIO(data)).PixelData) == 90
+
+
+def test_an_odd_number_of_octets_is_padded() -> None:
+    """Three frames of eight pixels: three octets and one that is nobody's (PS3.5 8.1.1)."""
+    sources, mask = phantom.series((3, 2, 4)), np.ones((3, 2, 4), np.bool_)
+    mask[1, 0] = False
+    data = made(mask, sources=sources)
+    assert dcmread(io.BytesIO(data)).PixelData == b"\xff\xf0\xff\0" == data[-4:]
+    assert np.array_equal(read_back(data, sources)[..., 0], mask)
 
 
 def test_overlapping_segments_are_each_kept_whole() -> None:
@@ -312,6 +321,18 @@ def test_the_check_before_sending_refuses(damage) -> None:
     with pytest.raises(OutputInvalid) as refused:
         check_segmentation(resaved(ds), sources)
     assert refused.value.code == code
+
+
+def test_what_was_checked_is_what_the_report_is_made_of() -> None:
+    """The data set that comes with the bytes is read from them: its pixels, which no report needs, are not."""
+    sources, context = phantom.series(SHAPE), phantom.context()
+    arguments = (phantom.findings(phantom.ellipsoid(SHAPE)), phantom.manifest(), phantom.REF, sources, context)
+    data, read = make_seg(*arguments)
+    assert data == write_seg(*arguments)
+    whole = dcmread(io.BytesIO(data))
+    del whole.PixelData
+    assert read == whole
+    assert read.file_meta == whole.file_meta
 
 
 def test_what_is_no_object_is_refused() -> None:

@@ -11,6 +11,7 @@ from audit.entry import Draft, Entry, JsonValue, Kind
 from ethics_review import acts
 from ethics_review.facts import Fact, What, fact_of
 from ethics_review.states import Event, State
+from service.audit_reconcile import Problem
 from tests.simulators.audit_log import SIGNER, body
 from tests.simulators.monitored import MODEL
 
@@ -230,13 +231,17 @@ def test_a_countersignature_names_its_report() -> None:
 
 
 def test_a_comparison_with_the_pacs() -> None:
-    """What the log does not know, whose it is, and how many more there are than the entry names."""
+    """What the log does not know, whose it is, how many more there are than named; and what does not match."""
     mine, nobodys = {"uid": "2.25.17", "model": MODEL.digest}, {"uid": "2.25.18", "model": None}
     named = (("2.25.17", MODEL.digest), ("2.25.18", None))
     said = body(Kind.RECONCILED) | {"unlogged": [mine, nobodys]}
     for number, beyond in ((2, 0), (5, 3), (1, 0)):
         found: dict[str, JsonValue] = {"UNLOGGED": number, "MISSING": 9, "UNKNOWN": 9, "UNRELEASED": 9}
         fact = logged(Kind.RECONCILED, said | {"found": found}, None)
-        assert fact == placed(What.RECONCILED, unlogged=named, beyond=beyond)
+        assert fact == placed(What.RECONCILED, unlogged=named, beyond=beyond, matched=3, unmatched=18)
+    every: dict[str, JsonValue] = {problem.value: 10**place for place, problem in enumerate(Problem)}
+    fact = logged(Kind.RECONCILED, said | {"found": every, "unlogged": [], "agreed": 0}, None)
+    # In the order of Problem: neither UNLOGGED and UNKNOWN, nor what is wrong with a receipt.
+    assert fact == placed(What.RECONCILED, beyond=1, unmatched=11_100)
     clean = logged(Kind.RECONCILED, said | {"found": {}, "unlogged": []}, None)
-    assert clean == placed(What.RECONCILED)
+    assert clean == placed(What.RECONCILED, matched=3)

@@ -315,6 +315,35 @@ def test_statements_come_back_to_the_last_bit(tmp_path_factory, detections, clas
     assert (back.detections, back.classifications, back.inconclusive) == (made.detections, made.classifications, None)
 
 
+SEGMENT = SegmentMask(1, np.ones((1, 1, 1), np.bool_))
+EMPTY = SegmentMask(1, np.zeros((1, 1, 1), np.bool_))
+POINT = Detection("nodule", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0)
+PRESENT, ABSENT, UNSURE = (Classification(said, said) for said in ("PRESENT", "ABSENT", "UNDETERMINED"))
+
+
+@pytest.mark.parametrize(
+    ("segments", "detections", "classifications", "outcome"),
+    [
+        ((SEGMENT,), (), (), "FINDINGS"),
+        ((EMPTY, SEGMENT), (), (ABSENT,), "FINDINGS"),
+        ((), (POINT,), (), "FINDINGS"),
+        ((), (), (ABSENT, PRESENT), "FINDINGS"),
+        ((EMPTY,), (), (ABSENT, UNSURE), "NO_FINDINGS"),
+        ((), (), (), "NO_FINDINGS"),
+    ],
+)
+def test_what_came_of_it(segments, detections, classifications, outcome: str) -> None:
+    """Anything that is there is a finding, whatever else is not; a number alone is none."""
+    numbers = (Measurement("brain_volume", 0.0),)
+    made = Findings(segments, numbers, {}, "cpu", {}, detections, classifications)
+    assert made.outcome == outcome
+
+
+def test_who_could_say_nothing_has_not_found_nothing() -> None:
+    """An inconclusive run is not one without findings."""
+    assert Findings((), (), {}, "cpu", {}, (), (UNSURE,), "LOW_QUALITY").outcome == "INCONCLUSIVE"
+
+
 def test_an_inconclusive_whole_comes_back_and_finds_nothing(tmp_path: Path) -> None:
     """A reason is kept; beside it there is no finding, and no class is decided."""
     unsure = (Classification("effusion", "UNDETERMINED"),)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from audit.entry import Entry, Kind
 from audit.note import Signer
-from dicom_bridge.readback import Number, ReportFacts, SegmentationFacts
+from dicom_bridge.readback import Number, PictureFacts, ReportFacts, SegmentationFacts
 from ethics_review.dossier import draft_approval, load_approval
 from ethics_review.parties import parse_trust
 from service import config as configuration
@@ -32,8 +32,9 @@ NOTE_DIGEST = "sha256:" + "cd" * 32
 MODEL = {"name": "brain-extraction-t1", "version": "1", "digest": DIGEST}
 CALL = "0f" * 16
 NAME = "TEST^Phantom=测试^幻影"
+UIDS = {"SR": "2.25.7", "SEG": "2.25.8", "SC": "2.25.10"}
 RUN: dict[str, Any] = {"measurements": [{"code": "118565006", "value": "1951.3", "unit": "cm3"}]}
-OUTPUTS = {"outputs": [{"kind": "SR", "uid": "2.25.7"}, {"kind": "SEG", "uid": "2.25.8"}]}
+OUTPUTS = {"outputs": [{"kind": kind, "uid": uid} for kind, uid in UIDS.items()]}
 
 
 def entry(index: int, kind: Kind, body: dict[str, Any] | None = None, call: str | None = CALL) -> Entry:
@@ -64,6 +65,7 @@ LOG = [
 RESULTS = Results(
     report_path=Path("sr.dcm"),
     mask_path=Path("seg.dcm"),
+    picture_path=Path("sc.dcm"),
     overlay_path=Path("overlay.png"),
     report=ReportFacts(
         sop_uid="2.25.7",
@@ -77,6 +79,9 @@ RESULTS = Results(
     ),
     mask=SegmentationFacts(
         sop_uid="2.25.8", study_uid="2.25.1", patient_name=NAME, kind="BINARY", frames=150, labels=("Brain",)
+    ),
+    picture=PictureFacts(
+        sop_uid="2.25.10", study_uid="2.25.1", patient_name=NAME, comments="Brain. Volume: 1951.3 cm3"
     ),
 )
 
@@ -138,9 +143,23 @@ def test_a_wrong_mask_is_seen(mask: dict[str, Any]) -> None:
     assert broken(LOG, replace(RESULTS, mask=replace(RESULTS.mask, **mask))) == {"a binary mask with one segment"}
 
 
+@pytest.mark.parametrize(
+    ("picture", "promise"),
+    [
+        ({"sop_uid": "2.25.9"}, "the PACS holds what the log names"),
+        ({"comments": "Brain. Volume: 1951.2 cm3"}, "the key image says what was measured"),
+        ({"patient_name": "TEST^Phantom=????"}, "the patient's name is readable"),
+    ],
+)
+def test_a_wrong_key_image_is_seen(picture: dict[str, Any], promise: str) -> None:
+    """A picture in the PACS that is not what the log names, or tells another number, breaks its promise."""
+    assert broken(LOG, replace(RESULTS, picture=replace(RESULTS.picture, **picture))) == {promise}
+
+
 def test_a_run_without_a_measurement_is_seen() -> None:
     """A run that measured nothing holds no promise about what was measured."""
-    assert broken(LOG, run={"measurements": []}) == {"the report says what was measured"}
+    silent = {"the report says what was measured", "the key image says what was measured"}
+    assert broken(LOG, run={"measurements": []}) == silent
 
 
 def test_terms_are_an_approval() -> None:
@@ -159,7 +178,7 @@ def test_terms_are_an_approval() -> None:
 def test_configuration_is_understood(tmp_path: Path) -> None:
     """The service reads the file that the demo writes: a PACS that gets the results, a trust policy, loopback only."""
     hospital = Hospital(tmp_path / 'a "quoted" folder', 11113, 8301)
-    hospital.configure(site=SITE, pacs_port=14242, trust="organisation demo reviewer\n")
+    hospital.configure(site=SITE, pacs_port=14242, trust="organisation demo reviewer\n", key_images=True)
     read = configuration.load(hospital.config)
     assert read.site.id == SITE
     assert read.data.folder == hospital.root / "data"
@@ -171,6 +190,7 @@ def test_configuration_is_understood(tmp_path: Path) -> None:
         14242,
         True,
     )
+    assert read.results.key_images
     assert read.review.trust is not None
     assert parse_trust(read.review.trust.read_text(encoding="utf-8")).organisations == {"demo": "reviewer"}
 
@@ -242,7 +262,7 @@ REPORT = {
     "steps_ms": {"ASSEMBLED": 3, "INFERRED": 11},
     "timing_ms": {"total": 9, "forward": 5, "load": 1},
     "seconds": {"whole demo": 30.0},
-    "outputs": {"SR": "2.25.7", "SEG": "2.25.8"},
+    "outputs": UIDS,
     "orthanc": "http://127.0.0.1:18042/app/explorer.html#study?uuid=x",
     "audit": {"entries": 10, "root": "ff"},
     "held": {"the log verifies": True},
@@ -257,7 +277,7 @@ def test_the_table_says_everything() -> None:
     assert table["refused before it"] == "NO_APPROVAL (entry 3)"
     assert table["time per step"] == "assembled 3 ms, inferred 11 ms"
     assert table["inside the model"] == "load 1 ms, forward 5 ms, total 9 ms"
-    assert (table["SR"], table["SEG"]) == ("2.25.7", "2.25.8")
+    assert {kind: table[kind] for kind in UIDS} == UIDS
     assert "18042" in table["in Orthanc"]
     assert json.loads(json.dumps(REPORT)) == REPORT
 

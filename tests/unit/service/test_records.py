@@ -20,6 +20,15 @@ SUBJECT = records.Subject(
     site="test-site", requester="MODALITY", patient="e" * 32, study=STUDY, committed=INPUT, instances=3
 )
 OUTPUTS = [{"kind": "SEG", "uid": "2.25.1", "digest": "sha256:" + "0" * 64}]
+WRITTEN = records.Written(
+    outputs=OUTPUTS,
+    outcome="FINDINGS",
+    measurements=[{"code": "118565006", "value": "1951.3", "unit": "cm3"}],
+    timing_ms={"forward": 12, "total": 30},
+    device="cpu",
+    deadline_ms=30,
+    software="zhiying 0.1.0",
+)
 
 
 def test_each_draft_is_one_the_log_takes() -> None:
@@ -27,15 +36,7 @@ def test_each_draft_is_one_the_log_takes() -> None:
     drafts = [
         records.assembled("run-1", study=STUDY, committed=INPUT, instances=3, series=1, trigger="COUNT_MATCHED"),
         records.selected("run-1", study=STUDY, series="c" * 32, ref=REF, modality="MR"),
-        records.call_result(
-            "d" * 32,
-            outputs=OUTPUTS,
-            measurements=[{"code": "118565006", "value": "1951.3", "unit": "cm3"}],
-            timing_ms={"forward": 12, "total": 30},
-            deadline_ms=30,
-            device="cpu",
-            software="zhiying 0.1.0",
-        ),
+        records.call_result("d" * 32, WRITTEN),
         records.released("d" * 32, outputs=OUTPUTS, peer="pacs", attempts=1, proof="FOUND"),
         records.denied(
             "run-1",
@@ -88,15 +89,7 @@ def test_a_requester_that_looks_like_a_person_is_not_named(title: str | None, sa
 @pytest.mark.parametrize(("total", "met"), [(29, "YES"), (30, "YES"), (31, "NO")])
 def test_whether_the_deadline_was_met(total: int, met: str) -> None:
     """The model's own time against its manifest's limit, both in the entry."""
-    draft = records.call_result(
-        "d" * 32,
-        outputs=OUTPUTS,
-        measurements=[],
-        timing_ms={"total": total},
-        deadline_ms=30,
-        device="cpu",
-        software="zhiying 0.1.0",
-    )
+    draft = records.call_result("d" * 32, replace(WRITTEN, timing_ms={"total": total}))
 
     assert (draft.body["deadline_ms"], draft.body["deadline_met"]) == (30, met)
 

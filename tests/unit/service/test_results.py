@@ -222,7 +222,7 @@ def test_nothing_found_is_a_report_alone(tmp_path: Path) -> None:
 
     assert [path.name for path in writer.files(CALL)] == ["sr.dcm"]
     assert [(o["kind"], o["uid"]) for o in written.outputs] == [("SR", uids.derive("SR", CALL))]
-    assert written.measurements[0]["value"] == "0.0"
+    assert (written.outcome, written.measurements[0]["value"]) == ("NO_FINDINGS", "0.0")
     values = {
         item.ConceptCodeSequence[0].CodeValue
         for item in _tree(read_document(writer.files(CALL)[0]))
