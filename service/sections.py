@@ -131,7 +131,7 @@ class PeerSection(Section):
     def _reports_stay_readable(self) -> "PeerSection":
         """DCMTK until 3.6.7 cannot open a report whose tree names an image of a class that it does not know."""
         if self.segmentation is Segmentation.LABELMAP and self.report_groups is not ReportGroups.PLANAR:
-            raise ValueError('segmentation = "LABELMAP" needs report_groups = "PLANAR": docs/hazards.md, V10')
+            raise ValueError('segmentation = "LABELMAP" needs report_groups = "PLANAR": docs/hazards.md, V11')
         return self
 
     report_groups: ReportGroups = ReportGroups.VOLUMETRIC  # of reports to it; PLANAR for older viewers: hazards.md, V1
