@@ -83,6 +83,13 @@ def image(
     return item
 
 
+def composite(relationship: str, sop_class: str, sop_instance: str) -> Dataset:
+    """A COMPOSITE item: an object that is no image, such as a report."""
+    item = _item("COMPOSITE", relationship, None)
+    item.ReferencedSOPSequence = [reference_item(sop_class, sop_instance)]
+    return item
+
+
 def slice_image(relationship: str, source: Dataset) -> Dataset:
     """An IMAGE item for one slice of the source series: an image, or the frame that its header describes."""
     frame = frame_number(source)

@@ -8,20 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from pydicom.uid import SecondaryCaptureImageStorage
-
+from dicom_bridge.key_kinds import CLASSES
 from dicom_bridge.ledger import Batch, Output
 from dicom_bridge.status import Fate, fate
 from dicom_bridge.store_scu import SendResult
 
 REFUSED: Final = "KEY_IMAGE_REFUSED"
-"""Code of a batch that was delivered without its key images."""
+"""Code of a batch that was delivered without some of its key images."""
+_CLASSES: Final = frozenset(CLASSES.values())
 
 
 def dispensable(batch: Batch, output: Output) -> bool:
-    """Whether the batch is a result without this one of its objects; a batch of pictures alone is none."""
-    pictures = [one.sop_class == SecondaryCaptureImageStorage for one in batch.outputs]
-    return output.sop_class == SecondaryCaptureImageStorage and not all(pictures)
+    """Whether the batch is a result without this one of its objects; a batch of key images alone is none."""
+    return output.sop_class in _CLASSES and not all(one.sop_class in _CLASSES for one in batch.outputs)
 
 
 def held(batch: Batch) -> tuple[Output, ...]:

@@ -7,7 +7,7 @@ that the peer is said to have. STOW-RS has no negotiation: of such a peer it can
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,6 @@ import httpx
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     ExplicitVRLittleEndian,
-    SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
@@ -24,6 +23,7 @@ from dicom_bridge import tls
 from dicom_bridge.calling import CallLimits, called
 from dicom_bridge.commitment_messages import PUSH_MODEL, TRANSFER_SYNTAXES
 from dicom_bridge.errors import PeerFailed
+from dicom_bridge.key_kinds import CLASSES, KeyImage
 from dicom_bridge.peers import Peer, Send
 
 NOT_ACCEPTED: Final = "PEER_NO_CONTEXT"
@@ -46,14 +46,14 @@ class Need:
 
 _SEG: Final = Need("SEG", str(SegmentationStorage), _WRITTEN)
 _SR: Final = Need("SR", str(Comprehensive3DSRStorage), _WRITTEN)
-_SC: Final = Need("SC", str(SecondaryCaptureImageStorage), _WRITTEN)
 _COMMITMENT: Final = Need("COMMITMENT", PUSH_MODEL, TRANSFER_SYNTAXES)
 _FIND: Final = Need("C-FIND", str(StudyRootQueryRetrieveInformationModelFind))
 
 
-def needs(peer: Peer, *, key_images: bool) -> tuple[Need, ...]:
+def needs(peer: Peer, *, key_images: Collection[KeyImage]) -> tuple[Need, ...]:
     """What results to this peer need of its DICOM port: objects by C-STORE, and what it is said to be able to."""
-    objects = (_SEG, _SR, *([_SC] if key_images else [])) if peer.send is Send.C_STORE else ()
+    pictures = (Need(kind, sop_class, _WRITTEN) for kind, sop_class in CLASSES.items() if kind in key_images)
+    objects = (_SEG, _SR, *pictures) if peer.send is Send.C_STORE else ()
     abilities = ((peer.commitment, _COMMITMENT), (peer.counts, _FIND))
     return (*objects, *(need for has, need in abilities if has))
 

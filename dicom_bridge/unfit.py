@@ -35,6 +35,8 @@ class OutputInvalid(BridgeError):
             "NOT_READABLE",
             "PROCEDURE_MISSING",
             "REASON_INVALID",
+            "RESCALE_DIFFERS",
+            "RESCALE_MIXED",
             "SEGMENTATION_EMPTY",
             "SEGMENT_DUPLICATE",
             "SEGMENT_EMPTY",

@@ -16,8 +16,8 @@ The PACS's list comes from the PACS: asked by us, or written by its own administ
 What the logs before this one name is known too, as far as they are whole; whether it is still there, nobody asks.
 
 What it cannot see: objects under UIDs that are not of our form (under 2.25.), unless the list was said to be of ours
-alone; key images (SC) in a peer that no CALL_RESULT names, since captures of other makers have UIDs of this form; what
-was never sent to this PACS; what lies outside the days that were asked for.
+alone; key images (SC, GSPS, KOS) in a peer that no CALL_RESULT names, since those of other makers have UIDs of this
+form; what was never sent to this PACS; what lies outside the days that were asked for.
 """
 
 import hashlib
@@ -34,13 +34,13 @@ from audit.errors import AuditError
 from audit.log import AuditLog
 from audit.note import Verifier
 from audit.schema import LIST_MAX
-from dicom_bridge import keyimage, receipt, uids
+from dicom_bridge import key_images, receipt, uids
+from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.receipt import ReceiptRefused
 from service.holding import MODALITIES, Holding
 
 FORMAT = "zhiying.reconciliation/1"
 KEY_HEX = 32
-SEGMENTS_MAX = 255  # numbers of segments in a manifest
 
 
 class Problem(StrEnum):
@@ -230,7 +230,7 @@ def reconcile(
 def pictures(entries: Iterable[Entry]) -> frozenset[str]:
     """The UIDs of the key images that the log's results name."""
     outputs = (one for entry in entries if entry.kind is Kind.CALL_RESULT for one in _outputs(entry))
-    return frozenset(str(one["uid"]) for one in outputs if one["kind"] == keyimage.KIND)
+    return frozenset(str(one["uid"]) for one in outputs if one["kind"] in set(KeyImage))
 
 
 def _outputs(entry: Entry) -> Iterator[Mapping[str, Any]]:
@@ -322,5 +322,4 @@ def _against_log(log: AuditLog, uid: str, index: int, root: bytes) -> Problem | 
 
 def _names(call: str) -> set[str]:
     """The UIDs of all objects that a call can have."""
-    pictured = (uids.derive(keyimage.KIND, call, *keyimage.uid_parts(n)) for n in range(1, SEGMENTS_MAX + 1))
-    return {*(uids.derive(kind, call) for kind in MODALITIES), *pictured}
+    return {*(uids.derive(kind, call) for kind in MODALITIES), *key_images.names(call)}

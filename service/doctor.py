@@ -10,6 +10,7 @@ from audit import fsck
 from audit.errors import AuditError
 from dicom_bridge import profile, query
 from dicom_bridge.errors import BridgeError
+from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.peers import Send
 from dicom_bridge.tls import TlsFiles, check, expires_at
 from ethics_review.errors import ReviewError
@@ -319,8 +320,10 @@ def _profile(settings: Config, section: PeerSection) -> Iterator[Finding]:
 
 def _so(need: profile.Need) -> str:
     """What comes of it that the peer does not accept this."""
+    if need.kind in set(KeyImage):
+        kind = f"key images of this kind; set results.key_images = false, or take {need.kind} out of it"
+        return f"results arrive without {kind}, or allow the class there"
     return {
-        "SC": "results arrive without key images; set results.key_images = false, or allow the class there",
         "COMMITMENT": "nothing will be committed; set commitment = false, or allow it there",
         "C-FIND": "nothing can be counted or looked for; set counts = false, or allow it there",
     }.get(need.kind, "no result will arrive; allow the class there")

@@ -1,19 +1,21 @@
 """The files of one call: findings as the model gave them, then the objects that are sent.
 
 results/<call>/findings.npz   written when the model has answered
-results/<call>/sc-NNN.dcm     where the site wants key images: one for each segment NNN of the manifest that has a pixel
+results/<call>/sc-NNN.dcm     where the site wants key images, and gsps.dcm, kos.dcm: see dicom_bridge.key_images
 results/<call>/seg.dcm        written after them
 results/<call>/sr.dcm         written last; from then on these bytes are resent, never made again
 results/denied-<run>/sr.dcm   what the PACS is told of a refusal, where the site wants that
 """
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from audit import durable
-from dicom_bridge import keyimage, readback, report, segmentation, uids, validity
+from dicom_bridge import key_images, readback, report, segmentation, uids, validity
+from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.peers import ReportGroups
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.result_context import Charset, Language, ResultContext
@@ -28,8 +30,6 @@ from service.records import decimal
 FINDINGS = "findings.npz"
 SEG = "seg.dcm"
 SR = "sr.dcm"
-SC = "sc-{:03d}.dcm"
-SC_FILES = "sc-[0-9][0-9][0-9].dcm"
 MS = 1000
 
 
@@ -49,7 +49,7 @@ class Written:
 class ResultStyle:
     """How this site wants its results, and its PACS: the output profile.
 
-    `key_images`: whether a picture of each segment goes with SEG and SR. `report_groups`: as the receiving peer's.
+    `key_images`: the kinds that go with SEG and SR. `report_groups`: as the receiving peer's.
     `decide_at`: under which address readers' browsers reach us, of the form links.BASE; then results carry a link.
     """
 
@@ -57,7 +57,7 @@ class ResultStyle:
     version: str
     language: Language
     charset: Charset
-    key_images: bool = False
+    key_images: Collection[KeyImage] = ()
     decide_at: str | None = None
     report_groups: ReportGroups = ReportGroups.VOLUMETRIC
 
@@ -91,7 +91,7 @@ class ResultWriter:
         """
         folder = self._root / call
         seg = folder / SEG
-        return [*([seg] if seg.exists() else []), folder / SR, *sorted(folder.glob(SC_FILES))]
+        return [*([seg] if seg.exists() else []), folder / SR, *key_images.files(folder)]
 
     def keep(self, call: str, findings: Findings) -> None:
         """Keep the model's answer, durably."""
@@ -188,9 +188,8 @@ class ResultWriter:
         folder = self._root / call
         for path in self.files(call):
             durable.remove(path)
-        if self._style.key_images:
-            for segment, data in keyimage.write_key_images(findings, *about, loaded.volume.voxels, context):
-                durable.replace(folder / SC.format(segment), data)
+        for name, data in key_images.write(self._style.key_images, findings, *about, loaded.volume.voxels, context):
+            durable.replace(folder / name, data)
         if seg is not None:
             durable.replace(folder / SEG, seg)
         # The report is the last: where it is, all is.
@@ -215,5 +214,5 @@ def _drawn(findings: Findings) -> bool:
 def _output(path: Path, call: str) -> dict[str, str]:
     """What the log says of one file, whose name tells what it is."""
     kind, _, number = path.stem.upper().partition("-")
-    uid = uids.derive(kind, call, *(keyimage.uid_parts(int(number)) if number else ()))
+    uid = uids.derive(kind, call, *key_images.uid_parts(number))
     return {"kind": kind, "uid": uid, "digest": f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"}
