@@ -44,6 +44,13 @@ def text(relationship: str, name: Code, value: str) -> Dataset:
     return item
 
 
+def person(name: Code, value: str) -> Dataset:
+    """A PNAME item under HAS OBS CONTEXT."""
+    item = _item("PNAME", CONTEXT, name)
+    item.PersonName = value
+    return item
+
+
 def uid(relationship: str, name: Code, value: str) -> Dataset:
     """A UIDREF item."""
     item = _item("UIDREF", relationship, name)

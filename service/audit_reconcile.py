@@ -37,6 +37,7 @@ from audit.schema import LIST_MAX
 from dicom_bridge import key_images, receipt, uids
 from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.receipt import ReceiptRefused
+from dicom_bridge.rejection import rejection_uid
 from service.holding import MODALITIES, Holding
 
 FORMAT = "zhiying.reconciliation/1"
@@ -95,7 +96,9 @@ class _Logged:
 
     results: dict[str, Entry] = field(default_factory=dict)
     released: dict[str, Entry] = field(default_factory=dict)
-    denials: set[str] = field(default_factory=set)  # what may be there, and need not: reports of refusals
+    denials: set[str] = field(
+        default_factory=set
+    )  # what may be there, and need not: reports of refusals, notes of withdrawals
     given_up: set[str] = field(default_factory=set)  # calls
     begun: dict[str, str] = field(default_factory=dict)  # calls: the model's digest
     ended: set[str] = field(default_factory=set)  # calls that have a result
@@ -265,6 +268,8 @@ def _logged(entries: Iterable[Entry]) -> _Logged:
             logged.kept.add(entry.call)
         elif entry.kind is Kind.DENIED:
             logged.denials.add(uids.derive("SR", entry.key))
+        elif entry.kind is Kind.WITHDRAWN and entry.call is not None:
+            logged.denials.add(rejection_uid(entry.call))
         elif entry.kind is Kind.FAILED and entry.call is not None:
             logged.given_up.add(entry.call)
     return logged
@@ -304,7 +309,7 @@ def _receipts(log: AuditLog, key: Verifier, objects: Sequence[bytes]) -> tuple[i
 
 
 def _against_log(log: AuditLog, uid: str, index: int, root: bytes) -> Problem | None:
-    """The entry at the receipt's index is the CALL_INTENT of the call, or the DENIED, of which the UID is made."""
+    """The entry at the receipt's index is the CALL_INTENT of the call, the DENIED or WITHDRAWN of which the UID is."""
     try:
         same = log.receipt(index).root == root
     except AuditError:
@@ -314,6 +319,8 @@ def _against_log(log: AuditLog, uid: str, index: int, root: bytes) -> Problem | 
         return Problem.RECEIPT_INVALID
     if entry.kind is Kind.DENIED:
         names = {uids.derive("SR", entry.key)}
+    elif entry.kind is Kind.WITHDRAWN and entry.call is not None:
+        names = {rejection_uid(entry.call)}
     else:
         intended = entry.call if entry.kind is Kind.CALL_INTENT else None
         names = set() if intended is None else _names(intended)

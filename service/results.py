@@ -4,6 +4,7 @@ results/<call>/findings.npz   written when the model has answered
 results/<call>/sc-NNN.dcm     where the site wants key images, and gsps.dcm, kos.dcm: see dicom_bridge.key_images
 results/<call>/seg.dcm        written after them
 results/<call>/sr.dcm         written last; from then on these bytes are resent, never made again
+results/withdrawn-<call>/      what the PACS is told of a withdrawal: see service.withdrawing
 results/denied-<run>/sr.dcm   what the PACS is told of a refusal, where the site wants that
 """
 
@@ -11,6 +12,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from audit import durable
@@ -24,12 +26,15 @@ from inference.errors import FindingsCorrupt
 from inference.types import Findings
 from models.library import VerifiedModel
 from service import records
+from service.config import Config
 from service.links import decide_link
 from service.records import decimal
 
 FINDINGS = "findings.npz"
 SEG = "seg.dcm"
 SR = "sr.dcm"
+WITHDRAWN = "withdrawn-"
+"""How the names of withdrawals' batches and folders begin; a call follows. See service.withdrawing."""
 MS = 1000
 
 
@@ -61,6 +66,19 @@ class ResultStyle:
     decide_at: str | None = None
     report_groups: ReportGroups = ReportGroups.VOLUMETRIC
 
+    @classmethod
+    def of(cls, config: Config) -> "ResultStyle":
+        """As the configuration has it."""
+        return cls(
+            device_serial=config.site.id,
+            version=version("zhiying"),
+            language=config.site.language,
+            charset=config.site.charset,
+            key_images=config.results.key_images,
+            decide_at=config.results.decide_at,
+            report_groups=config.report_groups,
+        )
+
 
 class ResultWriter:
     """Makes and keeps the results of calls under one folder."""
@@ -89,9 +107,7 @@ class ResultWriter:
 
         Which of them there are is decided when they are made, not by what the configuration says when they are sent.
         """
-        folder = self._root / call
-        seg = folder / SEG
-        return [*([seg] if seg.exists() else []), folder / SR, *key_images.files(folder)]
+        return files_of(self._root / call)
 
     def keep(self, call: str, findings: Findings) -> None:
         """Keep the model's answer, durably."""
@@ -202,8 +218,14 @@ def batch_of(denial: str) -> str:
 
 
 def is_denial(batch: str) -> bool:
-    """Whether a batch of the outbox is the report of a refusal."""
-    return batch.startswith(batch_of(records.DENIAL))
+    """Whether a batch of the outbox is no result: the report of a refusal, or the note of a withdrawal."""
+    return batch.startswith((batch_of(records.DENIAL), WITHDRAWN))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The objects that a call's folder holds, in the order in which they are sent; the SR in any case."""
+    seg = folder / SEG
+    return [*([seg] if seg.exists() else []), folder / SR, *key_images.files(folder)]
 
 
 def _drawn(findings: Findings) -> bool:

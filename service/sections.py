@@ -137,6 +137,7 @@ class Results(Section):
     to: str | None = None  # a peer's name; none: results are made, logged and kept, but nobody sees them
     denials: bool = False  # a report also where the gate refuses: "AI not performed", and the code
     key_images: tuple[KeyImage, ...] = ()  # besides SEG and SR, for viewers that show neither; true: pictures, SC
+    rejection_notes: bool = False  # tell the PACS what is superseded or withdrawn (IHE IOCM); the old stays as it is
     keep_trying_days: float = Field(7.0, gt=0)  # a long holiday weekend with nobody to repair the PACS, and some more
     commitment_wait_h: float = Field(24.0, gt=0)  # then we ask the PACS by C-FIND, and send again what it has not
     decide_at: str | None = Field(None, pattern=BASE)  # where readers' browsers reach us, such as https://ai.example

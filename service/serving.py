@@ -4,7 +4,6 @@ import gc
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from importlib.metadata import version
 from typing import Protocol
 
 import structlog
@@ -50,6 +49,7 @@ from service.store import Store, connect
 from service.stow_api import known_senders, stow_router
 from service.telemetry import Metrics, set_up_logging
 from service.watching import Watching
+from service.withdrawing import Withdrawals
 from service.witnessing import Guarded, Watch
 from service.workflow import AT_ONCE, Workflows
 
@@ -89,6 +89,14 @@ class Service:
         self._halts = stopping.RegisterHalts(self.register, config.site.id, wire.now)
         self._door = stopping.Door(self._halts, self.store.model_of_call)
         self.outbox, self.desk = self._sending(peers)
+        self._withdrawals = Withdrawals(
+            log=self.log,
+            append=self._writes.append,
+            results=data / "results",
+            style=ResultStyle.of(config),
+            enqueue=self.outbox.enqueue,
+            allowed=config.results.rejection_notes,
+        )
         self.pipeline = self._pipeline(observer)
         self.workflows = Workflows(self.pipeline, wire.database_url(config, "workflows"), on_end=self._run_ended)
         self.queue = RunQueue(self.workflows, self.store.waiting, AT_ONCE)
@@ -308,6 +316,7 @@ class Service:
         self.pipeline.delivered(batch.id, batch.peer, batch.attempts, batch.proof or Proof.ANSWERED, refused)
         if refused:
             _log.warning("delivered_without_key_images", peer=batch.peer, code=REFUSED, refused=len(refused))
+        self._withdrawals.superseded(self.store, batch.id)
 
     def _run_ended(self, run_id: str) -> None:
         self.queue.ended(run_id)
@@ -333,15 +342,6 @@ class Service:
 
     def _pipeline(self, observer: Observer | None) -> Pipeline:
         config = self._config
-        style = ResultStyle(
-            device_serial=config.site.id,
-            version=version("zhiying"),
-            language=config.site.language,
-            charset=config.site.charset,
-            key_images=config.results.key_images,
-            decide_at=config.results.decide_at,
-            report_groups=config.report_groups,
-        )
 
         def observe(step: str, moment: str, subject: str) -> None:
             self._metrics.observe(step, moment, subject)
@@ -356,7 +356,7 @@ class Service:
                 library=self.library,
                 register=self.register,
                 engine=self.engine,
-                results=ResultWriter(config.data.folder / "results", style),
+                results=ResultWriter(config.data.folder / "results", ResultStyle.of(config)),
                 outbox=self.outbox,
                 peer=config.results.to,
                 denials=config.results.denials,
