@@ -46,14 +46,16 @@ class Need:
 
 _SEG: Final = Need("SEG", str(SegmentationStorage), _WRITTEN)
 _SR: Final = Need("SR", str(Comprehensive3DSRStorage), _WRITTEN)
+_NOTE: Final = Need("NOTE", CLASSES[KeyImage.KOS], _WRITTEN)
 _COMMITMENT: Final = Need("COMMITMENT", PUSH_MODEL, TRANSFER_SYNTAXES)
 _FIND: Final = Need("C-FIND", str(StudyRootQueryRetrieveInformationModelFind))
 
 
-def needs(peer: Peer, *, key_images: Collection[KeyImage]) -> tuple[Need, ...]:
+def needs(peer: Peer, *, key_images: Collection[KeyImage], rejection_notes: bool = False) -> tuple[Need, ...]:
     """What results to this peer need of its DICOM port: objects by C-STORE, and what it is said to be able to."""
     pictures = (Need(kind, sop_class, _WRITTEN) for kind, sop_class in CLASSES.items() if kind in key_images)
-    objects = (_SEG, _SR, *pictures) if peer.send is Send.C_STORE else ()
+    notes = (_NOTE,) if rejection_notes else ()
+    objects = (_SEG, _SR, *pictures, *notes) if peer.send is Send.C_STORE else ()
     abilities = ((peer.commitment, _COMMITMENT), (peer.counts, _FIND))
     return (*objects, *(need for has, need in abilities if has))
 
@@ -62,7 +64,7 @@ def refused(peer: Peer, calling_ae: str, wanted: Sequence[Need], limits: CallLim
     """Those of `wanted` that the peer does not accept now. Raises PeerFailed (not PEER_NO_CONTEXT) and TlsUnusable."""
     if not wanted:
         return ()
-    contexts = [(need.sop_class, need.transfer_syntaxes) for need in wanted]
+    contexts = list(dict.fromkeys((need.sop_class, need.transfer_syntaxes) for need in wanted))
     try:
         with called(peer, calling_ae, contexts, limits) as association:
             accepted = {str(context.abstract_syntax) for context in association.accepted_contexts}

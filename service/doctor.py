@@ -292,7 +292,8 @@ def _peer(settings: Config, section: PeerSection) -> Iterator[Finding]:
 def _profile(settings: Config, section: PeerSection) -> Iterator[Finding]:
     """What results to this peer need, each negotiated; nothing is sent."""
     peer, check = settings.peer(section), f"peer {section.name}"
-    wanted = profile.needs(peer, key_images=settings.results.key_images)
+    said = settings.results
+    wanted = profile.needs(peer, key_images=said.key_images, rejection_notes=said.rejection_notes)
     yield Finding(f"{check} report_groups", OK, f"{peer.report_groups}; which viewers need which: docs/hazards.md")
     if peer.send is Send.STOW_RS:
         try:
@@ -324,6 +325,7 @@ def _so(need: profile.Need) -> str:
         kind = f"key images of this kind; set results.key_images = false, or take {need.kind} out of it"
         return f"results arrive without {kind}, or allow the class there"
     return {
+        "NOTE": "nobody learns what counts no more; set results.rejection_notes = false, or allow the class there",
         "COMMITMENT": "nothing will be committed; set commitment = false, or allow it there",
         "C-FIND": "nothing can be counted or looked for; set counts = false, or allow it there",
     }.get(need.kind, "no result will arrive; allow the class there")

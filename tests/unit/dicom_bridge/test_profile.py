@@ -65,6 +65,8 @@ def test_what_is_needed_follows_the_configuration() -> None:
     for kind in KeyImage:
         assert kinds(NOWHERE, key_images=[kind]) == ["SEG", "SR", kind]
     assert kinds(NOWHERE, key_images=PICTURES) == ["SEG", "SR", "SC", "GSPS", "KOS"]
+    notes = needs(NOWHERE, key_images=PICTURES, rejection_notes=True)
+    assert [need.kind for need in notes] == ["SEG", "SR", "SC", "GSPS", "KOS", "NOTE"]
     able = Peer("pacs", "TESTPACS", "127.0.0.1", 9, counts=True, commitment=True)
     assert kinds(able) == ["SEG", "SR", "COMMITMENT", "C-FIND"]
     web = Peer("pacs", "TESTPACS", "127.0.0.1", 9, counts=True, send=Send.STOW_RS, web="http://127.0.0.1:9/dicom-web")
@@ -81,6 +83,14 @@ def test_what_one_peer_refuses_is_named_and_nothing_else(without: str) -> None:
         lacking = refused(peer, "ZHIYING", needs(peer, key_images=PICTURES), QUICK)
     assert [need.kind for need in lacking] == [without]
     assert messages == []
+
+
+def test_one_class_for_two_purposes_is_proposed_once_and_named_for_both() -> None:
+    """Key objects and rejection notes are of one class: a peer that lacks it lacks both."""
+    for offered, kinds in (([*ALL.values()], []), ([SEGMENTATION, COMPREHENSIVE_3D_SR], ["KOS", "NOTE"])):
+        with serving(offered) as peer:
+            wanted = needs(peer, key_images=[KeyImage.KOS], rejection_notes=True)
+            assert [need.kind for need in refused(peer, "ZHIYING", wanted, QUICK)] == kinds
 
 
 def test_a_peer_that_accepts_all_is_not_complained_of() -> None:

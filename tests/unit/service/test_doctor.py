@@ -268,11 +268,19 @@ def test_a_peer_that_accepts_what_results_need_is_ok(site: Site, groups: str) ->
     assert found["peer pacs SEG"].what == f"accepts {SEGMENTATION} in {EXPLICIT}"
 
 
-@pytest.mark.parametrize(("wanted", "kind"), [("true", "SC"), ('["GSPS"]', "GSPS"), ('["KOS"]', "KOS")])
+@pytest.mark.parametrize(
+    ("wanted", "kind"),
+    [
+        ("key_images = true", "SC"),
+        ('key_images = ["GSPS"]', "GSPS"),
+        ('key_images = ["KOS"]', "KOS"),
+        ("rejection_notes = true", "NOTE"),
+    ],
+)
 def test_what_a_peer_does_not_accept_fails_with_a_code_and_with_what_to_do(site: Site, wanted: str, kind: str) -> None:
     """Key images that the site wants and the peer does not take, also in the whole doctor; the rest of it stays ok."""
     with FakePacs(classes=(SEGMENTATION, COMPREHENSIVE_3D_SR, VERIFICATION)) as pacs:
-        site.more = _peer(pacs.ae_title, pacs.port) + f'[results]\nto = "pacs"\nkey_images = {wanted}\n'
+        site.more = _peer(pacs.ae_title, pacs.port) + f'[results]\nto = "pacs"\n{wanted}\n'
         found = {one.check: one for one in examine_peer(site.config, "pacs")}
         whole = site.found()
 
@@ -280,8 +288,8 @@ def test_what_a_peer_does_not_accept_fails_with_a_code_and_with_what_to_do(site:
     assert [one for one in found.values() if one.result != OK] == [lacking]
     assert lacking.result == FAIL
     assert lacking.what.startswith("PEER_NO_CONTEXT: ")
-    assert "key_images = false" in lacking.what
-    assert f"take {kind} out" in lacking.what
+    said = ["rejection_notes = false"] if kind == "NOTE" else ["key_images = false", f"take {kind} out"]
+    assert all(words in lacking.what for words in said)
     assert whole[f"peer pacs {kind}"] == lacking
 
 
