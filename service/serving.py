@@ -89,14 +89,6 @@ class Service:
         self._halts = stopping.RegisterHalts(self.register, config.site.id, wire.now)
         self._door = stopping.Door(self._halts, self.store.model_of_call)
         self.outbox, self.desk = self._sending(peers)
-        self._withdrawals = Withdrawals(
-            log=self.log,
-            append=self._writes.append,
-            results=data / "results",
-            style=ResultStyle.of(config),
-            enqueue=self.outbox.enqueue,
-            allowed=config.results.rejection_notes,
-        )
         self.pipeline = self._pipeline(observer)
         self.workflows = Workflows(self.pipeline, wire.database_url(config, "workflows"), on_end=self._run_ended)
         self.queue = RunQueue(self.workflows, self.store.waiting, AT_ONCE)
@@ -316,7 +308,8 @@ class Service:
         self.pipeline.delivered(batch.id, batch.peer, batch.attempts, batch.proof or Proof.ANSWERED, refused)
         if refused:
             _log.warning("delivered_without_key_images", peer=batch.peer, code=REFUSED, refused=len(refused))
-        self._withdrawals.superseded(self.store, batch.id)
+        withdrawals = Withdrawals.of(self._config, self.log, self._writes.append, self.outbox.enqueue)
+        withdrawals.superseded(self.store, batch.id)
 
     def _run_ended(self, run_id: str) -> None:
         self.queue.ended(run_id)

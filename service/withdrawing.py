@@ -29,6 +29,7 @@ from dicom_bridge.ledger import OutboxUnavailable
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.rejection import Named, Reason, named_of, predecessors, rejection_uid, write_rejection
 from dicom_bridge.result_context import ResultContext
+from service.config import Config
 from service.errors import ServiceError
 from service.records import withdrawn_key
 from service.results import SR, WITHDRAWN, ResultStyle, files_of
@@ -102,6 +103,18 @@ class Withdrawals:
     ) -> None:
         self._log, self._append, self._results = log, append, results
         self._style, self._enqueue, self._allowed = style, enqueue, allowed
+
+    @classmethod
+    def of(cls, config: Config, log: Log, append: Callable[[Draft], Entry], enqueue: Enqueue) -> Withdrawals:
+        """As the configuration has it."""
+        return cls(
+            log=log,
+            append=append,
+            results=config.data.folder / "results",
+            style=ResultStyle.of(config),
+            enqueue=enqueue,
+            allowed=config.results.rejection_notes,
+        )
 
     def withdraw(self, call: str, reason: Reason, *, person: str | None = None, by: str | None = None) -> Withdrawn:
         """Withdraw a call's result: `person` did, or the later call `by`. Durable when it returns.

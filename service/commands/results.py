@@ -10,7 +10,6 @@ from dicom_bridge.rejection import Reason
 from service import wire
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
-from service.results import ResultStyle
 from service.withdrawing import WithdrawalRefused, Withdrawals
 
 app = typer.Typer(no_args_is_help=True, help="Results that are in the PACS.")
@@ -41,15 +40,10 @@ def withdraw(
             raise CommandRefused(f"--reason is one of {', '.join(BY_A_PERSON)}")
         settings = wire.existing_log(config)
         outbox = Outbox(settings.data.folder / "outbox", wire.now, lambda _batch: None, peers=wire.peers(settings))
-        with contextlib.closing(_Closing(outbox)), wire.offline_of(settings) as site:
-            withdrawals = Withdrawals(
-                log=site.log,
-                append=site.log.append,
-                results=settings.data.folder / "results",
-                style=ResultStyle.of(settings),
-                enqueue=outbox.enqueue,
-                allowed=settings.results.rejection_notes,
-            )
+        with contextlib.ExitStack() as stack:
+            stack.callback(outbox.stop)
+            site = stack.enter_context(wire.offline_of(settings))
+            withdrawals = Withdrawals.of(settings, site.log, site.log.append, outbox.enqueue)
             done = withdrawals.withdraw(call, Reason(reason), person=by)
         if not done.new:
             raise WithdrawalRefused("CALL_WITHDRAWN", f"entry {done.entry.index} has withdrawn it, {done.entry.time}")
@@ -62,10 +56,3 @@ def withdraw(
             "peer": done.entry.body["peer"],
         }
         show(value, as_json=as_json, title="withdrawn", rows=[value])
-
-
-class _Closing:
-    """An outbox that only takes in, and is closed afterwards."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        self.close = outbox.stop

@@ -30,42 +30,42 @@ def held(orthanc: RealOrthanc, study: str) -> dict[str, bytes]:
 
 
 def test_what_counts_no_more_is_named_and_stays_as_it_is(tmp_path: Path) -> None:
-    """Late slices: a new result, and a note of the old one; a person: a note of the new one. No byte of either changes."""
+    """Late slices: a new result and a note of the old; a person: a note of the new. No byte of either changes."""
     http, dicom = free_port(), free_port()
     site = RealSite(tmp_path / "site", Address(PACS_AE, dicom), results_more="rejection_notes = true")
-    with running(orthanc_for(tmp_path / "orthanc", site.dicom_port, ports=(http, dicom))) as orthanc:
-        with started(with_model(site)):
-            study = uids.derive("TEST", "withdrawn", "study")
-            files = write_series(tmp_path / "study", seed="withdrawn")
-            files.sort(key=lambda path: int(pydicom.dcmread(path, stop_before_pixels=True).InstanceNumber))
-            assert dcmtk.caller("dcmsend", site.dicom_port, calling="SCANNER", files=files[3:])
-            site.run_in("RELEASED", study=study)
-            first = held(orthanc, study)
-            assert len(first) == 2
+    archive = orthanc_for(tmp_path / "orthanc", site.dicom_port, ports=(http, dicom))
+    with running(archive) as orthanc, started(with_model(site)):
+        study = uids.derive("TEST", "withdrawn", "study")
+        files = write_series(tmp_path / "study", seed="withdrawn")
+        files.sort(key=lambda path: int(pydicom.dcmread(path, stop_before_pixels=True).InstanceNumber))
+        assert dcmtk.caller("dcmsend", site.dicom_port, calling="SCANNER", files=files[3:])
+        site.run_in("RELEASED", study=study)
+        first = held(orthanc, study)
+        assert len(first) == 2
 
-            assert dcmtk.caller("dcmsend", site.dicom_port, calling="SCANNER", files=files[:3])
-            until(lambda: len(orthanc.instances(study)) == 5, 120, "two more objects, and a note")
-            runs = sorted(site.runs(), key=lambda run: run.created_at)
-            old, new = (run.call for run in runs if run.study_uid == study)
-            assert old is not None
-            assert new is not None
-            second = held(orthanc, study)
-            assert {uid: second[uid] for uid in first} == first
-            assert rejection_uid(old) in second
-            assert rejection_uid(new) not in second
-            entry = site.of_call(old, "WITHDRAWN")
-            assert (entry.body["reason"], entry.body["by"], entry.body["person"]) == ("SUPERSEDED", new, None)
+        assert dcmtk.caller("dcmsend", site.dicom_port, calling="SCANNER", files=files[:3])
+        until(lambda: len(orthanc.instances(study)) == 5, 120, "two more objects, and a note")
+        runs = sorted(site.runs(), key=lambda run: run.created_at)
+        old, new = (run.call for run in runs if run.study_uid == study)
+        assert old is not None
+        assert new is not None
+        second = held(orthanc, study)
+        assert {uid: second[uid] for uid in first} == first
+        assert rejection_uid(old) in second
+        assert rejection_uid(new) not in second
+        entry = site.of_call(old, "WITHDRAWN")
+        assert (entry.body["reason"], entry.body["by"], entry.body["person"]) == ("SUPERSEDED", new, None)
 
-            said = zhiying(site, "results", "withdraw", new, "--reason", "SAFETY", "--by", "li.m", "--json")
-            assert said.status == 0, said.err
-            until(lambda: rejection_uid(new) in orthanc.instances(study), 60, "the note of the new result")
-            again = zhiying(site, "results", "withdraw", new, "--reason", "SAFETY", "--by", "li.m")
-            assert again.err.startswith("error CALL_WITHDRAWN: ")
-            third = held(orthanc, study)
-            assert {uid: third[uid] for uid in second} == second
-            assert set(third) - set(second) == {rejection_uid(new)}
-            shown = zhiying(site, "studies", "show", study, "--json").value["runs"]
-            assert [run["withdrawn"]["reason"] for run in shown] == ["SUPERSEDED", "SAFETY"]
-            site.fit()
+        said = zhiying(site, "results", "withdraw", new, "--reason", "SAFETY", "--by", "li.m", "--json")
+        assert said.status == 0, said.err
+        until(lambda: rejection_uid(new) in orthanc.instances(study), 60, "the note of the new result")
+        again = zhiying(site, "results", "withdraw", new, "--reason", "SAFETY", "--by", "li.m")
+        assert again.err.startswith("error CALL_WITHDRAWN: ")
+        third = held(orthanc, study)
+        assert {uid: third[uid] for uid in second} == second
+        assert set(third) - set(second) == {rejection_uid(new)}
+        shown = zhiying(site, "studies", "show", study, "--json").value["runs"]
+        assert [run["withdrawn"]["reason"] for run in shown] == ["SUPERSEDED", "SAFETY"]
+        site.fit()
     checked = zhiying(site, "audit", "verify")
     assert checked.status == 0, checked.err
