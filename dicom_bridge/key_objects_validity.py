@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pydicom.dataset import Dataset
 
 from dicom_bridge.key_kinds import CLASSES, KeyImage
-from dicom_bridge.report_rules import coded, named
 from dicom_bridge.unfit import require
 from dicom_bridge.validity import TEXT_MARKS, read_common, readable
 
@@ -33,15 +32,15 @@ def check_key_objects(data: bytes, sources: Sequence[Dataset], report: str) -> D
 def check_selection(ds: Dataset, title: str) -> None:
     """What holds of every selection: title, text, template, language, a device that speaks, and evidence = tree."""
     require(ds.Modality == "KO", "KEY_IMAGE_UNDECLARED", "Modality")
-    require(named(ds, title), "KEY_IMAGE_UNDECLARED", "title")
+    require(_named(ds, title), "KEY_IMAGE_UNDECLARED", "title")
     template = [(item.MappingResource, item.TemplateIdentifier) for item in ds.ContentTemplateSequence]
     require(template == [("DCMR", "2010")], "KEY_IMAGE_UNDECLARED", "template")
     require(ds.ContinuityOfContent == "SEPARATE", "CONTAINER_NOT_SEPARATE", "the document")
     items = list(ds.ContentSequence)
-    require(any(named(item, "121049") for item in items), "LANGUAGE_MISSING", "no language")
-    observers = [coded(item) for item in items if named(item, "121005")]
+    require(any(_named(item, "121049") for item in items), "LANGUAGE_MISSING", "no language")
+    observers = [_coded(item) for item in items if _named(item, "121005")]
     require("121007" in observers, "DEVICE_OBSERVER_MISSING", "no device")
-    said = [str(item.TextValue) for item in items if named(item, "113012")]
+    said = [str(item.TextValue) for item in items if _named(item, "113012")]
     require(len(said) == 1 and any(mark in said[0] for mark in TEXT_MARKS), "MARKING_MISSING", "in the description")
     references = [item for item in items if item.ValueType in ("IMAGE", "COMPOSITE")]
     require(
@@ -63,3 +62,12 @@ def check_selection(ds: Dataset, title: str) -> None:
 def _reference(item: Dataset) -> _Reference:
     (reference,) = item.ReferencedSOPSequence
     return str(reference.ReferencedSOPInstanceUID), str(reference.get("ReferencedFrameNumber", ""))
+
+
+def _named(item: Dataset, code: str) -> bool:
+    """Whether its concept name has this code value."""
+    return [str(name.CodeValue) for name in item.get("ConceptNameCodeSequence") or ()] == [code]
+
+
+def _coded(item: Dataset) -> str:
+    return str(item.ConceptCodeSequence[0].CodeValue)

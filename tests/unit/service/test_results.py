@@ -406,7 +406,7 @@ def _mapped(*names: str) -> Findings:
 
 def test_heat_maps_come_after_the_report_that_leads_to_them(tmp_path: Path) -> None:
     """Where the site wants them: one more object with its UID and digest, the receipt, and a place in the evidence."""
-    writer = ResultWriter(tmp_path / "results", replace(STYLE, heat_maps=True, key_images=True))
+    writer = ResultWriter(tmp_path / "results", replace(STYLE, heat_maps=True, key_images=(KeyImage.SC,)))
     writer.keep(CALL, _mapped("bleed"))
     written = writer.write(CALL, MAPPED, LOADED, INTENDED, RECEIPT, None)
 
