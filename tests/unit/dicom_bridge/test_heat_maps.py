@@ -73,7 +73,7 @@ def read(data: bytes) -> Dataset:
 # ---- others read it --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["axial", "oblique backwards", "enhanced MR"])
+@pytest.mark.parametrize("kind", ["axial", "oblique backwards", "enhanced oblique MR"])
 def test_highdicom_reads_each_value_where_it_lies(kind: str, tmp_path: Path) -> None:
     """As probabilities at the positions of the source's voxels; float16 to the nearest of 256 levels."""
     sources = headers(kind, tmp_path)
