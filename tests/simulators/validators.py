@@ -10,7 +10,7 @@ from pathlib import Path
 
 _PIXELMED = Path("/usr/share/java/pixelmed.jar")
 _JUDGE = Path(__file__).with_name("ReportJudge.java")
-_SECONDS_MAX = 120
+_SECONDS_MAX = 240  # on a busy machine the slowest of them, with a JVM to start, needs more than two minutes
 _SECONDS_EACH = 10
 _MANY = 10
 # dicom3tools of 2022 does not know Device UID in Contributing Equipment (DICOM since 2017, IHE AIR asks for it), nor
