@@ -61,6 +61,7 @@ class Kind(StrEnum):
     LOOKBACK = "LOOKBACK"
     OPT_OUT = "OPT_OUT"
     RECONCILED = "RECONCILED"
+    WITHDRAWN = "WITHDRAWN"
 
 
 _MODEL = Record({"name": TOKEN, "version": TOKEN, "digest": DIGEST})
@@ -318,10 +319,24 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
                 "unlogged": Listing(Record({"uid": OWN_UID, "model": Maybe(DIGEST)})),
             }
         ),
+        # A released result counts no more: a person said so, or the later call `by` stands in its place. outputs: what
+        # the peer holds of it, and keeps; note: what it is about to be told that by.
+        Kind.WITHDRAWN: Record(
+            {
+                "reason": CODE,
+                "person": Maybe(OBSERVED),
+                "by": Maybe(HEX32),
+                "peer": TOKEN,
+                "note": OWN_UID,
+                "outputs": Listing(Record({"uid": OWN_UID})),
+            }
+        ),
     }
 )
 """What each kind's body holds: exactly these fields, all of them."""
 
-CALL_NEEDED = frozenset({Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.RELEASED, Kind.HUMAN_DECISION, Kind.CASE})
+CALL_NEEDED = frozenset(
+    {Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.RELEASED, Kind.HUMAN_DECISION, Kind.CASE, Kind.WITHDRAWN}
+)
 CALL_EITHER = frozenset({Kind.ASSEMBLED, Kind.SELECTED, Kind.DENIED, Kind.FAILED})
 CALL_ABSENT = frozenset(Kind) - CALL_NEEDED - CALL_EITHER

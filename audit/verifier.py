@@ -550,7 +550,7 @@ def leaves_of(data: bytes, count: int) -> Iterator[tuple[bool, bytes]]:
 # ---- Entries: form, order, time, and what one kind demands of another.
 SCHEMA = "zhiying.audit/1"
 ENVELOPE = {"schema", "kind", "key", "call", "source", "seq", "time", "boot", "tick_us", "body"}
-CALL_NEEDED = {"CALL_INTENT", "CALL_RESULT", "RELEASED", "HUMAN_DECISION", "CASE"}
+CALL_NEEDED = {"CALL_INTENT", "CALL_RESULT", "RELEASED", "HUMAN_DECISION", "CASE", "WITHDRAWN"}
 _WITHOUT = """LOG_START RESTORE SEAL HEARTBEAT CONFIG EXPORT LOG_READ ERASURE APPROVAL STATE_CHANGE STOP RESUME
     EVALUATION GOLDEN ACCEPTANCE SAFETY_REPORT INCIDENT LOOKBACK OPT_OUT RECONCILED"""
 CALL_ABSENT = set(_WITHOUT.split())
@@ -681,7 +681,7 @@ class Entries:
 
     def _call(self, index: int, kind: str, call: bytes, body: dict[str, Any]) -> None:
         state, model = self._calls.get(call, (0, ""))
-        needed = {"CALL_RESULT": INTENT, "RELEASED": INTENT | RESULT}.get(kind, 0)
+        needed = {"CALL_RESULT": INTENT, "RELEASED": INTENT | RESULT, "WITHDRAWN": INTENT | RESULT}.get(kind, 0)
         if state & needed != needed:
             what = f"{kind} without its {'CALL_RESULT' if state & INTENT else 'CALL_INTENT'} before it"
             hidden = ", or it is hidden" if self.hidden else ""

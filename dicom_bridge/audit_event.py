@@ -277,6 +277,10 @@ def _decision(given: _Given) -> tuple[Event, ...]:
     return given.access(_taken(given.body, {"decision": CODE, "channel": CODE}))
 
 
+def _withdrawn(given: _Given) -> tuple[Event, ...]:
+    return given.access(_taken(given.body, {"reason": CODE}))
+
+
 def _assembled(given: _Given) -> tuple[Event, ...]:
     return given.access(_taken(given.body, {"instances": INTEGER, "trigger": CODE, "input": HEX32}))
 
@@ -370,6 +374,7 @@ _RULES: Final[Mapping[str, Callable[[_Given], tuple[Event, ...]]]] = MappingProx
         "OPT_OUT": _life,
         "HUMAN_DECISION": _decision,
         "CASE": _decision,
+        "WITHDRAWN": _withdrawn,
         "LOOKBACK": _log_read,
         "RECONCILED": _reconciled,
         # The service looks at itself: no study is touched that an entry of its own does not name.

@@ -36,6 +36,7 @@ _RELATIONSHIP: Final = 0x0040A010
 _VALUE_TYPE: Final = 0x0040A040
 _NAME: Final = 0x0040A043
 _CONTINUITY: Final = 0x0040A050
+_PERSON: Final = 0x0040A123
 _UID: Final = 0x0040A124
 _TEXT: Final = 0x0040A160
 _CONCEPT: Final = 0x0040A168
@@ -83,6 +84,11 @@ def text(relationship: str, name: Code, value: str) -> Item:
     return _item("TEXT", relationship, name, (), (_TEXT, "UT", value))
 
 
+def person(name: Code, value: str) -> Item:
+    """A PNAME item under HAS OBS CONTEXT."""
+    return _item("PNAME", CONTEXT, name, (), (_PERSON, "PN", value))
+
+
 def uid(relationship: str, name: Code, value: str) -> Item:
     """A UIDREF item."""
     return _item("UIDREF", relationship, name, (), (_UID, "UI", value))
@@ -108,6 +114,12 @@ def image(
     if segment is not None:
         reference += explicit.unsigned(_REFERENCED_SEGMENT, "US", [segment])
     return _item("IMAGE", relationship, name, (), (_REFERENCED_SOPS, "SQ", explicit.items_value([reference])))
+
+
+def composite(relationship: str, sop_class: str, sop_instance: str) -> Item:
+    """A COMPOSITE item: an object that is no image, such as a report."""
+    reference = explicit.items_value([explicit.reference_item(sop_class, sop_instance)])
+    return _item("COMPOSITE", relationship, None, (), (_REFERENCED_SOPS, "SQ", reference))
 
 
 def slice_image(relationship: str, source: Dataset) -> Item:
@@ -167,7 +179,7 @@ class _Encoder:
         if isinstance(value, str):
             if vr == "DS" and len(value) > _DS_MAX:
                 raise ValueError("a decimal string is too long")
-            return explicit.text(tag, vr, value, self._codec if vr == "UT" else "ascii")
+            return explicit.text(tag, vr, value, self._codec if vr in ("UT", "PN") else "ascii")
         if isinstance(value, bytes):
             return explicit.element(tag, vr, value)
         if isinstance(value, Code):

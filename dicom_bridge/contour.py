@@ -1,4 +1,4 @@
-"""The outline of a mask on its key slice, as an SR can carry it. Pure."""
+"""The outlines of a mask on its key slice, as an SR and a presentation state can carry them. Pure."""
 
 from __future__ import annotations
 
@@ -31,16 +31,34 @@ def key_outline(mask: NDArray[np.bool_], origin: tuple[int, int, int] = (0, 0, 0
     if not any(areas):
         raise ValueError("an empty mask has no outline")
     key = areas.index(max(areas))
+    return Outline(origin[0] + key, _placed(max(_contours(mask[key]), key=_extent), origin[1:]))
+
+
+def outlines(plane: NDArray[np.bool_], origin: tuple[int, int] = (0, 0)) -> tuple[NDArray[np.float32], ...]:
+    """Every outline of `plane` (R, C), those of holes too, the largest first, each as `Outline.points`.
+
+    `origin` (r, c): where in the image's grid the plane's first pixel lies.
+    """
+    return tuple(_placed(one, origin) for one in sorted(_contours(plane), key=_extent, reverse=True))
+
+
+def _contours(plane: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     # One ring of background closes outlines at the border; 0 and 1 are crossed half-way between pixel centres.
-    padded = np.pad(mask[key], 1).astype(np.float32)
-    largest = max(measure.find_contours(padded, 0.5), key=lambda c: abs(_signed_area(c)))
+    found: list[NDArray[np.float64]] = measure.find_contours(np.pad(plane, 1).astype(np.float32), 0.5)
+    return found
+
+
+def _extent(outline: NDArray[np.float64]) -> float:
+    return abs(_signed_area(outline))
+
+
+def _placed(outline: NDArray[np.float64], origin: tuple[int, int]) -> NDArray[np.float32]:
     # Every n-th point of an outline that has two per boundary pixel; a polygon fit takes seconds on a ragged one.
-    thinned = largest[:: math.ceil(len(largest) / (POINTS_MAX - 1))]
+    thinned = outline[:: math.ceil(len(outline) / (POINTS_MAX - 1))]
     if not np.array_equal(thinned[-1], thinned[0]):
         thinned = np.vstack([thinned, thinned[:1]])
     # Padding moved indices by 1; DICOM puts the centre of the first pixel at 0.5 (PS3.3 C.18.6.1.1).
-    points = (thinned[:, ::-1] - 1 + 0.5 + origin[:0:-1]).astype(np.float32)
-    return Outline(origin[0] + key, points)
+    return (thinned[:, ::-1] - 1 + 0.5 + origin[::-1]).astype(np.float32)
 
 
 def _signed_area(points: NDArray[np.float64]) -> float:

@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from pydicom.uid import SecondaryCaptureImageStorage
-
+from dicom_bridge.key_kinds import CLASSES
 from dicom_bridge.ledger import Batch, Output
 from dicom_bridge.status import Fate, fate
 from dicom_bridge.store_scu import SendResult
 
 REFUSED: Final = "KEY_IMAGE_REFUSED"
-"""Code of a batch that was delivered without its key images, or its heat maps."""
+"""Code of a batch that was delivered without some of its key images, or its heat maps."""
 HEAT_MAPS: Final = "heat.dcm"
 """Name of the file of heat maps: they are a segmentation by their class, and only that the name tells apart."""
+_CLASSES: Final = frozenset(CLASSES.values())
 
 
 def dispensable(batch: Batch, output: Output) -> bool:
-    """Whether the batch is a result without this one of its objects; a batch of pictures alone is none."""
+    """Whether the batch is a result without this one of its objects; a batch of key images alone is none."""
     return _beside(output) and not all(_beside(one) for one in batch.outputs)
 
 
@@ -45,7 +45,7 @@ def settled(batch: Batch, missing: Sequence[Output], result: SendResult) -> bool
 
 
 def _beside(output: Output) -> bool:
-    return output.sop_class == SecondaryCaptureImageStorage or output.path.name == HEAT_MAPS
+    return output.sop_class in _CLASSES or output.path.name == HEAT_MAPS
 
 
 def _refused(status: int | None, *, hopeless: bool) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from dicom_bridge import content
@@ -62,6 +63,14 @@ def measured(
     if not found:
         raise OutputInvalid("SEGMENT_NOT_MEASURED", f"segment {segment.spec.number} has no measurement")
     return found
+
+
+def worded(segment: DrawnSegment, findings: Findings, manifest: Manifest) -> list[str]:
+    """The segment's numbers as the SR prints them, with name and unit. Raises as `measured`."""
+    return [
+        f"{spec.concept.meaning}: {printed(spec, measurement)} {spec.unit.value}"
+        for spec, measurement in measured(segment, findings, manifest)
+    ]
 
 
 def printed(spec: MeasurementSpec, measurement: Measurement) -> str:
@@ -139,10 +148,7 @@ def detection_group(
     """TID 1410 for one detection, the report's `number`th from 1: its place on its middle slice, and its score."""
     track = Tracking(f"{spec.id} {number}", context.uid("TRACKING", "detection", str(number)))
     on = content.slice_image(content.SELECTED, sources[detection.slice_index])
-    (_, top, left), (_, bottom, right) = detection.low, detection.high
-    corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-    # DICOM puts the centre of the first pixel at 0.5 (PS3.3 C.18.6.1.1).
-    points = np.array(corners[:1] if detection.is_point else corners, dtype=np.float32) + np.float32(0.5)
+    points = corners(detection)
     draw = content.point if detection.is_point else content.polyline
     children = [
         *_group_head(track, spec.category, spec.concept, [spec.site], algorithm),
@@ -150,6 +156,19 @@ def detection_group(
         score(detection.score, calibrated=spec.calibrated),
     ]
     return content.container(_GROUP, children, tid="1410")
+
+
+def corners(detection: Detection) -> NDArray[np.float32]:
+    """(N, 2): the box on its middle slice, closed, or the one point; column and row as in `contour.Outline`."""
+    (_, top, left), (_, bottom, right) = detection.low, detection.high
+    around = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    # DICOM puts the centre of the first pixel at 0.5 (PS3.3 C.18.6.1.1).
+    return np.array(around[:1] if detection.is_point else around, dtype=np.float32) + np.float32(0.5)
+
+
+def scored(value: float, *, calibrated: bool) -> str:
+    """A score in words, as `score` gives it with a name and a unit."""
+    return f"{_CERTAINTY.meaning}: {100 * value:.2f} %" if calibrated else f"{_SCORE.meaning}: {value:.4f}"
 
 
 def score(value: float, *, calibrated: bool, relationship: str = content.CONTAINS) -> Item:

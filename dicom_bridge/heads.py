@@ -71,6 +71,8 @@ HIGH_BIT: Final = 0x00280102
 REPRESENTATION: Final = 0x00280103
 PADDING: Final = 0x00280120
 PADDING_LIMIT: Final = 0x00280121
+WINDOW_CENTRE: Final = 0x00281050
+WINDOW_WIDTH: Final = 0x00281051
 INTERCEPT: Final = 0x00281052
 SLOPE: Final = 0x00281053
 LOSSY: Final = 0x00282110
@@ -95,6 +97,10 @@ _LIGHT: Final[Mapping[int, str]] = {
     ROWS: "US",
     COLUMNS: "US",
     SPACING: "DS",
+    WINDOW_CENTRE: "DS",
+    WINDOW_WIDTH: "DS",
+    INTERCEPT: "DS",
+    SLOPE: "DS",
     LOSSY: "CS",
     LOSSY_RATIO: "DS",
     LOSSY_METHOD: "CS",
@@ -104,7 +110,7 @@ _WANTED: Final = frozenset(_LIGHT) | {
     *(CHARSET, IMAGE_TYPE, ACQUISITION_TIME, SERIES_DESCRIPTION, PATIENT_ID, BIRTH_DATE, CONTRAST_AGENT, BODY_PART),
     *(ECHO_TIME, ECHO_NUMBER, PROTOCOL, TRIGGER_TIME, KERNEL, B_VALUE, SERIES_NUMBER, ACQUISITION_NUMBER),
     *(TEMPORAL_POSITION, SAMPLES, PHOTOMETRIC, FRAMES, BITS_ALLOCATED, BITS_STORED, HIGH_BIT, REPRESENTATION),
-    *(PADDING, PADDING_LIMIT, INTERCEPT, SLOPE, MODALITY_LUT, SHARED_GROUPS),
+    *(PADDING, PADDING_LIMIT, MODALITY_LUT, SHARED_GROUPS),
 }
 _DS_CHARACTERS: Final = frozenset("0123456789+-eE. ")
 
@@ -160,7 +166,7 @@ class Head:
         return float(struct.unpack("<d" if self.little else ">d", raw)[0]) if len(raw) == 8 else None
 
     def light(self) -> Dataset:
-        """A header of the elements that SEG and SR name of each slice, made without parsing the file again."""
+        """A header of the elements that results name of each slice, made without parsing the file again."""
         found = {
             _LIGHT_TAGS[tag]: RawDataElement(_LIGHT_TAGS[tag], vr, len(value), value, 0, False, self.little)
             for tag, vr in _LIGHT.items()

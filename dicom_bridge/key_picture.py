@@ -102,6 +102,14 @@ def outline_colour(colour_lab: tuple[int, int, int]) -> tuple[int, int, int]:
     return colour if max(colour) - min(colour) >= COLOURED_MIN else MARKING_INK
 
 
+def grey_range(plane: NDArray[np.float32]) -> tuple[float, float]:
+    """Lowest and highest value to show of a slice (R, C) that has no window of its own."""
+    values = np.nan_to_num(plane.astype(np.float64))
+    tissue = values[values > values.min()]
+    low, high = (float(v) for v in np.percentile(tissue if tissue.size else values, PERCENTILES))
+    return low, high
+
+
 def rgb(colour_lab: tuple[int, int, int]) -> tuple[int, int, int]:
     """Recommended Display CIELab Value (16-bit, PS3.3 C.10.7.1.1) as sRGB of 8 bits.
 
@@ -132,11 +140,7 @@ def _write(pen: ImageDraw.ImageDraw, lines: Sequence[str], room: int, top: int, 
 def _windowed(picture: Picture) -> NDArray[np.uint8]:
     """Grey values 0..255 of the slice (R, C)."""
     plane = np.nan_to_num(picture.plane.astype(np.float64))
-    if picture.window is None:
-        tissue = plane[plane > plane.min()]
-        low, high = (float(v) for v in np.percentile(tissue if tissue.size else plane, PERCENTILES))
-    else:
-        low, high = picture.window
+    low, high = grey_range(picture.plane) if picture.window is None else picture.window
     return np.rint(np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * 255.0).astype(np.uint8)
 
 

@@ -31,15 +31,15 @@ from dicom_bridge.composite import (
     source_head,
 )
 from dicom_bridge.contour import key_outline
-from dicom_bridge.groups import measured, printed
+from dicom_bridge.groups import worded
 from dicom_bridge.key_image_validity import check_key_image
 from dicom_bridge.key_picture import Picture, draw, readable
 from dicom_bridge.result_context import (
-    DECIDE_AT,
     MARKING,
     SC_SERIES_NUMBER,
     Algorithm,
     ResultContext,
+    link,
     series_description,
 )
 from dicom_bridge.segmentation import DrawnSegment, drawn_segments, grid_shape
@@ -74,7 +74,7 @@ def write_key_images(
     head = source_head(sources)
     marking = MARKING[context.site_language]
     for segment in drawn_segments(findings, manifest, voxels.shape):
-        numbers = _numbers(segment, findings, manifest)
+        numbers = worded(segment, findings, manifest)
         # The slice that the SR's contour lies on, too.
         k = key_outline(segment.found.part, segment.found.origin).slice_index
         ds = common_modules(head, context, algorithm)
@@ -88,7 +88,7 @@ def write_key_images(
         ds.BodyPartExamined = str(head.get("BodyPartExamined", "") or "") or manifest.input.body_part[0]
         ds.DerivationDescription = _DERIVED_BY + marking
         title = manifest.title[context.text_language]
-        ds.ImageComments = f"{marking} {title}: {segment.spec.label}. {'; '.join(numbers)}{_link(context)}"
+        ds.ImageComments = f"{marking} {title}: {segment.spec.label}. {'; '.join(numbers)}{link(context)}"
         ds.SourceImageSequence = [_source_item(sources[k])]
         picture = picture_of(segment, k, numbers, algorithm, sources, voxels, context.decide_at)
         _pixels(ds, draw(picture), sources)
@@ -157,19 +157,6 @@ def _source_item(source: Dataset) -> Dataset:
         item.ReferencedFrameNumber = number
     item.PurposeOfReferenceCodeSequence = [code_item(_SOURCE_IMAGE)]
     return item
-
-
-def _numbers(segment: DrawnSegment, findings: Findings, manifest: Manifest) -> list[str]:
-    """The segment's numbers as the SR prints them, with name and unit. Raises as `groups.measured`."""
-    return [
-        f"{spec.concept.meaning}: {printed(spec, measurement)} {spec.unit.value}"
-        for spec, measurement in measured(segment, findings, manifest)
-    ]
-
-
-def _link(context: ResultContext) -> str:
-    """The address with its name, and nothing after it that could be taken for a part of it."""
-    return "" if context.decide_at is None else f". {DECIDE_AT[context.site_language]}: {context.decide_at}"
 
 
 def _words(segment: DrawnSegment) -> str:

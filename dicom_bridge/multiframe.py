@@ -116,7 +116,17 @@ def _frame(head: Head, form: PixelFormat, number: int, groups: _Groups, *, contr
         lossy=is_lossy(head),
         body_part=_body_part(head, groups),
         thickness_mm=thickness[0] if thickness and math.isfinite(thickness[0]) else None,
+        window=_window(groups),
     )
+
+
+def _window(groups: _Groups) -> tuple[float, float] | None:
+    """The first window of a frame, None where it has none that can be used; its function, if any, is linear."""
+    if groups.text("FrameVOILUTSequence", "VOILUTFunction") not in ("", "LINEAR"):
+        return None
+    both = [groups.numbers("FrameVOILUTSequence", keyword)[:1] for keyword in ("WindowCenter", "WindowWidth")]
+    found = tuple(value for one in both for value in one if math.isfinite(value))
+    return (found[0], found[1]) if len(found) == 2 else None
 
 
 # Anatomic regions as codes (PS3.16 annex L), SNOMED CT and its older notation: where a classic image has a word.

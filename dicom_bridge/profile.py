@@ -7,7 +7,7 @@ that the peer is said to have. STOW-RS has no negotiation: of such a peer it can
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,6 @@ import httpx
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     ExplicitVRLittleEndian,
-    SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
@@ -24,6 +23,7 @@ from dicom_bridge import tls
 from dicom_bridge.calling import CallLimits, called
 from dicom_bridge.commitment_messages import PUSH_MODEL, TRANSFER_SYNTAXES
 from dicom_bridge.errors import PeerFailed
+from dicom_bridge.key_kinds import CLASSES, KeyImage
 from dicom_bridge.peers import Peer, Segmentation, Send
 from dicom_bridge.segment_pixels import LABEL_MAP_STORAGE
 
@@ -50,15 +50,17 @@ _LABEL_MAP: Final = Need("LABELMAP", LABEL_MAP_STORAGE, _WRITTEN)
 _INSTEAD: Final = Need("BINARY", str(SegmentationStorage), _WRITTEN)
 """What segments that overlap are sent as to a peer that takes label maps."""
 _SR: Final = Need("SR", str(Comprehensive3DSRStorage), _WRITTEN)
-_SC: Final = Need("SC", str(SecondaryCaptureImageStorage), _WRITTEN)
+_NOTE: Final = Need("NOTE", CLASSES[KeyImage.KOS], _WRITTEN)
 _COMMITMENT: Final = Need("COMMITMENT", PUSH_MODEL, TRANSFER_SYNTAXES)
 _FIND: Final = Need("C-FIND", str(StudyRootQueryRetrieveInformationModelFind))
 
 
-def needs(peer: Peer, *, key_images: bool) -> tuple[Need, ...]:
+def needs(peer: Peer, *, key_images: Collection[KeyImage], rejection_notes: bool = False) -> tuple[Need, ...]:
     """What results to this peer need of its DICOM port: objects by C-STORE, and what it is said to be able to."""
     masks = (_LABEL_MAP, _INSTEAD) if peer.segmentation is Segmentation.LABELMAP else (_SEG,)
-    objects = (*masks, _SR, *([_SC] if key_images else [])) if peer.send is Send.C_STORE else ()
+    pictures = (Need(kind, sop_class, _WRITTEN) for kind, sop_class in CLASSES.items() if kind in key_images)
+    notes = (_NOTE,) if rejection_notes else ()
+    objects = (*masks, _SR, *pictures, *notes) if peer.send is Send.C_STORE else ()
     abilities = ((peer.commitment, _COMMITMENT), (peer.counts, _FIND))
     return (*objects, *(need for has, need in abilities if has))
 
@@ -67,7 +69,7 @@ def refused(peer: Peer, calling_ae: str, wanted: Sequence[Need], limits: CallLim
     """Those of `wanted` that the peer does not accept now. Raises PeerFailed (not PEER_NO_CONTEXT) and TlsUnusable."""
     if not wanted:
         return ()
-    contexts = [(need.sop_class, need.transfer_syntaxes) for need in wanted]
+    contexts = list(dict.fromkeys((need.sop_class, need.transfer_syntaxes) for need in wanted))
     try:
         with called(peer, calling_ae, contexts, limits) as association:
             accepted = {str(context.abstract_syntax) for context in association.accepted_contexts}

@@ -157,7 +157,7 @@ def _document(algorithm: Algorithm, sources: Sequence[Dataset], context: ResultC
     ds.VerificationFlag = "UNVERIFIED"
     ds.PreliminaryFlag = "PRELIMINARY"
     ds.PerformedProcedureCodeSequence = []
-    if request := _referenced_request(head):
+    if request := referenced_request(head):
         ds.ReferencedRequestSequence = [request]
     ds.ValueType = "CONTAINER"
     ds.ConceptNameCodeSequence = [code_item(_REPORT)]
@@ -169,19 +169,24 @@ def _document(algorithm: Algorithm, sources: Sequence[Dataset], context: ResultC
 def _document_context(
     manifest: Manifest, algorithm: Algorithm, head: Dataset, context: ResultContext
 ) -> list[content.Item]:
-    """Language (TID 1204), device observer (TID 1002, 1004) and procedure reported: rows 2 to 4 of TID 1500."""
+    """Language, device observer and procedure reported: rows 2 to 4 of TID 1500."""
     procedure = _PROCEDURES.get(head.Modality)
     if procedure is None:
         raise OutputInvalid("MODALITY_NOT_REPORTABLE", "no procedure of CID 100 for this modality")
+    about = document_context(manifest.title[context.text_language], algorithm, context)
+    return [*about, content.code(content.MODIFIER, _PROCEDURE_REPORTED, procedure)]
+
+
+def document_context(name: str, algorithm: Algorithm, context: ResultContext) -> list[content.Item]:
+    """Language (TID 1204) and device observer (TID 1002, 1004), `name`: the model's title in the site's language."""
     return [
         content.code(content.MODIFIER, _LANGUAGE, _LANGUAGES[context.site_language]),
         content.code(content.CONTEXT, _OBSERVER_TYPE, _DEVICE),
         content.uid(content.CONTEXT, _OBSERVER_UID, algorithm.device_uid),
-        content.text(content.CONTEXT, _OBSERVER_NAME, manifest.title[context.text_language]),
+        content.text(content.CONTEXT, _OBSERVER_NAME, name),
         content.text(content.CONTEXT, _OBSERVER_MANUFACTURER, algorithm.vendor),
         content.text(content.CONTEXT, _OBSERVER_MODEL, algorithm.name),
         content.text(content.CONTEXT, _OBSERVER_SERIAL, context.device_serial),
-        content.code(content.MODIFIER, _PROCEDURE_REPORTED, procedure),
     ]
 
 
@@ -207,7 +212,7 @@ def _evidence(
     used = sources if whole else [sources[k] for k in key_slices]
     series = [referenced_series(used, _REFERENCED_SOPS)]
     series += [referenced_series([one], _REFERENCED_SOPS) for one in (seg, heat) if one is not None]
-    return _study_item(str(sources[0].StudyInstanceUID), series)
+    return study_item(str(sources[0].StudyInstanceUID), series)
 
 
 def _scored_by_us(manifest: Manifest) -> bool:
@@ -225,7 +230,7 @@ def _private_scheme() -> Dataset:
     return item
 
 
-def _study_item(study_uid: str, series: Sequence[bytes]) -> Dataset:
+def study_item(study_uid: str, series: Sequence[bytes]) -> Dataset:
     """One item of the hierarchical SOP instance reference macro (PS3.3 Table C.17-3)."""
     study = Dataset()
     explicit.put_sequence(study, _REFERENCED_SERIES, series)
@@ -233,7 +238,7 @@ def _study_item(study_uid: str, series: Sequence[bytes]) -> Dataset:
     return study
 
 
-def _referenced_request(head: Dataset) -> Dataset | None:
+def referenced_request(head: Dataset) -> Dataset | None:
     """The request that the study answers, when the source knows its accession number (PS3.3 C.17.2)."""
     accession = str(head.get("AccessionNumber", "") or "")
     if not accession:
@@ -259,6 +264,6 @@ def _predecessors(documents: Sequence[Dataset]) -> list[Dataset]:
     for ds in documents:
         studies.setdefault(str(ds.StudyInstanceUID), {}).setdefault(str(ds.SeriesInstanceUID), []).append(ds)
     return [
-        _study_item(study_uid, [referenced_series(same, _REFERENCED_SOPS) for same in series.values()])
+        study_item(study_uid, [referenced_series(same, _REFERENCED_SOPS) for same in series.values()])
         for study_uid, series in studies.items()
     ]

@@ -31,6 +31,8 @@ BRIDGE_MODEL_NAME = "Zhiying DICOM Bridge"
 
 SEG_SERIES_NUMBER = 9001
 SR_SERIES_NUMBER = 9002
+GSPS_SERIES_NUMBER = 9003
+KOS_SERIES_NUMBER = 9004
 SC_SERIES_NUMBER = 9005
 
 # LO holds 64 characters (PS3.5 Table 6.2-1).
@@ -137,3 +139,8 @@ def series_description(context: ResultContext, model: str, kind: str) -> str:
     marking = SERIES_MARKING[context.site_language]
     room = LO_MAX - len(f"AI  {kind} - {marking}")
     return f"AI {model[:room]} {kind} - {marking}"
+
+
+def link(context: ResultContext) -> str:
+    """The address at which a reader decides, with its name, to end a sentence; "" where the site has none."""
+    return "" if context.decide_at is None else f". {DECIDE_AT[context.site_language]}: {context.decide_at}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from pydicom.dataset import Dataset
+from pydicom.valuerep import DSfloat
 
 from dicom_bridge import heads
 from dicom_bridge.errors import VolumeRefused
@@ -58,7 +59,8 @@ class Slice:
     """One image. `frame` is the number (from 1) of a multi-frame instance's frame, None of a single-frame instance.
 
     `patient` is compared, never shown: (Patient ID, birth date) as received. `keys`: what may tell its volume from
-    others of its series. `body_part` upper case, "" when not stated. `thickness_mm` of a frame as stated.
+    others of its series. `body_part` upper case, "" when not stated. `thickness_mm` of a frame as stated,
+    and its `window` (centre, width).
     """
 
     head: Head
@@ -73,6 +75,7 @@ class Slice:
     lossy: bool
     body_part: str
     thickness_mm: float | None = None
+    window: tuple[float, float] | None = None
 
     @property
     def sop_uid(self) -> str:
@@ -144,11 +147,22 @@ class Slice:
                 ds.BodyPartExamined = self.body_part
             if self.thickness_mm is not None:
                 ds.SliceThickness = self.thickness_mm
+            self._say_values(ds)
         if self.lossy and ds.get("LossyImageCompression") != "01":
             ds.LossyImageCompression = "01"
             ds.LossyImageCompressionMethod = LOSSY_METHODS.get(self.head.transfer_syntax, "")
             ds.LossyImageCompressionRatio = self._ratio()
         return ds
+
+    def _say_values(self, ds: Dataset) -> None:
+        """What a frame's stored values mean and how they are shown; the top level says it of single images only."""
+        ds.RescaleSlope = DSfloat(self.rescale.slope, auto_format=True)
+        ds.RescaleIntercept = DSfloat(self.rescale.intercept, auto_format=True)
+        for keyword in ("WindowCenter", "WindowWidth", "VOILUTFunction"):
+            if keyword in ds:
+                delattr(ds, keyword)
+        if self.window is not None:
+            ds.WindowCenter, ds.WindowWidth = (DSfloat(value, auto_format=True) for value in self.window)
 
     def _ratio(self) -> float:
         form, (_, length) = self.format, self.head.pixels or (0, 0)

@@ -37,6 +37,8 @@ class OutputInvalid(BridgeError):
             "NOT_READABLE",
             "PROCEDURE_MISSING",
             "REASON_INVALID",
+            "RESCALE_DIFFERS",
+            "RESCALE_MIXED",
             "SEGMENTATION_EMPTY",
             "SEGMENTS_OVERLAP",
             "SEGMENT_DUPLICATE",

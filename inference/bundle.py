@@ -1,4 +1,4 @@
-"""A MONAI bundle as a callable: canonical voxels in, label map out. Worker side only; imports torch and monai.
+"""A MONAI bundle as a callable: canonical voxels in, label map and heat maps out. Worker side only.
 
 Of a bundle's inference.json the parts `preprocessing`, `network_def`, `inferer` and `postprocessing` are used, by the
 names that MONAI's bundle specification and Model Zoo give them. A configuration is data here, not a program: Python
@@ -37,9 +37,10 @@ WARM_UP_SHAPE: Final = (256, 256, 192)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """labels: (X, Y, Z) uint8 on the canonical grid; the rest: seconds by stage."""
+    """labels: (X, Y, Z) uint8 on the canonical grid; heat_maps: (maps, X, Y, Z) uint8; the rest: seconds by stage."""
 
     labels: LabelArray
+    heat_maps: LabelArray
     preprocess_s: float
     forward_s: float
     postprocess_s: float
@@ -82,12 +83,12 @@ class Bundle:
 
     Args:
         root: the bundle's folder, its files already verified. config: path of inference.json below it.
-        device: "cpu", "cuda:0", ...
+        device: "cpu", "cuda:0", ... maps: how many heat maps it gives, as channels of `pred` behind the labels.
     Raises ModelRefused (MODEL_CONFIG_REFUSED) for what we do not run, ModelFailed (MODEL_LOAD_FAILED) for a bundle
     without the parts we need; whatever MONAI and torch raise while they build the parts.
     """
 
-    def __init__(self, root: Path, config: str, device: str) -> None:
+    def __init__(self, root: Path, config: str, device: str, maps: int = 0) -> None:
         path = root / config
         if path.suffix != ".json" or path.stat().st_size > CONFIG_BYTES_MAX:
             raise ModelRefused("MODEL_CONFIG_REFUSED", "the configuration is not a JSON file of reasonable size")
@@ -99,6 +100,7 @@ class Bundle:
         parser = ConfigParser({**content, "bundle_root": str(root), "device": device})
         parsed = {key: parser.get_parsed_content(key) for key in content}
         self.device = device
+        self.maps = maps
         self.preprocessing = parsed["preprocessing"]
         self.inferer = parsed["inferer"]
         self.postprocessing = parsed["postprocessing"]
@@ -107,9 +109,9 @@ class Bundle:
         self.networks = list(dict.fromkeys([self.network, *others]))
 
     def __call__(self, voxels: FloatArray, affine: Affine) -> Answer:
-        """Label map of voxels (X, Y, Z) in RAS order with this RAS affine (4, 4).
+        """Label map and heat maps of voxels (X, Y, Z) in RAS order with this RAS affine (4, 4).
 
-        Raises ModelFailed (MODEL_OUTPUT_INVALID) unless the answer is one whole number from 0 to 255 for each voxel.
+        Raises ModelFailed (MODEL_OUTPUT_INVALID) unless each is one whole number from 0 to 255 for each voxel.
         """
         before = sum(network.elapsed_s for network in self.networks)
         with torch.inference_mode():
@@ -120,11 +122,12 @@ class Bundle:
             data["pred"] = _like(self.inferer(data["image"][None], self.network)[0], data["image"])
             inferred = time.perf_counter()
             data = self.postprocessing(data)
-            labels = _labels(plain(data["pred"]), voxels.shape)
+            channels = _whole(plain(data["pred"]), (1 + self.maps, *voxels.shape))
             done = time.perf_counter()
         forward_s = sum(network.elapsed_s for network in self.networks) - before
         # What the inferer does besides its networks (resizing, windows, boxes) is preparation for them.
-        return Answer(labels, ready - started + inferred - ready - forward_s, forward_s, done - inferred)
+        prepared_s = ready - started + inferred - ready - forward_s
+        return Answer(channels[0], channels[1:], prepared_s, forward_s, done - inferred)
 
     def warm_up(self) -> None:
         """Run once on an invented volume, so that the first study does not pay for first times."""
@@ -176,13 +179,13 @@ def _like(pred: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def _labels(pred: torch.Tensor, shape: tuple[int, ...]) -> LabelArray:
-    if tuple(pred.shape) != (1, *shape):
-        raise ModelFailed("MODEL_OUTPUT_INVALID", f"the answer has shape {tuple(pred.shape)}, not (1, {shape})")
+def _whole(pred: torch.Tensor, shape: tuple[int, ...]) -> LabelArray:
+    if tuple(pred.shape) != shape:
+        raise ModelFailed("MODEL_OUTPUT_INVALID", f"the answer has shape {tuple(pred.shape)}, not {shape}")
     if pred.dtype != torch.uint8:
         whole = pred.round()
         if not bool(((whole == pred) & (whole >= 0) & (whole <= 255)).all()):
             raise ModelFailed("MODEL_OUTPUT_INVALID", "the answer is not a map of whole numbers from 0 to 255")
         pred = whole.to(torch.uint8)
-    labels: LabelArray = pred[0].cpu().numpy()
-    return labels
+    channels: LabelArray = pred.cpu().numpy()
+    return channels

@@ -22,6 +22,8 @@ from monai.inferers import Inferer
 from monai.transforms import Resize
 from scipy import ndimage
 
+from inference.types import LEVELS, LabelArray
+
 ANY_NEIGHBOUR: Final = np.ones((3, 3, 3), dtype=bool)
 """26-connectivity: voxels that share a face, an edge or a corner belong together."""
 
@@ -75,6 +77,8 @@ class CoarseToFineInferer(Inferer):  # type: ignore[misc]
         box_margin: share of the box's size that is added on each side.
         box_floor: a plane belongs to the box if more than this share of its voxels is organ.
         threshold: probability above which a voxel is organ.
+        heat_map: whether the fine network's probability is given beside the labels, in whole numbers from 0 to 255. It
+            is as the network gives it, before the clean-up; outside of the box, where nobody looked, it is 0.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class CoarseToFineInferer(Inferer):  # type: ignore[misc]
         box_margin: float,
         box_floor: float,
         threshold: float,
+        heat_map: bool = False,  # noqa: FBT001 - named in configurations
     ) -> None:
         super().__init__()
         self.locator = locator
@@ -99,50 +104,62 @@ class CoarseToFineInferer(Inferer):  # type: ignore[misc]
         self.box_margin = box_margin
         self.box_floor = box_floor
         self.threshold = threshold
+        self.heat_map = heat_map
 
     def warm_up(self, network: torch.nn.Module) -> None:
         """Run both networks once on nothing, so that kernels are chosen and memory is held before the first study."""
         for one, resize in ((self.locator, self.to_coarse), (network, self.to_fine)):
-            self._probable(one, torch.zeros((1, *resize.spatial_size), device=getattr(one, "device", None)))
+            self._probability(one, torch.zeros((1, *resize.spatial_size), device=getattr(one, "device", None)))
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
         """Label map (1, 1, X, Y, Z) uint8, 0 or 1, of an image (1, 1, X, Y, Z) in RAS order.
 
+        With the heat map it is the second of two channels, (1, 2, X, Y, Z).
+
         All zero if the coarse network finds nothing, or the image has no contrast: the caller's checks refuse that.
         """
         image = torch.as_tensor(inputs)[0]
-        labels = torch.zeros_like(image, dtype=torch.uint8)
+        answer = torch.zeros((2 if self.heat_map else 1, *image.shape[1:]), dtype=torch.uint8, device=image.device)
+        labels = answer[:1]
         coarse = plain(self.to_coarse(image))
         low, high = (float(v) for v in np.percentile(coarse.cpu().numpy(), self.window_percentiles))
         if not high > low:
-            return labels[None]
+            return answer[None]
         coarse = self._normalised(_windowed(coarse, low, high), coarse.shape[1:])
-        found = self._probable(self.locator, coarse)
+        found = self._above(self._probability(self.locator, coarse))
         box = bounding_box(largest_component(found), labels.shape[1:], self.box_floor, self.box_margin)
         if box is None:
-            return labels[None]
+            return answer[None]
         # What is done voxel by voxel commutes with nearest-exact resizing, and the box has fewer voxels.
         boxed = self._normalised(_windowed(image[(slice(None), *box)], low, high), self.to_fine.spatial_size)
-        outlined = self._probable(network, plain(self.to_fine(boxed)))
-        mask = self._resized(outlined, labels[(0, *box)].shape)
+        probability = self._probability(network, plain(self.to_fine(boxed)))
+        size = labels[(0, *box)].shape
+        mask = self._resized(self._above(probability).view(np.uint8), size).view(np.bool_)
         labels[(0, *box)] = torch.from_numpy(clean(mask).view(np.uint8)).to(labels.device)
-        return labels[None]
+        if self.heat_map:
+            levels = probability.clamp(0.0, 1.0).mul(LEVELS).round().to(torch.uint8).cpu().numpy()
+            answer[(1, *box)] = torch.from_numpy(self._resized(levels, size)).to(answer.device)
+        return answer[None]
 
     def _normalised(self, image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         """(1, x, y, z), in place, such that after resizing to `size` it has the training's mean and deviation."""
         mean, std = moments_after_resizing(image[0], size)
         return image.sub_(mean).mul_(self.std / std).add_(self.mean)
 
-    def _probable(self, network: torch.nn.Module, image: torch.Tensor) -> Mask:
-        result: Mask = (network(image[None])[0, 1] > self.threshold).cpu().numpy()
+    @staticmethod
+    def _probability(network: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = network(image[None])[0, 1]
+        return result
+
+    def _above(self, probability: torch.Tensor) -> Mask:
+        result: Mask = (probability > self.threshold).cpu().numpy()
         return result
 
     @staticmethod
-    def _resized(mask: Mask, size: Sequence[int]) -> Mask:
+    def _resized(values: LabelArray, size: Sequence[int]) -> LabelArray:
         """Nearest-exact, on bytes: torch's own index arithmetic without a float per voxel."""
-        bytes_ = torch.from_numpy(mask.view(np.uint8))[None, None]
-        out = torch.nn.functional.interpolate(bytes_, size=tuple(size), mode="nearest-exact")
-        result: Mask = out[0, 0].numpy().view(np.bool_)
+        out = torch.nn.functional.interpolate(torch.from_numpy(values)[None, None], tuple(size), mode="nearest-exact")
+        result: LabelArray = out[0, 0].numpy()
         return result
 
 

@@ -134,7 +134,7 @@ class Engine:
             self._load(self._alive(), model)
 
     def infer(self, model: VerifiedModel, volume: Volume, deadline_s: float) -> Prediction:
-        """Label map on the volume's own grid. Loads the model first if it is not warm, under a limit of its own.
+        """Label map and heat maps on the volume's own grid. Loads the model first if need be, under a limit of its own.
 
         Raises EngineTimeout (DEADLINE_EXCEEDED, LOAD_DEADLINE_EXCEEDED), EngineDied (ENGINE_DIED), ModelRefused,
         ModelFailed, EngineError (ENGINE_OUT_OF_MEMORY), EngineCancelled, EngineClosed. After each of them the next call
@@ -144,10 +144,10 @@ class Engine:
             started = time.monotonic()
             child = self._alive()
             load_ms = self._load(child, model)
-            answer, labels = self._compute(child, model, volume, deadline_s)
+            answer, channels = self._compute(child, model, volume, deadline_s)
             timing_ms = {stage: int(answer[stage]) for stage in ("preprocess", "forward", "postprocess")}
             timing_ms |= {"load": load_ms, "total": _ms_since(started)}
-            return Prediction(labels, timing_ms, child.device, child.runtime)
+            return Prediction(channels[0], timing_ms, child.device, child.runtime, tuple(channels[1:]))
 
     def cancel(self, digest: str | None) -> bool:
         """End what runs of the model of this digest (None: of any), and what waits for its turn; whether anything ran.
@@ -206,8 +206,8 @@ class Engine:
 
     def _compute(
         self, child: _Child, model: VerifiedModel, volume: Volume, deadline_s: float
-    ) -> tuple[dict[str, Any], LabelArray]:
-        """The child's answer, and the label map turned back to the source grid."""
+    ) -> tuple[dict[str, Any], list[LabelArray]]:
+        """The child's answer, and the label map, then the manifest's heat maps, turned back to the source grid."""
         turn = Reorientation.to_canonical(volume.affine)
         canonical = turn.apply(volume.voxels).shape
         count = volume.voxels.size
@@ -221,15 +221,16 @@ class Engine:
             descriptor = os.memfd_create("zhiying", os.MFD_CLOEXEC)
         except OSError as error:
             raise EngineError("ENGINE_OUT_OF_MEMORY", "no memory for the voxels") from error
-        # Voxels first (float32), then room for the labels (uint8). Both go with the last descriptor and mapping.
+        # Voxels first (float32), then room for labels and maps (uint8). All go with the last descriptor and mapping.
+        count_out = 1 + len(model.manifest.heat_maps)
         try:
-            memory = _mapped(descriptor, 5 * count)
+            memory = _mapped(descriptor, (4 + count_out) * count)
             turn.copy_to_canonical(volume.voxels, np.frombuffer(memory, np.float32, count).reshape(canonical))
             answer = self._ask(child, request, deadline_s, "DEADLINE_EXCEEDED", descriptor)
         finally:
             os.close(descriptor)
-        labels = np.frombuffer(memory, np.uint8, count, 4 * count).reshape(canonical)
-        return answer, np.ascontiguousarray(turn.undo(labels))
+        channels = np.frombuffer(memory, np.uint8, count_out * count, 4 * count).reshape(count_out, *canonical)
+        return answer, [np.ascontiguousarray(turn.undo(one)) for one in channels]
 
     def _load(self, child: _Child, model: VerifiedModel) -> int:
         """Milliseconds that loading took; 0 if the model was warm."""
@@ -240,6 +241,7 @@ class Engine:
             "key": model.ref.digest,
             "root": str(model.path),
             "config": model.manifest.bundle.inference,
+            "maps": len(model.manifest.heat_maps),
         }
         answer = self._ask(child, request, LOAD_DEADLINE_S, "LOAD_DEADLINE_EXCEEDED")
         child.warm.clear()

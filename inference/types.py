@@ -219,12 +219,14 @@ class Prediction:
     labels: (K, R, C) uint8, 0 is background, other values are segment numbers.
     timing_ms: one whole number of milliseconds for each of `TIMING_KEYS`.
     device: "cpu", "cuda:0", ...; runtime: versions and settings that could change a result.
+    heat_maps: each (K, R, C) uint8, 255 for 1, in the manifest's order.
     """
 
     labels: LabelArray
     timing_ms: Mapping[str, int]
     device: str
     runtime: Mapping[str, str]
+    heat_maps: tuple[LabelArray, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -100,25 +100,27 @@ def _load(bundles: OrderedDict[str, Any], request: dict[str, Any], device: str) 
     if key not in bundles:
         while len(bundles) >= BUNDLES_WARM_MAX:
             bundles.popitem(last=False)
-        loaded = Bundle(Path(request["root"]), request["config"], device)
+        loaded = Bundle(Path(request["root"]), request["config"], device, request["maps"])
         loaded.warm_up()
         bundles[key] = loaded
     return {"ok": True, "warm": list(bundles), "load_ms": _ms(time.perf_counter() - started)}
 
 
 def _infer(bundles: OrderedDict[str, Any], request: dict[str, Any], descriptor: int | None) -> dict[str, Any]:
-    """Voxels are float32 at the start of the memory, labels uint8 behind them, both (X, Y, Z)."""
+    """Voxels are float32 at the start of the memory, labels and heat maps uint8 behind them, each (X, Y, Z)."""
     if descriptor is None:
         raise ModelFailed("MODEL_RUN_FAILED", "no voxels came with the request")
     bundles.move_to_end(request["key"])
     shape = tuple(request["shape"])
     count = int(np.prod(shape))
     # Not closed by hand: tensors may still look into it, and the last of them to go unmaps it.
-    memory = mmap.mmap(descriptor, 5 * count, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    bundle = bundles[request["key"]]
+    channels = 1 + bundle.maps
+    memory = mmap.mmap(descriptor, (4 + channels) * count, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     voxels = np.frombuffer(memory, np.float32, count).reshape(shape)
-    labels = np.frombuffer(memory, np.uint8, count, 4 * count).reshape(shape)
-    answer = bundles[request["key"]](voxels, np.array(request["affine"], dtype=np.float64))
-    labels[:] = answer.labels
+    out = np.frombuffer(memory, np.uint8, channels * count, 4 * count).reshape(channels, *shape)
+    answer = bundle(voxels, np.array(request["affine"], dtype=np.float64))
+    out[0], out[1:] = answer.labels, answer.heat_maps
     return {
         "ok": True,
         "preprocess": _ms(answer.preprocess_s),

@@ -16,8 +16,8 @@ The PACS's list comes from the PACS: asked by us, or written by its own administ
 What the logs before this one name is known too, as far as they are whole; whether it is still there, nobody asks.
 
 What it cannot see: objects under UIDs that are not of our form (under 2.25.), unless the list was said to be of ours
-alone; key images (SC) in a peer that no CALL_RESULT names, since captures of other makers have UIDs of this form; what
-was never sent to this PACS; what lies outside the days that were asked for.
+alone; key images (SC, GSPS, KOS) in a peer that no CALL_RESULT names, since those of other makers have UIDs of this
+form; what was never sent to this PACS; what lies outside the days that were asked for.
 """
 
 import hashlib
@@ -34,14 +34,15 @@ from audit.errors import AuditError
 from audit.log import AuditLog
 from audit.note import Verifier
 from audit.schema import LIST_MAX
-from dicom_bridge import heat_maps, keyimage, receipt, uids
+from dicom_bridge import heat_maps, key_images, receipt, uids
+from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.receipt import ReceiptRefused
+from dicom_bridge.rejection import rejection_uid
 from service.holding import MODALITIES, Holding
 
 FORMAT = "zhiying.reconciliation/1"
 KEY_HEX = 32
-BESIDE = frozenset({keyimage.KIND, heat_maps.KIND})  # what a peer may refuse, and has the result all the same
-SEGMENTS_MAX = 255  # numbers of segments in a manifest
+BESIDE = frozenset({*KeyImage, heat_maps.KIND})  # what a peer may refuse, and has the result all the same
 
 
 class Problem(StrEnum):
@@ -96,7 +97,9 @@ class _Logged:
 
     results: dict[str, Entry] = field(default_factory=dict)
     released: dict[str, Entry] = field(default_factory=dict)
-    denials: set[str] = field(default_factory=set)  # what may be there, and need not: reports of refusals
+    denials: set[str] = field(
+        default_factory=set
+    )  # what may be there, and need not: reports of refusals, notes of withdrawals
     given_up: set[str] = field(default_factory=set)  # calls
     begun: dict[str, str] = field(default_factory=dict)  # calls: the model's digest
     ended: set[str] = field(default_factory=set)  # calls that have a result
@@ -266,6 +269,8 @@ def _logged(entries: Iterable[Entry]) -> _Logged:
             logged.kept.add(entry.call)
         elif entry.kind is Kind.DENIED:
             logged.denials.add(uids.derive("SR", entry.key))
+        elif entry.kind is Kind.WITHDRAWN and entry.call is not None:
+            logged.denials.add(rejection_uid(entry.call))
         elif entry.kind is Kind.FAILED and entry.call is not None:
             logged.given_up.add(entry.call)
     return logged
@@ -305,7 +310,7 @@ def _receipts(log: AuditLog, key: Verifier, objects: Sequence[bytes]) -> tuple[i
 
 
 def _against_log(log: AuditLog, uid: str, index: int, root: bytes) -> Problem | None:
-    """The entry at the receipt's index is the CALL_INTENT of the call, or the DENIED, of which the UID is made."""
+    """The entry at the receipt's index is the CALL_INTENT of the call, the DENIED or WITHDRAWN of which the UID is."""
     try:
         same = log.receipt(index).root == root
     except AuditError:
@@ -315,6 +320,8 @@ def _against_log(log: AuditLog, uid: str, index: int, root: bytes) -> Problem | 
         return Problem.RECEIPT_INVALID
     if entry.kind is Kind.DENIED:
         names = {uids.derive("SR", entry.key)}
+    elif entry.kind is Kind.WITHDRAWN and entry.call is not None:
+        names = {rejection_uid(entry.call)}
     else:
         intended = entry.call if entry.kind is Kind.CALL_INTENT else None
         names = set() if intended is None else _names(intended)
@@ -323,5 +330,4 @@ def _against_log(log: AuditLog, uid: str, index: int, root: bytes) -> Problem | 
 
 def _names(call: str) -> set[str]:
     """The UIDs of all objects that a call can have."""
-    pictured = (uids.derive(keyimage.KIND, call, *keyimage.uid_parts(n)) for n in range(1, SEGMENTS_MAX + 1))
-    return {*(uids.derive(kind, call) for kind in (*MODALITIES, heat_maps.KIND)), *pictured}
+    return {*(uids.derive(kind, call) for kind in (*MODALITIES, heat_maps.KIND)), *key_images.names(call)}

@@ -42,6 +42,7 @@ PROBLEMS: Final = {
         "en": "Too many wrong tokens came from this address. Wait a minute. Nothing was recorded.",
     },
     "NOT_FOUND": {"zh": "没有这次调用。", "en": "There is no such call."},
+    "CALL_WITHDRAWN": {"zh": "此结果已撤回或已被取代。", "en": "This result was withdrawn or superseded."},
     "CALL_NOT_RELEASED": {"zh": "没有已发布的结果可供决定。", "en": "There is no released result to decide on."},
     "DECISIONS_TOO_MANY": {
         "zh": "您对这次调用的决定次数已满，没有记录。",
@@ -129,7 +130,7 @@ class _Form:
             return self.refused(request, STATUS[refused.code], refused.code)
         except (AuditError, SQLAlchemyError):
             return self.refused(request, 503, "UNAVAILABLE")
-        return self._page(request, known, code=None if known.open else "CALL_NOT_RELEASED")
+        return self._page(request, known, code=known.shut)
 
     def refused(self, request: Request, status: int, code: str) -> Response:
         """A page without a form."""

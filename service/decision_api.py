@@ -15,7 +15,13 @@ from audit.entry import Entry
 from service.bodies import BODY_WAIT_S, BodyRefused, whole_body
 from service.decisions import DecisionRefused, Desk, Known, Reader, parse_decision
 
-STATUS: Final = {"NOT_FOUND": 404, "CALL_NOT_RELEASED": 409, "DECISIONS_TOO_MANY": 409, "DECISION_INVALID": 422}
+STATUS: Final = {
+    "NOT_FOUND": 404,
+    "CALL_NOT_RELEASED": 409,
+    "CALL_WITHDRAWN": 409,
+    "DECISIONS_TOO_MANY": 409,
+    "DECISION_INVALID": 422,
+}
 """HTTP status of what is not taken, by its code."""
 _CALL: Final = re.compile(r"[0-9a-f]{32}")
 

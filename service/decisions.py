@@ -21,6 +21,7 @@ from models.strict import Fields, Malformed, parse_json
 from service.call_book import Call, Told
 from service.errors import ServiceError
 from service.keys import Pseudonyms
+from service.records import withdrawn_key
 from service.store import Run
 
 ROLES: Final = ("CLINICAL_OWNER", "RADIOLOGIST")
@@ -63,7 +64,7 @@ _OPTIONAL: Final = ("reasons", "significant", "seconds", "blinded", "difference"
 
 
 class DecisionRefused(ServiceError):
-    """It cannot be taken: NOT_FOUND, CALL_NOT_RELEASED, DECISION_INVALID, DECISIONS_TOO_MANY; with no datum."""
+    """It cannot be taken: NOT_FOUND, CALL_NOT_RELEASED, CALL_WITHDRAWN, DECISION_INVALID, DECISIONS_TOO_MANY."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -192,7 +193,15 @@ class Known:
     @property
     def open(self) -> bool:
         """Whether there is a result on which to decide."""
-        return self.call.state == "RELEASED" or (self.shadow and "CALL_RESULT" in self.call.entries)
+        return self.shut is None
+
+    @property
+    def shut(self) -> str | None:
+        """Why there is none: CALL_NOT_RELEASED, CALL_WITHDRAWN."""
+        if "WITHDRAWN" in self.call.entries:
+            return "CALL_WITHDRAWN"
+        released = self.call.state == "RELEASED" or (self.shadow and "CALL_RESULT" in self.call.entries)
+        return None if released else "CALL_NOT_RELEASED"
 
 
 def sent_back_key(call: str) -> str:
@@ -243,7 +252,7 @@ class Desk:
     def look(self, call: str) -> Known:
         """What the log has of the call. Raises DecisionRefused (NOT_FOUND), AuditError, SQLAlchemyError."""
         runs = self._runs.of_call(call)
-        names = [f"{name}:{call}" for name in ("result", "released")]
+        names = [f"{name}:{call}" for name in ("result", "released", "withdrawn")]
         names += [f"{name}:{run.run_id}" for run in runs for name in ("assembled", "selected", "denied", "failed")]
         found = [entry for entry in map(self._log.find, names) if entry is not None]
         if not found and not runs:
@@ -262,14 +271,18 @@ class Desk:
         decisions = [one for reader in self._readers for one in _numbered(self._log, self._key(call, reader))]
         return tuple(sorted([*decisions, *sent_back(self._log, call)], key=lambda one: one.index))
 
+    def withdrawn(self, call: str) -> Entry | None:
+        """The entry that withdrew the call's result. Raises AuditError."""
+        return self._log.find(withdrawn_key(call))
+
     def decide(self, call: str, reader: Reader, said: Decision, channel: str = CHANNEL) -> tuple[Entry, bool]:
         """Its entry, and whether it is new: the same again from the same reader is the first one's, by any way.
 
         Raises DecisionRefused, AuditError, SQLAlchemyError.
         """
         known = self.look(call)
-        if not known.open:
-            raise DecisionRefused("CALL_NOT_RELEASED", "there is no released result to decide on")
+        if known.shut is not None:
+            raise DecisionRefused(known.shut, "there is no released result to decide on, or it was withdrawn")
         body = self._body(reader, said, known.call, channel)
         while True:
             before = list(_numbered(self._log, self._key(call, reader)))

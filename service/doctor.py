@@ -10,6 +10,7 @@ from audit import fsck
 from audit.errors import AuditError
 from dicom_bridge import profile, query
 from dicom_bridge.errors import BridgeError
+from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.peers import Send
 from dicom_bridge.tls import TlsFiles, check, expires_at
 from ethics_review.errors import ReviewError
@@ -291,7 +292,8 @@ def _peer(settings: Config, section: PeerSection) -> Iterator[Finding]:
 def _profile(settings: Config, section: PeerSection) -> Iterator[Finding]:
     """What results to this peer need, each negotiated; nothing is sent."""
     peer, check = settings.peer(section), f"peer {section.name}"
-    wanted = profile.needs(peer, key_images=settings.results.key_images)
+    said = settings.results
+    wanted = profile.needs(peer, key_images=said.key_images, rejection_notes=said.rejection_notes)
     yield Finding(f"{check} report_groups", OK, f"{peer.report_groups}; which viewers need which: docs/hazards.md")
     yield Finding(f"{check} segmentation", OK, f"{peer.segmentation}; which viewers show which: docs/hazards.md")
     if peer.send is Send.STOW_RS:
@@ -320,10 +322,13 @@ def _profile(settings: Config, section: PeerSection) -> Iterator[Finding]:
 
 def _so(need: profile.Need) -> str:
     """What comes of it that the peer does not accept this."""
+    if need.kind in set(KeyImage):
+        kind = f"key images of this kind; set results.key_images = false, or take {need.kind} out of it"
+        return f"results arrive without {kind}, or allow the class there"
     return {
         "LABELMAP": 'no segmentation will arrive; allow the class there, or set segmentation = "BINARY"',
         "BINARY": "no result whose segments overlap will arrive, as those are no label map; allow the class there",
-        "SC": "results arrive without key images; set results.key_images = false, or allow the class there",
+        "NOTE": "nobody learns what counts no more; set results.rejection_notes = false, or allow the class there",
         "COMMITMENT": "nothing will be committed; set commitment = false, or allow it there",
         "C-FIND": "nothing can be counted or looked for; set counts = false, or allow it there",
     }.get(need.kind, "no result will arrive; allow the class there")

@@ -57,7 +57,8 @@ class ProfileCheck:
 def profile_check(config: Config) -> ProfileCheck:
     """For the peer to which results go."""
     peer = next((config.peer(one) for one in config.peers if one.name == config.results.to), None)
-    wanted = () if peer is None else needs(peer, key_images=config.results.key_images)
+    said = config.results
+    wanted = () if peer is None else needs(peer, key_images=said.key_images, rejection_notes=said.rejection_notes)
 
     def ask(peer: Peer, wanted: Sequence[Need]) -> Sequence[Need]:
         return refused(peer, config.dicom.ae_title, wanted)

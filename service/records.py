@@ -193,6 +193,11 @@ def failed(run_id: str, *, study: str, stage: str, code: str, fault: str, call: 
     return Draft(kind=Kind.FAILED, key=f"failed:{run_id}", call=call, body=body)
 
 
+def withdrawn_key(call: str) -> str:
+    """Under which key the log says that a call's result was withdrawn."""
+    return f"withdrawn:{call}"
+
+
 def told(observed: str | None) -> str | None:
     """What was observed, where the log may hold it: what looks like a person's data becomes None."""
     try:

@@ -1,24 +1,28 @@
 """The files of one call: findings as the model gave them, then the objects that are sent.
 
 results/<call>/findings.npz   written when the model has answered
-results/<call>/sc-NNN.dcm     where the site wants key images: one for each segment NNN of the manifest that has a pixel
+results/<call>/sc-NNN.dcm     where the site wants key images, and gsps.dcm, kos.dcm: see dicom_bridge.key_images
 results/<call>/heat.dcm       where the site wants heat maps, and the model gives any that can be sent
 results/<call>/seg.dcm        written after them
 results/<call>/sr.dcm         written last; from then on these bytes are resent, never made again
+results/withdrawn-<call>/      what the PACS is told of a withdrawal: see service.withdrawing
 results/denied-<run>/sr.dcm   what the PACS is told of a refusal, where the site wants that
 """
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import structlog
 
 from audit import durable
-from dicom_bridge import heat_maps, keyimage, readback, report, segmented, uids
+from dicom_bridge import heat_maps, key_images, readback, report, segmented, uids
 from dicom_bridge.dispensable import HEAT_MAPS
 from dicom_bridge.heat_map_validity import check_heat_maps
+from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.peers import ReportGroups, Segmentation
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.result_context import Charset, Language, ResultContext
@@ -27,14 +31,15 @@ from inference.errors import FindingsCorrupt
 from inference.types import Findings
 from models.library import VerifiedModel
 from service import records
+from service.config import Config
 from service.links import decide_link
 from service.records import Written, decimal
 
 FINDINGS = "findings.npz"
 SEG = "seg.dcm"
 SR = "sr.dcm"
-SC = "sc-{:03d}.dcm"
-SC_FILES = "sc-[0-9][0-9][0-9].dcm"
+WITHDRAWN = "withdrawn-"
+"""How the names of withdrawals' batches and folders begin; a call follows. See service.withdrawing."""
 MS = 1000
 
 _log = structlog.get_logger()
@@ -44,7 +49,7 @@ _log = structlog.get_logger()
 class ResultStyle:
     """How this site wants its results, and its PACS: the output profile.
 
-    `key_images`, `heat_maps`: whether a picture of each segment, or heat maps, go with SEG and SR.
+    `key_images`: the kinds that go with SEG and SR; `heat_maps`: whether these do.
     `report_groups`, `segmentation`: as the receiving peer's.
     `decide_at`: under which address readers' browsers reach us, of the form links.BASE; then results carry a link.
     """
@@ -53,11 +58,26 @@ class ResultStyle:
     version: str
     language: Language
     charset: Charset
-    key_images: bool = False
+    key_images: Collection[KeyImage] = ()
     decide_at: str | None = None
     report_groups: ReportGroups = ReportGroups.VOLUMETRIC
     segmentation: Segmentation = Segmentation.BINARY
     heat_maps: bool = False
+
+    @classmethod
+    def of(cls, config: Config) -> "ResultStyle":
+        """As the configuration has it."""
+        return cls(
+            device_serial=config.site.id,
+            version=version("zhiying"),
+            language=config.site.language,
+            charset=config.site.charset,
+            key_images=config.results.key_images,
+            decide_at=config.results.decide_at,
+            report_groups=config.report_groups,
+            segmentation=config.segmentation,
+            heat_maps=config.results.heat_maps,
+        )
 
 
 class ResultWriter:
@@ -87,9 +107,7 @@ class ResultWriter:
 
         Which of them there are is decided when they are made, not by what the configuration says when they are sent.
         """
-        folder = self._root / call
-        seg, heat = ([path] if path.exists() else [] for path in (folder / SEG, folder / HEAT_MAPS))
-        return [*seg, folder / SR, *heat, *sorted(folder.glob(SC_FILES))]
+        return files_of(self._root / call)
 
     def keep(self, call: str, findings: Findings) -> None:
         """Keep the model's answer, durably."""
@@ -193,9 +211,8 @@ class ResultWriter:
         folder = self._root / call
         for path in self.files(call):
             durable.remove(path)
-        if self._style.key_images:
-            for segment, data in keyimage.write_key_images(findings, *about, loaded.volume.voxels, context):
-                durable.replace(folder / SC.format(segment), data)
+        for name, data in key_images.write(self._style.key_images, findings, *about, loaded.volume.voxels, context):
+            durable.replace(folder / name, data)
         if heat is not None:
             durable.replace(folder / HEAT_MAPS, heat)
         if seg is not None:
@@ -210,8 +227,14 @@ def batch_of(denial: str) -> str:
 
 
 def is_denial(batch: str) -> bool:
-    """Whether a batch of the outbox is the report of a refusal."""
-    return batch.startswith(batch_of(records.DENIAL))
+    """Whether a batch of the outbox is no result: the report of a refusal, or the note of a withdrawal."""
+    return batch.startswith((batch_of(records.DENIAL), WITHDRAWN))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The objects that a call's folder holds, in the order in which they are sent; the SR in any case."""
+    seg, heat = ([path] if path.exists() else [] for path in (folder / SEG, folder / HEAT_MAPS))
+    return [*seg, folder / SR, *heat, *key_images.files(folder)]
 
 
 def _drawn(findings: Findings) -> bool:
@@ -222,7 +245,7 @@ def _drawn(findings: Findings) -> bool:
 def _output(path: Path, call: str) -> dict[str, str]:
     """What the log says of one file, whose name tells what it is."""
     kind, _, number = path.stem.upper().partition("-")
-    uid = uids.derive(kind, call, *(keyimage.uid_parts(int(number)) if number else ()))
+    uid = uids.derive(kind, call, *key_images.uid_parts(number))
     return {"kind": kind, "uid": uid, "digest": f"sha256:{_digest(path)}"}
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.peers import ReportGroups, Retrieve, Segmentation, Send
 from ethics_review.vocabulary import MINORS, OPT_OUT_CHECK, is_requirement
 from service.links import BASE
@@ -131,7 +132,7 @@ class PeerSection(Section):
     def _reports_stay_readable(self) -> "PeerSection":
         """DCMTK until 3.6.7 cannot open a report whose tree names an image of a class that it does not know."""
         if self.segmentation is Segmentation.LABELMAP and self.report_groups is not ReportGroups.PLANAR:
-            raise ValueError('segmentation = "LABELMAP" needs report_groups = "PLANAR": docs/hazards.md, V10')
+            raise ValueError('segmentation = "LABELMAP" needs report_groups = "PLANAR": docs/hazards.md, V11')
         return self
 
     report_groups: ReportGroups = ReportGroups.VOLUMETRIC  # of reports to it; PLANAR for older viewers: hazards.md, V1
@@ -144,10 +145,20 @@ class Results(Section):
     to: str | None = None  # a peer's name; none: results are made, logged and kept, but nobody sees them
     denials: bool = False  # a report also where the gate refuses: "AI not performed", and the code
     heat_maps: bool = False  # besides them the probability maps of models that give any, for systems that read them
-    key_images: bool = False  # besides SEG and SR a picture of each segment, for viewers that show neither
+    key_images: tuple[KeyImage, ...] = ()  # besides SEG and SR, for viewers that show neither; true: pictures, SC
+    rejection_notes: bool = False  # tell the PACS what is superseded or withdrawn (IHE IOCM); the old stays as it is
     keep_trying_days: float = Field(7.0, gt=0)  # a long holiday weekend with nobody to repair the PACS, and some more
     commitment_wait_h: float = Field(24.0, gt=0)  # then we ask the PACS by C-FIND, and send again what it has not
     decide_at: str | None = Field(None, pattern=BASE)  # where readers' browsers reach us, such as https://ai.example
+
+    @field_validator("key_images", mode="before")
+    @classmethod
+    def _kinds_of_key_images(cls, given: object) -> object:
+        if isinstance(given, bool):
+            return (KeyImage.SC,) if given else ()
+        if isinstance(given, (list, tuple)) and len(set(map(str, given))) != len(given):
+            raise ValueError("a kind of key image stands there twice")
+        return given
 
 
 class Retention(Section):

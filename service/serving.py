@@ -4,7 +4,6 @@ import gc
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from importlib.metadata import version
 from typing import Protocol
 
 import structlog
@@ -50,6 +49,7 @@ from service.store import Store, connect
 from service.stow_api import known_senders, stow_router
 from service.telemetry import Metrics, set_up_logging
 from service.watching import Watching
+from service.withdrawing import Withdrawals
 from service.witnessing import Guarded, Watch
 from service.workflow import AT_ONCE, Workflows
 
@@ -308,6 +308,8 @@ class Service:
         self.pipeline.delivered(batch.id, batch.peer, batch.attempts, batch.proof or Proof.ANSWERED, refused)
         if refused:
             _log.warning("delivered_without_key_images", peer=batch.peer, code=REFUSED, refused=len(refused))
+        withdrawals = Withdrawals.of(self._config, self.log, self._writes.append, self.outbox.enqueue)
+        withdrawals.superseded(self.store, batch.id)
 
     def _run_ended(self, run_id: str) -> None:
         self.queue.ended(run_id)
@@ -333,17 +335,6 @@ class Service:
 
     def _pipeline(self, observer: Observer | None) -> Pipeline:
         config = self._config
-        style = ResultStyle(
-            device_serial=config.site.id,
-            version=version("zhiying"),
-            language=config.site.language,
-            charset=config.site.charset,
-            key_images=config.results.key_images,
-            heat_maps=config.results.heat_maps,
-            decide_at=config.results.decide_at,
-            report_groups=config.report_groups,
-            segmentation=config.segmentation,
-        )
 
         def observe(step: str, moment: str, subject: str) -> None:
             self._metrics.observe(step, moment, subject)
@@ -358,7 +349,7 @@ class Service:
                 library=self.library,
                 register=self.register,
                 engine=self.engine,
-                results=ResultWriter(config.data.folder / "results", style),
+                results=ResultWriter(config.data.folder / "results", ResultStyle.of(config)),
                 outbox=self.outbox,
                 peer=config.results.to,
                 denials=config.results.denials,

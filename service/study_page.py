@@ -7,7 +7,7 @@ on the form brings (see `service.sessions`).
 
 import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from audit.entry import Entry
 from audit.errors import AuditError
 from dicom_bridge import quick_look, readback
 from dicom_bridge.errors import BridgeError
@@ -61,6 +60,11 @@ ROLES: Final = {
     "RADIOLOGIST": {"zh": "放射科医师", "en": "radiologist"},
     "ASSERTED": {"zh": "送回对象中的署名（未经证实）", "en": "as an object that came back says, unproven"},
 }
+WITHDRAWALS: Final = {
+    "QUALITY": {"zh": "质量原因", "en": "quality"},
+    "SAFETY": {"zh": "患者安全原因", "en": "patient safety"},
+    "SUPERSEDED": {"zh": "已被同一检查的后续结果取代", "en": "a later result of the same study stands in its place"},
+}
 PROBLEMS: Final = {
     "NOT_FOUND": {"zh": "没有收到过这次检查。", "en": "No such study was received."},
     "UNAVAILABLE": {
@@ -100,9 +104,10 @@ class StudyPage:
         self._store, self._inbox, self._results = store, inbox, results
         self._desk, self._sessions, self._models, self._default = desk, sessions, models, default
 
-    def decided(self, call: str) -> Sequence[Entry]:
-        """See views.Decided."""
-        return self._desk.on(call)
+    @property
+    def decided(self) -> views.Decided:
+        """What the log says of calls."""
+        return self._desk
 
     def shown(self, request: Request, study_uid: str) -> Response:
         """The page, or why there is none."""
@@ -145,7 +150,7 @@ class StudyPage:
         if not _UID.fullmatch(study_uid):
             return self.refused(request, 404, "NOT_FOUND")
         try:
-            found = views.study(self._store, self._inbox, study_uid, self.decided)
+            found = views.study(self._store, self._inbox, study_uid, self._desk)
             if found is None:
                 return self.refused(request, 404, "NOT_FOUND")
             held = {one.series_uid for one in self._inbox.instances(study_uid)} if found["runs"] else set()
@@ -175,6 +180,7 @@ class StudyPage:
             roles=_words(ROLES, lang),
             choices=_words(CHOICES, lang),
             reasons=_words(REASONS, lang),
+            withdrawals=_words(WITHDRAWALS, lang),
             problem=PROBLEMS[code][lang] if code else None,
             code=code,
         )

@@ -22,6 +22,7 @@ from audit.canonical import JsonValue
 from audit.entry import Draft, Entry, Kind
 from audit.errors import EntryInvalid, KeyConflict
 from dicom_bridge.errors import InboxUnavailable
+from dicom_bridge.rejection import rejection_uid
 from dicom_bridge.spool_index import Instance, StudyRow
 from dicom_bridge.verdict_match import MODALITIES, Base, Judged, VerdictUnmatched, judge
 from dicom_bridge.verdict_tree import VerdictUnusable
@@ -148,7 +149,7 @@ class Verdicts:
             return "LOGGED_BEFORE"
         try:
             bases = list(self._bases(calls))
-            if any(instance.sop_uid in base.own for base in bases):
+            if any(instance.sop_uid in {*base.own, rejection_uid(base.call)} for base in bases):
                 return "OWN_OBJECT"
             judged = judge(instance.path, instance.sop_class, bases)
         except (VerdictUnmatched, VerdictUnusable) as refused:

@@ -1,6 +1,6 @@
 """What people and programs see of studies: the same shape for the command line and the API."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -11,8 +11,15 @@ from service.store import Run, Store
 
 RECEIVING = "RECEIVING"
 
-Decided = Callable[[str], Sequence[Entry]]
-"""The HUMAN_DECISION entries of a call, oldest first; service.decisions.Desk.on. Raises AuditError."""
+
+class Decided(Protocol):
+    """What the log says of calls; service.decisions.Desk. Both raise AuditError."""
+
+    def on(self, call: str) -> Sequence[Entry]:
+        """The HUMAN_DECISION entries of a call, oldest first."""
+
+    def withdrawn(self, call: str) -> Entry | None:
+        """The WITHDRAWN entry of a call."""
 
 
 class Waiting(Protocol):
@@ -51,7 +58,8 @@ def studies(store: Store, inbox: Held) -> list[dict[str, Any]]:
 def study(store: Store, inbox: Held, study_uid: str, decided: Decided | None) -> dict[str, Any] | None:
     """One study with all its runs and who decided what on them, or None where nothing of it was received.
 
-    `decisions` of a run is None where the log does not say: there is no `decided`, or it cannot read.
+    `decisions` of a run is None where the log does not say: there is no `decided`, or it cannot read. `withdrawn`: why,
+    by whom or by which later call, and when; None where it was not, or the log does not say.
     """
     runs = store.of_study(study_uid)
     held = inbox.instances(study_uid)
@@ -63,7 +71,10 @@ def study(store: Store, inbox: Held, study_uid: str, decided: Decided | None) ->
         "state": last.state if last else RECEIVING,
         "code": last.code if last else None,
         "instances": len(held),
-        "runs": [run.as_dict() | {"decisions": _decisions(run.call, decided)} for run in runs],
+        "runs": [
+            run.as_dict() | {"decisions": _decisions(run.call, decided), "withdrawn": _withdrawn(run.call, decided)}
+            for run in runs
+        ],
     }
 
 
@@ -71,9 +82,19 @@ def _decisions(call: str | None, decided: Decided | None) -> list[dict[str, Any]
     if call is None:
         return []
     try:
-        return None if decided is None else [_decision(one) for one in decided(call)]
+        return None if decided is None else [_decision(one) for one in decided.on(call)]
     except AuditError:
         return None  # the study is shown all the same
+
+
+def _withdrawn(call: str | None, decided: Decided | None) -> dict[str, Any] | None:
+    try:
+        entry = None if call is None or decided is None else decided.withdrawn(call)
+    except AuditError:
+        return None
+    if entry is None:
+        return None
+    return {**{key: entry.body[key] for key in ("reason", "person", "by")}, "time": entry.time, "index": entry.index}
 
 
 def _decision(entry: Entry) -> dict[str, Any]:

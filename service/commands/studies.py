@@ -61,7 +61,15 @@ def _row(item: dict[str, Any]) -> dict[str, Any]:
         "found": "; ".join(f"{m['value']} {m['unit']}" for m in item.get("measurements", ())),
         "outputs": "\n".join(f"{o['kind']} {o['uid']}" for o in item.get("outputs", ())),
         "decided": _said(item.get("decisions", [])),
+        "withdrawn": _why(item.get("withdrawn")),
     }
+
+
+def _why(withdrawn: dict[str, Any] | None) -> str:
+    """Why, who or by which later call, when."""
+    if withdrawn is None:
+        return ""
+    return f"{withdrawn['reason']} {withdrawn['person'] or withdrawn['by']} {withdrawn['time']}"
 
 
 def _said(decisions: list[dict[str, Any]] | None) -> str:
@@ -87,4 +95,4 @@ def _decided(path: Path | None, store: Store) -> Iterator[views.Decided | None]:
         return
     with log:
         readers = [Reader(**one.model_dump()) for one in config.readers]
-        yield Desk(log, log, store, readers, wire.pseudonyms(config)).on
+        yield Desk(log, log, store, readers, wire.pseudonyms(config))

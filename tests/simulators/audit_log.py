@@ -175,6 +175,14 @@ def _of_the_pacs() -> dict[Kind, dict[str, JsonValue]]:
             "found": {"UNLOGGED": 2, "MISSING": 1},
             "unlogged": [{"uid": "2.25.17", "model": DIGEST}, {"uid": "2.25.18", "model": None}],
         },
+        Kind.WITHDRAWN: {
+            "reason": "QUALITY",
+            "person": "li.m",
+            "by": None,
+            "peer": "pacs",
+            "note": "2.25.19",
+            "outputs": [{"uid": "2.25.17"}],
+        },
     }
 
 

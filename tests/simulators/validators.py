@@ -92,6 +92,24 @@ def dcmqi(program: str, *words: str | Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
+def dcmpschk(path: Path) -> list[str]:
+    """What DCMTK's judge of presentation states complains of, one line each.
+
+    That of 2022 does not know UTF-8: it takes any text with a letter beyond ASCII for none of its value representation.
+    """
+    done = _run(["dcmpschk", str(path)])
+    lines = _lines(done)
+    if not any(line.startswith("W: Test ") for line in lines):
+        return ["dcmpschk did not finish", *lines[:5]]
+    found = [line[3:] for line in lines if line.startswith("W: ") and not line.startswith(("W: Test", "W: Warning"))]
+    errors = "\n".join(line[3:] for line in lines if line.startswith("E:")).split("Error: ")[1:]
+    for error in errors:
+        value = error.partition("Attribute value")[2].partition("Expected")[0]
+        if "does not conform" not in error or value.isascii():
+            found.append(" ".join(error.split()))
+    return found
+
+
 def _run(command: list[str], seconds: int = _SECONDS_MAX) -> subprocess.CompletedProcess[bytes]:
     if shutil.which(command[0]) is None:
         raise JudgeMissing(command[0])

@@ -29,6 +29,7 @@ NULLABLE = {
     (Kind.GOLDEN, "difference"),
     *((Kind.CASE, name) for name in ("truth", "positive", "score", "dice", "volume_error")),
     (Kind.INCIDENT, "model"),
+    *((Kind.WITHDRAWN, name) for name in ("person", "by")),
     *((Kind.RECONCILED, name) for name in ("peer", "from", "to")),
     *((Kind.LOOKBACK, name) for name in ("incident", "model", "approval", "condition", "observed", "from", "to")),
 }

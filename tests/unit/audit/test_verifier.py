@@ -17,10 +17,10 @@ import pytest
 
 from audit import verifier
 from audit.canonical import canonical
-from audit.entry import Kind
+from audit.entry import Draft, Kind
 from audit.export import Evidence, Scope, export
 from audit.note import Signer
-from tests.simulators.audit_log import ORIGIN
+from tests.simulators.audit_log import ORIGIN, body
 from tests.simulators.audit_package import (
     APPROVED_AT,
     FIRST_CALL,
@@ -382,6 +382,21 @@ def test_a_result_without_intent_fails(tmp_path: Path) -> None:
     report = story(tmp_path, lambda hospital: (hospital.intent(1), hospital.released(1)))
     assert (report.verdict, report.first_bad) == ("FAIL", FIRST_CALL + 1)
     assert "RELEASED without its CALL_RESULT" in remarks(report)
+
+
+def withdrawn(hospital: Hospital, number: int) -> None:
+    """A call's result is said to count no more."""
+    call = f"{number:032x}"
+    hospital.log.append(Draft(Kind.WITHDRAWN, f"withdrawn:{call}", body(Kind.WITHDRAWN), call))
+
+
+def test_a_withdrawal_follows_a_result(tmp_path: Path) -> None:
+    """What was never found cannot count no more; after a result a withdrawal is in order."""
+    report = story(tmp_path, lambda hospital: (hospital.intent(1), withdrawn(hospital, 1)))
+    assert (report.verdict, report.first_bad) == ("FAIL", FIRST_CALL + 1)
+    assert "WITHDRAWN without its CALL_RESULT" in remarks(report)
+    report = story(tmp_path, lambda hospital: (hospital.call(1), withdrawn(hospital, 1)))
+    assert report.verdict == "PASS"
 
 
 def test_a_call_without_an_end_is_a_finding(tmp_path: Path) -> None:

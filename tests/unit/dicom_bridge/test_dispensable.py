@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,6 +26,8 @@ START = datetime(2026, 11, 20, 18, 0, tzinfo=UTC)
 SILENT = Peer("pacs", "TESTPACS", "127.0.0.1", 9)
 BOTH = Peer("pacs", "TESTPACS", "127.0.0.1", 9, counts=True, commitment=True)
 PICTURE = str(SecondaryCaptureImageStorage)
+KINDS = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.88.59")
+"""Secondary Capture, presentation state, key object selection."""
 
 
 class Paper:
@@ -207,6 +210,17 @@ def test_a_segmentation_is_never_left_out(tmp_path, house_of, files) -> None:
     ds.save_as(seg)
     house = house_of(SILENT, Paper(((0, 0, 0xC000), None)), [*files[:2], seg])
     assert house.run() is State.DEAD
+
+
+def test_every_kind_of_key_image_may_be_refused_and_none_is_a_result(house_of) -> None:
+    """Beside a report each of the three is dispensable, and the report never is; alone they are not."""
+    batch = house_of(SILENT, Paper()).batch
+    report, picture = batch.outputs[0], batch.outputs[-1]
+    kinds = [replace(picture, sop_class=one) for one in KINDS]
+    whole = replace(batch, outputs=(report, *kinds))
+    assert [dispensable(whole, one) for one in whole.outputs] == [False, True, True, True]
+    alone = replace(batch, outputs=tuple(kinds))
+    assert not any(dispensable(alone, one) for one in alone.outputs)
 
 
 def test_pictures_alone_are_no_result(house_of, files) -> None:

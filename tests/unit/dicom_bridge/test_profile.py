@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -13,6 +13,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from dicom_bridge.calling import CallLimits
 from dicom_bridge.errors import PeerFailed
+from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.peers import Peer, Segmentation, Send
 from dicom_bridge.profile import needs, refused, web_answer
 from tests.simulators.pacs import COMMITMENT, COMPREHENSIVE_3D_SR, EXPLICIT, SEGMENTATION, quick_server
@@ -20,7 +21,18 @@ from tests.simulators.pacs import COMMITMENT, COMPREHENSIVE_3D_SR, EXPLICIT, SEG
 IMPLICIT = "1.2.840.10008.1.2"
 PICTURE = "1.2.840.10008.5.1.4.1.1.7"
 FIND = str(StudyRootQueryRetrieveInformationModelFind)
-ALL = {"SEG": SEGMENTATION, "SR": COMPREHENSIVE_3D_SR, "SC": PICTURE, "COMMITMENT": COMMITMENT, "C-FIND": FIND}
+OVERLAY = "1.2.840.10008.5.1.4.1.1.11.1"
+SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
+ALL = {
+    "SEG": SEGMENTATION,
+    "SR": COMPREHENSIVE_3D_SR,
+    "SC": PICTURE,
+    "GSPS": OVERLAY,
+    "KOS": SELECTION,
+    "COMMITMENT": COMMITMENT,
+    "C-FIND": FIND,
+}
+PICTURES = tuple(KeyImage)
 QUICK = CallLimits(connect_s=2, acse_s=2, dimse_s=2)
 NOWHERE = Peer("pacs", "TESTPACS", "127.0.0.1", 9)
 
@@ -46,16 +58,20 @@ def serving(
 def test_what_is_needed_follows_the_configuration() -> None:
     """Pictures only where they are made, abilities only where they are configured, no C-STORE where STOW-RS is used."""
 
-    def kinds(peer: Peer, *, key_images: bool = False) -> list[str]:
+    def kinds(peer: Peer, *, key_images: Collection[KeyImage] = ()) -> list[str]:
         return [need.kind for need in needs(peer, key_images=key_images)]
 
     assert kinds(NOWHERE) == ["SEG", "SR"]
-    assert kinds(NOWHERE, key_images=True) == ["SEG", "SR", "SC"]
+    for kind in KeyImage:
+        assert kinds(NOWHERE, key_images=[kind]) == ["SEG", "SR", kind]
+    assert kinds(NOWHERE, key_images=PICTURES) == ["SEG", "SR", "SC", "GSPS", "KOS"]
+    notes = needs(NOWHERE, key_images=PICTURES, rejection_notes=True)
+    assert [need.kind for need in notes] == ["SEG", "SR", "SC", "GSPS", "KOS", "NOTE"]
     able = Peer("pacs", "TESTPACS", "127.0.0.1", 9, counts=True, commitment=True)
     assert kinds(able) == ["SEG", "SR", "COMMITMENT", "C-FIND"]
     web = Peer("pacs", "TESTPACS", "127.0.0.1", 9, counts=True, send=Send.STOW_RS, web="http://127.0.0.1:9/dicom-web")
-    assert kinds(web, key_images=True) == ["C-FIND"]
-    assert {need.kind: need.sop_class for need in (*needs(able, key_images=True),)} == ALL
+    assert kinds(web, key_images=PICTURES) == ["C-FIND"]
+    assert {need.kind: need.sop_class for need in (*needs(able, key_images=PICTURES),)} == ALL
 
 
 def test_a_peer_of_label_maps_needs_both_classes() -> None:
@@ -64,13 +80,13 @@ def test_a_peer_of_label_maps_needs_both_classes() -> None:
     both = {"LABELMAP": label_map, "BINARY": SEGMENTATION}
     assert label_map == "".join(
         need.sop_class
-        for need in needs(Peer("pacs", "A", "b", 9, segmentation=Segmentation.LABELMAP), key_images=False)
+        for need in needs(Peer("pacs", "A", "b", 9, segmentation=Segmentation.LABELMAP), key_images=())
         if need.kind == "LABELMAP"
     )
     for without in both:
         offered = [uid for kind, uid in both.items() if kind != without]
         with serving([*offered, COMPREHENSIVE_3D_SR], segmentation=Segmentation.LABELMAP) as peer:
-            wanted = needs(peer, key_images=False)
+            wanted = needs(peer, key_images=())
             assert [need.kind for need in wanted] == ["LABELMAP", "BINARY", "SR"]
             assert [need.kind for need in refused(peer, "ZHIYING", wanted, QUICK)] == [without]
 
@@ -81,28 +97,36 @@ def test_what_one_peer_refuses_is_named_and_nothing_else(without: str) -> None:
     messages: list[str] = []
     offered = [uid for kind, uid in ALL.items() if kind != without]
     with serving(offered, messages=messages, counts=True, commitment=True) as peer:
-        lacking = refused(peer, "ZHIYING", needs(peer, key_images=True), QUICK)
+        lacking = refused(peer, "ZHIYING", needs(peer, key_images=PICTURES), QUICK)
     assert [need.kind for need in lacking] == [without]
     assert messages == []
+
+
+def test_one_class_for_two_purposes_is_proposed_once_and_named_for_both() -> None:
+    """Key objects and rejection notes are of one class: a peer that lacks it lacks both."""
+    for offered, kinds in (([*ALL.values()], []), ([SEGMENTATION, COMPREHENSIVE_3D_SR], ["KOS", "NOTE"])):
+        with serving(offered) as peer:
+            wanted = needs(peer, key_images=[KeyImage.KOS], rejection_notes=True)
+            assert [need.kind for need in refused(peer, "ZHIYING", wanted, QUICK)] == kinds
 
 
 def test_a_peer_that_accepts_all_is_not_complained_of() -> None:
     """Everything offered: nothing is lacking."""
     with serving([*ALL.values()], counts=True, commitment=True) as peer:
-        assert refused(peer, "ZHIYING", needs(peer, key_images=True), QUICK) == ()
+        assert refused(peer, "ZHIYING", needs(peer, key_images=PICTURES), QUICK) == ()
         assert refused(peer, "ZHIYING", (), QUICK) == ()
 
 
 def test_a_class_in_another_syntax_is_not_accepted() -> None:
     """Our files are written in one syntax and sent as they are: a peer that wants another cannot have them."""
     with serving([SEGMENTATION, COMPREHENSIVE_3D_SR], IMPLICIT) as peer:
-        assert [need.kind for need in refused(peer, "ZHIYING", needs(peer, key_images=False), QUICK)] == ["SEG", "SR"]
+        assert [need.kind for need in refused(peer, "ZHIYING", needs(peer, key_images=()), QUICK)] == ["SEG", "SR"]
 
 
 def test_a_peer_that_accepts_nothing_of_it_lacks_all() -> None:
     """Such a peer aborts or rejects no association: it is there, and takes nothing."""
     with serving([PICTURE]) as peer:
-        assert [need.kind for need in refused(peer, "ZHIYING", needs(peer, key_images=False), QUICK)] == ["SEG", "SR"]
+        assert [need.kind for need in refused(peer, "ZHIYING", needs(peer, key_images=()), QUICK)] == ["SEG", "SR"]
 
 
 def test_a_peer_that_is_away_is_not_a_peer_that_refuses() -> None:
@@ -111,7 +135,7 @@ def test_a_peer_that_is_away_is_not_a_peer_that_refuses() -> None:
         taken.bind(("127.0.0.1", 0))
         away = Peer("pacs", "TESTPACS", "127.0.0.1", taken.getsockname()[1])
         with pytest.raises(PeerFailed) as failed:
-            refused(away, "ZHIYING", needs(away, key_images=False), QUICK)
+            refused(away, "ZHIYING", needs(away, key_images=()), QUICK)
     assert failed.value.code == "PEER_UNREACHABLE"
 
 

@@ -171,11 +171,18 @@ def test_plausible_maps_are_those_of_the_manifest_on_its_grid() -> None:
         assert refused.value.code == "OUTPUT_SHAPE"
 
 
-def test_a_label_map_holds_no_heat_map() -> None:
-    """No engine gives any yet: a manifest that promises them is not run as if it had not."""
-    spec = HeatMapSpec("one", "One", THING, THING, (1, 2, 3), calibrated=True)
+def test_as_many_as_the_manifest_names() -> None:
+    """An engine that gives none, or too many, is no engine of this model; each map gets its name by its place."""
+    specs = tuple(HeatMapSpec(name, name, THING, THING, (1, 2, 3), calibrated=True) for name in ("one", "two"))
     volume = volumes.block()
-    prediction = Prediction(np.zeros(volume.shape, np.uint8), {}, "cpu", {})
-    with pytest.raises(ModelFailed) as refused:
-        findings_of(prediction, volume, replace(phantom.manifest(), heat_maps=(spec,)))
-    assert refused.value.code == "MODEL_OUTPUT_INVALID"
+    labels = np.zeros(volume.shape, np.uint8)
+    one, two = labels.copy(), labels.copy()
+    one[0, 0, 0], two[1, 2, 3] = 3, 4
+    manifest = replace(phantom.manifest(), heat_maps=specs)
+    for maps in ((), (one,), (one, two, labels)):
+        with pytest.raises(ModelFailed) as refused:
+            findings_of(Prediction(labels, {}, "cpu", {}, maps), volume, manifest)
+        assert refused.value.code == "MODEL_OUTPUT_INVALID"
+    found = findings_of(Prediction(labels, {}, "cpu", {}, (one, two)), volume, manifest).heat_maps
+    assert [(m.id, m.origin, int(m.part.max())) for m in found] == [("one", (0, 0, 0), 3), ("two", (1, 2, 3), 4)]
+    assert findings_of(Prediction(labels, {}, "cpu", {}), volume, phantom.manifest()).heat_maps == ()

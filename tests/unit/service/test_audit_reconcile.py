@@ -21,7 +21,8 @@ from audit.layout import STAGING
 from audit.note import Signer
 from audit.succession import Reason
 from audit.verifier import Policy, verify
-from dicom_bridge import uids
+from dicom_bridge import key_images, uids
+from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.keyimage import KIND, uid_parts, write_key_images
 from dicom_bridge.peers import Peer
 from dicom_bridge.receipt import CREATOR, GROUP, Receipt
@@ -676,6 +677,33 @@ def picture(call: str, receipt: Receipt | None) -> bytes:
     return next(data for _, data in shown)
 
 
+@pytest.mark.parametrize("kind", ["GSPS", "KOS"])
+def test_presentation_states_and_selections_are_looked_for_too(hospital: Hospital, kind: str) -> None:
+    """Both by their UIDs; their receipts are those of the call that made them; one that is gone is missed."""
+    call = call_of(6)
+    with wire.offline(hospital.config) as site:
+        intent = site.log.append(Draft(Kind.CALL_INTENT, "intent:6", body(Kind.CALL_INTENT), call))
+        at = Receipt(intent.index, site.log.receipt(intent.index).note)
+        context = phantom.context("zh-CN", call=call, receipt=at)
+        about = (phantom.findings(phantom.ellipsoid(SHAPE)), phantom.manifest(), phantom.REF, phantom.series(SHAPE))
+        ((name, data),) = key_images.write([KeyImage(kind)], *about, np.zeros(SHAPE, np.float32), context)
+        uid = uids.derive(kind, call)
+        output = {"uid": uid, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}"}
+        said = {**body(Kind.CALL_RESULT), "outputs": [{"kind": kind, **output}]}
+        site.log.append(Draft(Kind.CALL_RESULT, "result:6", said, call))
+        told = {**body(Kind.RELEASED), "outputs": [output], "peer": "pacs"}
+        site.log.append(Draft(Kind.RELEASED, "released:6", told, call))
+    hospital.pacs.instances.append(dcmread(io.BytesIO(data)))
+    taken = hospital.folder / "taken"
+    taken.mkdir()
+    (taken / name).write_bytes(data)
+    assert hospital.reconcile(*PERIOD, "--peer", "pacs")[:2] == (0, set())
+    _, found, said = hospital.reconcile("--objects", taken)
+    assert (said["receipts_checked"], uid in {named for _, named in found}) == (1, False)
+    hospital.pacs.instances.pop()
+    assert hospital.reconcile(*PERIOD, "--peer", "pacs")[:2] == (1, {("MISSING", uid)})
+
+
 def test_key_images_are_known_by_their_uids(hospital: Hospital) -> None:
     """One that the log names must be there; captures of others, under UIDs of our form too, are no finding."""
     call = call_of(3)
@@ -701,7 +729,9 @@ def test_key_images_are_known_by_their_uids(hospital: Hospital) -> None:
     assert hospital.reconcile(*PERIOD, "--peer", "pacs")[:2] == (1, {("MISSING", uid)})
 
 
-@pytest.mark.parametrize(("kind", "problems"), [("SC", set()), ("HEAT", set()), ("SR", {"STUCK"})])
+@pytest.mark.parametrize(
+    ("kind", "problems"), [("SC", set()), ("GSPS", set()), ("KOS", set()), ("HEAT", set()), ("SR", {"STUCK"})]
+)
 def test_a_key_image_that_the_peer_refused_is_not_stuck(hospital: Hospital, kind: str, problems: set[str]) -> None:
     """A release that does not name the picture ends it; one that does not name the report does not end the report."""
     call = call_of(5)

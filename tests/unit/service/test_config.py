@@ -39,6 +39,15 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "kinds"),
+    [("false", ()), ("true", ("SC",)), ('["GSPS", "KOS"]', ("GSPS", "KOS")), ("[]", ()), ('["SC"]', ("SC",))],
+)
+def test_key_images_are_chosen_by_kind(tmp_path: Path, written: str, kinds: tuple[str, ...]) -> None:
+    """A list of kinds; true stays what it was before there were several."""
+    assert load(_written(tmp_path, f"[results]\nkey_images = {written}\n")).results.key_images == kinds
+
+
+@pytest.mark.parametrize(
     ("text", "named"),
     [
         ("[sit]\nid = 'a'\n", "sit"),
@@ -48,6 +57,9 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("[dicom]\nae_title = 'SEVENTEEN_LETTERS'\n", "dicom.ae_title"),
         ("[assembly]\nquiet_s = 0\n", "assembly.quiet_s"),
         ("[results]\nto = 'nobody'\n", "nobody"),
+        ("[results]\nkey_images = ['PDF']\n", "results.key_images"),
+        ("[results]\nkey_images = ['KOS', 'KOS']\n", "results.key_images"),
+        ("[results]\nkey_images = 'SC'\n", "results.key_images"),
         (PEER + PEER, "same name"),
         ("[review]\nautonomy = 'A9'\n", "review.autonomy"),
         ("[review]\ncare_setting = 'ICU'\n", "review.care_setting"),

@@ -194,6 +194,18 @@ def test_unknown_calls(door: Door) -> None:
             assert call not in answer.text
 
 
+def test_a_withdrawn_result_has_no_form(ward: Ward, door: Door) -> None:
+    """The page says so, in both languages, with the code; a form that was open before is 409."""
+    call = ward.call()
+    ward.put(Kind.WITHDRAWN, f"withdrawn:{call}", body(Kind.WITHDRAWN), call)
+    for language, words in PROBLEMS["CALL_WITHDRAWN"].items():
+        shown = door.client.get(f"/decide/{call}?lang={language}")
+        assert (shown.status_code, words in shown.text, "<form" in shown.text) == (200, True, False)
+    answer = send(door, call, decision="ACCEPT")
+    assert (answer.status_code, "CALL_WITHDRAWN" in answer.text) == (409, True)
+    assert ward.decisions() == []
+
+
 def test_only_on_what_was_released(ward: Ward, door: Door) -> None:
     """Until the PACS has the result there is no form, and one that is sent is 409."""
     call = "a" * 32

@@ -199,6 +199,16 @@ def test_only_on_what_was_released(ward: Ward, door: Door) -> None:
     assert door.decide(call, decision="ACCEPT").status_code == 201
 
 
+def test_a_withdrawn_result_is_not_decided_on(ward: Ward, door: Door) -> None:
+    """409 with a code of its own; what was decided before stands."""
+    call = ward.call()
+    assert door.decide(call, decision="ACCEPT").status_code == 201
+    ward.put(Kind.WITHDRAWN, f"withdrawn:{call}", body(Kind.WITHDRAWN), call)
+    assert error(door.decide(call, decision="REJECT", reasons=["OTHER"], significant="NO")) == (409, "CALL_WITHDRAWN")
+    shown = door.look(call).json()
+    assert (shown["open"], len(shown["decisions"])) == (False, 1)
+
+
 def test_shadow_calls_are_decided_on(ward: Ward, door: Door) -> None:
     """A call in SHADOW has nothing to release, and its result is judged all the same."""
     call = ward.call(state="SHADOW")

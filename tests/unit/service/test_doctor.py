@@ -269,19 +269,29 @@ def test_a_peer_that_accepts_what_results_need_is_ok(site: Site, groups: str) ->
     assert found["peer pacs SEG"].what == f"accepts {SEGMENTATION} in {EXPLICIT}"
 
 
-def test_what_a_peer_does_not_accept_fails_with_a_code_and_with_what_to_do(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("wanted", "kind"),
+    [
+        ("key_images = true", "SC"),
+        ('key_images = ["GSPS"]', "GSPS"),
+        ('key_images = ["KOS"]', "KOS"),
+        ("rejection_notes = true", "NOTE"),
+    ],
+)
+def test_what_a_peer_does_not_accept_fails_with_a_code_and_with_what_to_do(site: Site, wanted: str, kind: str) -> None:
     """Key images that the site wants and the peer does not take, also in the whole doctor; the rest of it stays ok."""
     with FakePacs(classes=(SEGMENTATION, COMPREHENSIVE_3D_SR, VERIFICATION)) as pacs:
-        site.more = _peer(pacs.ae_title, pacs.port) + '[results]\nto = "pacs"\nkey_images = true\n'
+        site.more = _peer(pacs.ae_title, pacs.port) + f'[results]\nto = "pacs"\n{wanted}\n'
         found = {one.check: one for one in examine_peer(site.config, "pacs")}
         whole = site.found()
 
-    lacking = found["peer pacs SC"]
+    lacking = found[f"peer pacs {kind}"]
     assert [one for one in found.values() if one.result != OK] == [lacking]
     assert lacking.result == FAIL
     assert lacking.what.startswith("PEER_NO_CONTEXT: ")
-    assert "key_images = false" in lacking.what
-    assert whole["peer pacs SC"] == lacking
+    said = ["rejection_notes = false"] if kind == "NOTE" else ["key_images = false", f"take {kind} out"]
+    assert all(words in lacking.what for words in said)
+    assert whole[f"peer pacs {kind}"] == lacking
 
 
 def test_a_peer_that_takes_no_label_map_fails_with_what_to_do(site: Site) -> None:

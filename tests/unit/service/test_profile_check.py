@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from dicom_bridge.errors import PeerFailed
+from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.peers import Peer
 from dicom_bridge.profile import Need, needs
 from service.config import load
@@ -17,7 +18,7 @@ from service.telemetry import only_allowed
 from tests.simulators.pacs import SEGMENTATION, FakePacs
 
 PEER = Peer("pacs", "TESTPACS", "127.0.0.1", 9)
-WANTED = needs(PEER, key_images=True)
+WANTED = needs(PEER, key_images=tuple(KeyImage))
 ASKED_S = 10.0
 
 

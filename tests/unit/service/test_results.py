@@ -13,8 +13,9 @@ from pydicom.dataset import Dataset
 
 from audit.checkpoint import Checkpoint
 from audit.note import Signer
-from dicom_bridge import receipt, uids
+from dicom_bridge import key_images, receipt, uids
 from dicom_bridge.attributes import Attributes
+from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.peers import ReportGroups, Segmentation
 from dicom_bridge.readback import read_document, read_report, read_segmentation
 from dicom_bridge.receipt import Receipt
@@ -116,7 +117,7 @@ def test_the_log_and_the_report_say_the_same_number(writer: ResultWriter) -> Non
 
 def test_the_link_is_to_this_call(tmp_path: Path) -> None:
     """Where the site has an address, report and pictures carry the link of this very call; a refusal has none."""
-    style = replace(STYLE, decide_at="https://ai.example/", key_images=True)
+    style = replace(STYLE, decide_at="https://ai.example/", key_images=(KeyImage.SC,))
     writer = ResultWriter(tmp_path / "results", style)
     writer.keep(CALL, _found())
     writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
@@ -211,11 +212,11 @@ def test_the_site_chooses_language_and_charset(tmp_path: Path, language: str, ch
 
 def test_nothing_found_is_a_report_alone(tmp_path: Path) -> None:
     """No empty SEG, no picture, whatever an earlier try left: a report that names what is absent, and is resent."""
-    writer = ResultWriter(tmp_path / "results", replace(STYLE, key_images=True))
+    writer = ResultWriter(tmp_path / "results", replace(STYLE, key_images=tuple(KeyImage)))
     model = replace(MODEL, manifest=ABNORMAL)
     empty = np.zeros(SHAPE, dtype=np.bool_)
     writer.keep(CALL, simulated.findings(empty))
-    for left in ("seg.dcm", "sc-001.dcm"):
+    for left in ("seg.dcm", "sc-001.dcm", "gsps.dcm", "kos.dcm"):
         (tmp_path / "results" / CALL / left).write_bytes(b"of a try that was cut off")
 
     written = writer.write(CALL, model, LOADED, INTENDED, RECEIPT, None)
@@ -240,7 +241,7 @@ def test_a_report_without_its_segmentation_is_not_whole(writer: ResultWriter, tm
     assert writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None) == first
 
 
-PICTURED = replace(STYLE, key_images=True)
+PICTURED = replace(STYLE, key_images=(KeyImage.SC,))
 BOTH = VerifiedModel(simulated.REF, simulated.manifest(lesions=True), Path("unused"), MappingProxyType({}))
 
 
@@ -265,6 +266,36 @@ def test_key_images_come_after_seg_and_sr(pictured: ResultWriter) -> None:
         ds = receipt.read_bytes(path.read_bytes())
         assert ds.SOPInstanceUID == output["uid"]
         assert receipt.read(ds, LOG.verifier)[0] == RECEIPT
+
+
+@pytest.mark.parametrize(
+    ("kinds", "names"),
+    [
+        (("GSPS",), ["gsps.dcm"]),
+        (("KOS",), ["kos.dcm"]),
+        (("SC", "GSPS", "KOS"), ["sc-001.dcm", "sc-002.dcm", "gsps.dcm", "kos.dcm"]),
+    ],
+)
+def test_the_site_chooses_the_kinds_of_key_image(tmp_path: Path, kinds: tuple[str, ...], names: list[str]) -> None:
+    """Those that were asked for and no other, after SEG and SR, in the log with their kind, UID, digest and receipt."""
+    chosen = tuple(KeyImage(kind) for kind in kinds)
+    writer = ResultWriter(tmp_path / "results", replace(STYLE, key_images=chosen))
+    writer.keep(CALL, simulated.findings(simulated.ellipsoid(SHAPE), simulated.ellipsoid(SHAPE, size=0.15)))
+    written = writer.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None)
+
+    files = writer.files(CALL)
+    assert [path.name for path in files] == ["seg.dcm", "sr.dcm", *names]
+    for output, path in zip(written.outputs, files, strict=True):
+        ds = receipt.read_bytes(path.read_bytes())
+        assert output["kind"] == path.stem.partition("-")[0].upper()
+        assert output["uid"] == ds.SOPInstanceUID
+        assert output["uid"] in {uids.derive("SEG", CALL), uids.derive("SR", CALL), *key_images.names(CALL)}
+        assert output["digest"] == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+        assert receipt.read(ds, LOG.verifier)[0] == RECEIPT
+    for lost in ("sr.dcm", files[-1].name):
+        (tmp_path / "results" / CALL / lost).unlink()
+        (tmp_path / "results" / CALL / "sr.dcm").unlink(missing_ok=True)
+        assert writer.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None) == written
 
 
 def test_without_the_setting_there_is_no_key_image(writer: ResultWriter) -> None:

@@ -191,6 +191,21 @@ def test_what_came_back_by_dicom_is_a_decision_too(studied: Studied) -> None:
     assert f"log entry {entry.index}" in text
 
 
+def test_a_withdrawn_result_is_said_to_be_withdrawn(studied: Studied) -> None:
+    """Why, when, by whom, in both languages, and no link to a form; the numbers stay: that is what the PACS shows."""
+    call = studied.read()
+    assert "withdrawn" not in studied.look().text
+    entry = studied.ward.put(Kind.WITHDRAWN, f"withdrawn:{call}", body(Kind.WITHDRAWN), call)
+    text = studied.look().text
+    for word in ("This result was withdrawn: quality", "li.m", f"log entry {entry.index}", "were not changed"):
+        assert word in text
+    assert "/decide/" not in text
+    assert "此结果已撤回: 质量原因" in studied.look("?lang=zh").text
+    (run,) = studied.client.get(f"/studies/{studied.spool.study_uid}").json()["runs"]
+    said = {"reason": "QUALITY", "person": "li.m", "by": None, "time": entry.time, "index": entry.index}
+    assert run["withdrawn"] == said
+
+
 def test_a_log_that_cannot_be_read(studied: Studied) -> None:
     """The study is shown all the same; of decisions it says that nobody knows, never that there are none."""
     call = studied.read()

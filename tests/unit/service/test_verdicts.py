@@ -1,6 +1,7 @@
 """What readers send back becomes one decision each: of whom it is believed, once for ever, and nothing is lost."""
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from audit.entry import Draft, Entry, Kind
 from audit.errors import AuditUnavailable, EntryInvalid
 from dicom_bridge.inbox import Inbox
+from dicom_bridge.rejection import Reason, write_rejection
 from dicom_bridge.verdict_match import Base, VerdictUnmatched, judge
 from ethics_review.facts import Decision
 from service.decisions import AGAIN_MAX, REASONS, Desk, parse_decision
@@ -418,6 +421,20 @@ def test_our_own_come_back(room: Room) -> None:
     room.send(ours.sr)
     assert room.returned(ours.seg) == []
     assert room.seen == ["OWN_OBJECT", "OWN_OBJECT"]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_our_own_note_of_a_withdrawal_is_nobody_s_rejection(room: Room, *, allowed: bool) -> None:
+    """It rejects all that we sent, by its title; under our UID it is ours. A reader's own note is a decision."""
+    ours = room.call()
+    assert ours.seg is not None
+    call = f"{1:032x}"
+    note = write_rejection(ours.sr, [ours.sr, ours.seg], Reason.QUALITY, None, phantom.context(call=call))
+    ds = dcmread(io.BytesIO(note))
+    if not allowed:
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = "1.2.840.99999.8.7"
+    decided = [str(one.body["decision"]) for one in room.returned(ds)]
+    assert (decided, room.seen) == (([], ["OWN_OBJECT"]) if allowed else (["REJECT"], ["LOGGED"]))
 
 
 def test_our_own_instance_with_changes(room: Room) -> None:

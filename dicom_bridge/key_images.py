@@ -1,0 +1,70 @@
+"""The key images of one call, of whichever kinds its site has chosen, and what their files are called.
+
+sc-NNN.dcm   a picture of segment NNN of the manifest (`keyimage`)
+gsps.dcm     the presentation state (`presentation`)
+kos.dcm      the key object selection (`key_objects`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from dicom_bridge import keyimage, uids
+from dicom_bridge.key_kinds import KeyImage
+from dicom_bridge.key_objects import write_key_objects
+from dicom_bridge.presentation import write_presentation
+from dicom_bridge.result_context import ResultContext
+from inference.types import Findings
+from models.manifest import Manifest
+from models.ref import ModelRef
+
+SEGMENTS_MAX: Final = 255
+"""Numbers of segments in a manifest."""
+_PICTURE: Final = "sc-{:03d}"
+_PICTURES: Final = "sc-[0-9][0-9][0-9].dcm"
+
+
+def write(
+    kinds: Collection[KeyImage],
+    findings: Findings,
+    manifest: Manifest,
+    ref: ModelRef,
+    sources: Sequence[Dataset],
+    voxels: NDArray[np.float32],
+    context: ResultContext,
+) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each file, already through our own check. Where nothing is marked there is none.
+
+    Raises OutputInvalid, CharsetRefused.
+    """
+    about = (findings, manifest, ref, sources)
+    if KeyImage.SC in kinds:
+        for segment, data in keyimage.write_key_images(*about, voxels, context):
+            yield f"{_PICTURE.format(segment)}.dcm", data
+    if KeyImage.GSPS in kinds and (state := write_presentation(*about, voxels, context)) is not None:
+        yield "gsps.dcm", state
+    if KeyImage.KOS in kinds and (selection := write_key_objects(*about, context)) is not None:
+        yield "kos.dcm", selection
+
+
+def files(folder: Path) -> list[Path]:
+    """Those that a call's folder holds, in the order in which they are sent."""
+    single = (folder / f"{kind.lower()}.dcm" for kind in (KeyImage.GSPS, KeyImage.KOS))
+    return [*sorted(folder.glob(_PICTURES)), *(path for path in single if path.exists())]
+
+
+def uid_parts(number: str) -> tuple[str, ...]:
+    """What, after kind and call, the UID of a file is derived from; `number`: what its name says after a dash."""
+    return keyimage.uid_parts(int(number)) if number else ()
+
+
+def names(call: str) -> frozenset[str]:
+    """The UIDs of all key images that a call can have."""
+    pictures = (uids.derive(KeyImage.SC, call, *keyimage.uid_parts(n)) for n in range(1, SEGMENTS_MAX + 1))
+    return frozenset((*pictures, uids.derive(KeyImage.GSPS, call), uids.derive(KeyImage.KOS, call)))
