@@ -257,6 +257,37 @@ class Audit(Section):
     restore_keys: tuple[str, ...] = ()  # C2SP verifier keys of who may let a log end; see docs/restore.md
 
 
+class ReportTls(Section):
+    """Mutual TLS to a receiver of reports. Paths of PEM files."""
+
+    certificate: Path
+    key: Path
+    authority: Path  # signs the receiver's certificate
+    fingerprint: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of the one certificate that it may show
+
+
+class Hl7Reports(Section):
+    """Results as HL7 v2.5.1 ORU^R01 by MLLP, never final; see docs/reports.md."""
+
+    name: str = Field("ris", pattern=NAME)  # in the log and in commands
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+    tls: ReportTls | None = None
+    charset: Literal["UNICODE UTF-8", "GB 18030-2000"] = "UNICODE UTF-8"  # MSH-18
+    sender: str = "ZHIYING"  # MSH-3
+    sender_facility: str = ""  # MSH-4; none: site.id
+    receiver: str = ""  # MSH-5
+    receiver_facility: str = ""  # MSH-6
+    answer_s: float = Field(30.0, gt=0, le=300)  # interface engines that wait for their own receivers take some
+    keep_trying_days: float = Field(7.0, gt=0)  # as results.keep_trying_days; then it is a dead letter
+
+
+class Reports(Section):
+    """Who is told of released results besides the PACS; nobody, unless a receiver is named."""
+
+    hl7: Hl7Reports | None = None
+
+
 class Database(Section):
     """Workflow state: SQLite files under the data folder, or one PostgreSQL for many machines."""
 
