@@ -32,7 +32,7 @@ class Telling:
         registry: CollectorRegistry,
     ) -> None:
         receivers = receivers_of(config)
-        for section in (config.reports.hl7,):
+        for section in (config.reports.hl7, config.reports.fhir):
             files = None if section is None else files_of(section.tls)
             if files is not None:
                 # A file that is wrong is told now, in words, and not by connections that fail.

@@ -12,7 +12,7 @@ from tests.simulators import mllp
 from tests.simulators.certificates import Authority
 from tests.simulators.mllp import LOOPBACK, Ris
 
-MESSAGE = "MSH|^~\\&|A|B|C|D|20261129120000||ORU^R01^ORU_R01|ID-1|P|2.5.1\rPID|1||TEST-0001\r".encode()
+MESSAGE = b"MSH|^~\\&|A|B|C|D|20261129120000||ORU^R01^ORU_R01|ID-1|P|2.5.1\rPID|1||TEST-0001\r"
 
 
 def told(ris: Ris, answer_s: float = 5.0) -> Answer:
