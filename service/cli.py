@@ -16,6 +16,7 @@ from service.commands import (
     models,
     outbox,
     pull,
+    reports,
     review_incident,
     review_papers,
     route,
@@ -35,6 +36,7 @@ app.add_typer(review_papers.app, name="review")
 app.add_typer(audit.app, name="audit")
 app.add_typer(route.app, name="route")
 app.add_typer(outbox.app, name="outbox")
+app.add_typer(reports.app, name="reports")
 app.add_typer(spool.app, name="spool")
 app.add_typer(witness.app, name="witness")
 app.command("pull")(pull.pull)

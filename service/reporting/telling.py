@@ -279,7 +279,7 @@ class Teller:
         elif now - row.aged_from > self._to.keep_trying:
             book.settle(row, GIVEN_UP, answer.code)
         else:
-            book.later(row, now + timedelta(seconds=_pause_s(row.attempts)), answer.code)
+            book.later(row, now + timedelta(seconds=_pause_s(row.attempts - 1)), answer.code)
             self._pause_until = self._clock() + _pause_s(self._failures)
             self._failures += 1
             if self._failures & (self._failures - 1) == 0:
