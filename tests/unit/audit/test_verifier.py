@@ -386,8 +386,7 @@ def test_a_result_without_intent_fails(tmp_path: Path) -> None:
 
 def test_a_result_that_is_told_before_it_is_released_fails(tmp_path: Path) -> None:
     """Who reads no DICOM hears of nothing that the PACS has not, and of it as often as the log says."""
-    released: Callable[[Hospital], object] = lambda hospital: (hospital.call(1), hospital.notified(1))
-    assert story(tmp_path, released).verdict == "PASS"
+    assert story(tmp_path, lambda hospital: (hospital.call(1), hospital.notified(1))).verdict == "PASS"
     report = story(tmp_path, lambda hospital: (hospital.intent(1), hospital.result(1), hospital.notified(1)))
     assert (report.verdict, report.first_bad) == ("FAIL", FIRST_CALL + 2)
     assert "NOTIFIED without its RELEASED" in remarks(report)
