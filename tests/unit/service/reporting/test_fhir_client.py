@@ -1,7 +1,10 @@
 """The FHIR client: what each behaviour of a server means, and that nothing goes anywhere else."""
 
 import http.server
+import os
 import ssl
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from service.reporting.fhir_client import FhirClient, Server
 from tests.simulators import fhir_server
 from tests.simulators.certificates import Authority
 from tests.simulators.fhir_server import Record
+from tests.simulators.site import REPOSITORY
 
 CONTENT = b'{"resourceType":"Bundle","type":"transaction","entry":[]}'
 
@@ -59,13 +63,22 @@ def test_a_redirect_is_not_followed() -> None:
         assert other.bundles == []
 
 
-def test_no_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+TELL = f"""
+import sys
+from service.reporting.fhir_client import FhirClient, Server
+print(FhirClient(Server(sys.argv[1], 5)).tell({CONTENT!r}).fate)
+"""
+
+
+def test_no_proxy_of_the_environment() -> None:
     """What a shell has set is no configuration of ours."""
     with Record() as proxy, Record() as record:
-        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-            monkeypatch.setenv(name, f"http://{fhir_server.LOOPBACK}:{proxy.port}")
-        assert FhirClient(Server(record.url, 2)).tell(CONTENT).fate is Fate.DELIVERED
-        assert proxy.bundles == []
+        names = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+        env = os.environ | dict.fromkeys(names, f"http://{fhir_server.LOOPBACK}:{proxy.port}")
+        command = [sys.executable, "-c", TELL, record.url]
+        done = subprocess.run(command, env=env, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "DELIVERED"
+        assert (proxy.bundles, record.bundles) == ([], [CONTENT])
 
 
 def test_a_token_is_read_each_time(tmp_path: Path) -> None:
