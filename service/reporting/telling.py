@@ -15,6 +15,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
@@ -27,6 +28,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from audit.canonical import JsonValue
 from audit.checkpoint import Checkpoint
 from audit.entry import Draft, Entry, Kind, parse_time
+from audit.errors import KeyConflict
 from dicom_bridge.delivery import Leave
 from dicom_bridge.errors import BridgeError
 from dicom_bridge.reported import Reported, read_reported
@@ -225,6 +227,10 @@ class Teller:
 
     def _advance(self, row: Row) -> None:
         book, now = self._d.book, self._d.now()
+        if self._d.log.find(f"released:{row.call}") is None:
+            # This log succeeded the one that has the release, or lost it: it could not say that this was told.
+            book.end(row, State.DEAD, "RELEASE_NOT_LOGGED")
+            return
         if row.state is State.SETTLED:
             self._record(row)
             return
@@ -287,7 +293,9 @@ class Teller:
 
     def _record(self, row: Row) -> None:
         """In the log first: the book's state is only a view."""
-        self._d.writer.append(notified(row, self._to.form))
+        # An old copy of the book may have come to another number of attempts: the log's own stands.
+        with suppress(KeyConflict):
+            self._d.writer.append(notified(row, self._to.form))
         taken = row.outcome == Fate.DELIVERED
         self._d.book.end(row, State.DELIVERED if taken else State.DEAD)
         self._d.metrics.ended(row.receiver, str(row.outcome))

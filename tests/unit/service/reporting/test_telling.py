@@ -411,6 +411,30 @@ def test_an_old_copy_of_the_book_tells_nothing_again(house: House) -> None:
     assert house.states()[CALLS[0]][0] is State.DELIVERED
 
 
+def test_refused_before_the_book_was_taken_from_a_backup(house: House) -> None:
+    """The log has the end already, after other attempts: it stands, and holds up nothing."""
+    house.ear.answers = [REFUSED, REFUSED]
+    house.release()
+    house.teller()
+    (row,) = house.book.listed(State.DEAD)
+    house.book._change(row, State.WAITING, attempts=7)
+    house.later(seconds=5)
+    assert [one.body["attempts"] for one in house.notified()] == [1]
+    assert house.states() == {CALLS[0]: (State.DEAD, "HL7_AE")}
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.SETTLED])
+def test_what_this_log_did_not_release_is_not_told(house: House, state: State) -> None:
+    """After a succession: the log could not say that it was told, and its verifier would not believe it."""
+    house.release()
+    row = Row("ris", CALLS[1], 1, "AI1", house.now(), state, house.now(), outcome="DELIVERED", digest=DIGEST)
+    house.book.add(row, house.book.mark("ris") or "")
+    house.later(seconds=1)
+    assert house.states()[CALLS[1]] == (State.DEAD, "RELEASE_NOT_LOGGED")
+    assert [one.call for one in house.notified()] == [CALLS[0]]
+    assert len(house.ear.heard) == 1
+
+
 def test_a_log_that_is_another_is_read_from_its_beginning(house: House) -> None:
     """After a restore: what the book knows is not told again, what it does not know is, unless it is too old."""
     house.release(CALLS[0])
