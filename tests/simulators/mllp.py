@@ -125,7 +125,7 @@ class Ris:
         elif does == FLOOD:
             link.sendall(START + b"MSH|" + b"x" * 200_000)
         elif does == UNFRAMED:
-            link.sendall(acknowledgment(ACCEPT, of)[1:])
+            link.sendall(b"\n" + acknowledgment(ACCEPT, of)[1:])
         else:
             answers = {GARBAGE: START + b"\x00\xff?" + END, OTHER: acknowledgment(ACCEPT, f"{of[:-1]}_")}
             link.sendall(answers.get(does) or acknowledgment(does, of, self.error))
