@@ -62,6 +62,7 @@ class Kind(StrEnum):
     OPT_OUT = "OPT_OUT"
     RECONCILED = "RECONCILED"
     WITHDRAWN = "WITHDRAWN"
+    NOTIFIED = "NOTIFIED"
 
 
 _MODEL = Record({"name": TOKEN, "version": TOKEN, "digest": DIGEST})
@@ -331,12 +332,20 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
                 "outputs": Listing(Record({"uid": OWN_UID})),
             }
         ),
+        # A released result was told to a system that reads no DICOM, in the message of this digest: it has taken it, or
+        # it refused it, or it was given up. proof: the code of its last answer, or of why there was none.
+        Kind.NOTIFIED: Record(
+            {"peer": TOKEN, "form": CODE, "digest": DIGEST, "outcome": CODE, "proof": CODE, "attempts": INTEGER}
+        ),
     }
 )
 """What each kind's body holds: exactly these fields, all of them."""
 
 CALL_NEEDED = frozenset(
-    {Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.RELEASED, Kind.HUMAN_DECISION, Kind.CASE, Kind.WITHDRAWN}
+    {
+        *(Kind.CALL_INTENT, Kind.CALL_RESULT, Kind.RELEASED, Kind.NOTIFIED, Kind.WITHDRAWN),
+        *(Kind.HUMAN_DECISION, Kind.CASE),
+    }
 )
 CALL_EITHER = frozenset({Kind.ASSEMBLED, Kind.SELECTED, Kind.DENIED, Kind.FAILED})
 CALL_ABSENT = frozenset(Kind) - CALL_NEEDED - CALL_EITHER

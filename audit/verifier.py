@@ -550,11 +550,12 @@ def leaves_of(data: bytes, count: int) -> Iterator[tuple[bool, bytes]]:
 # ---- Entries: form, order, time, and what one kind demands of another.
 SCHEMA = "zhiying.audit/1"
 ENVELOPE = {"schema", "kind", "key", "call", "source", "seq", "time", "boot", "tick_us", "body"}
-CALL_NEEDED = {"CALL_INTENT", "CALL_RESULT", "RELEASED", "HUMAN_DECISION", "CASE", "WITHDRAWN"}
+CALL_NEEDED = {"CALL_INTENT", "CALL_RESULT", "RELEASED", "NOTIFIED", "WITHDRAWN", "HUMAN_DECISION", "CASE"}
 _WITHOUT = """LOG_START RESTORE SEAL HEARTBEAT CONFIG EXPORT LOG_READ ERASURE APPROVAL STATE_CHANGE STOP RESUME
     EVALUATION GOLDEN ACCEPTANCE SAFETY_REPORT INCIDENT LOOKBACK OPT_OUT RECONCILED"""
 CALL_ABSENT = set(_WITHOUT.split())
-INTENT, RESULT, SHADOW = 1, 2, 4
+INTENT, RESULT, SHADOW, OUT = 1, 2, 4, 8
+NEEDED = {"CALL_RESULT": 1, "RELEASED": 3, "WITHDRAWN": 3, "NOTIFIED": 11}  # of these, before it
 _HEX32 = re.compile(r"[0-9a-f]{32}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 _TEXTS = {"kind": re.compile(r"[A-Z][A-Z0-9_]{0,63}"), "key": re.compile(r"[a-z0-9:._-]{1,128}")}
@@ -587,7 +588,7 @@ class Entries:
         self._keys: set[bytes] = set()
         self._sources: dict[str, tuple[int, int, str]] = {}  # next seq, entries hidden until then, last time
         self._runs: dict[tuple[str, str], tuple[datetime, int, int]] = {}  # first time, first tick, last tick
-        self._calls: dict[bytes, tuple[int, str]] = {}  # INTENT, RESULT and SHADOW; the model's digest
+        self._calls: dict[bytes, tuple[int, str]] = {}  # INTENT, RESULT, SHADOW, OUT; the model's digest
         self._same: dict[tuple[int, str], tuple[int, str]] = {}  # so that a call costs no tuple of its own
         self._open: dict[bytes, int] = {}
         self._before: tuple[int, datetime] | None = None
@@ -681,21 +682,20 @@ class Entries:
 
     def _call(self, index: int, kind: str, call: bytes, body: dict[str, Any]) -> None:
         state, model = self._calls.get(call, (0, ""))
-        needed = {"CALL_RESULT": INTENT, "RELEASED": INTENT | RESULT, "WITHDRAWN": INTENT | RESULT}.get(kind, 0)
-        if state & needed != needed:
-            what = f"{kind} without its {'CALL_RESULT' if state & INTENT else 'CALL_INTENT'} before it"
+        if lacks := NEEDED.get(kind, 0) & ~state:
+            first = "CALL_INTENT" if lacks & INTENT else "CALL_RESULT" if lacks & RESULT else "RELEASED"
             hidden = ", or it is hidden" if self.hidden else ""
-            self._report.add(INCOMPLETE if hidden else FAIL, index, what + hidden)
+            self._report.add(INCOMPLETE if hidden else FAIL, index, f"{kind} without its {first} before it{hidden}")
         if kind == "CALL_INTENT":
             self._open.setdefault(call, index)
-            kept = state & (INTENT | RESULT | SHADOW if state & RESULT else INTENT)  # what has run is not run again
+            kept = state if state & RESULT else state & INTENT  # what has run is not run again
             state, model = kept | SHADOW * (body["state"] != "LIVE" or "purpose" in body), body["model"]["digest"]
         elif kind in {"CALL_RESULT", "FAILED", "DENIED"}:
             self._open.pop(call, None)
         elif kind == "RELEASED":
             self._report.check(not state & SHADOW, index, "the result of a call in the shadow was released")
             self.review.released(index, model)
-        known = (state | {"CALL_INTENT": INTENT, "CALL_RESULT": RESULT}.get(kind, 0), model)
+        known = (state | {"CALL_INTENT": INTENT, "CALL_RESULT": RESULT, "RELEASED": OUT}.get(kind, 0), model)
         self._calls[call] = self._same.setdefault(known, known)
 
     def finish(self, size: int) -> None:

@@ -8,7 +8,7 @@ what was observed in an image's header, stays in the log. Pure; `audit_message` 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -314,6 +314,16 @@ def _released(given: _Given) -> tuple[Event, ...]:
     )
 
 
+def _notified(given: _Given) -> tuple[Event, ...]:
+    # The result left again, in a form that is no DICOM: for the field an export, with the receiver as its medium.
+    receiver = _text(given.body.get("peer"), TOKEN) or "unknown"
+    parties = (given.us(SOURCE), Participant(receiver, DESTINATION_MEDIA, requestor=False, media=URI_MEDIA))
+    details = _taken(given.body, {"form": CODE, "digest": DIGEST, "outcome": CODE, "proof": CODE})
+    outcome = SUCCESS if ("outcome", "DELIVERED") in details else SERIOUS
+    event = Event(given.entry, given.reporter, EXPORT, "R", (given.kind,), parties, outcome, study=given.study)
+    return (replace(event, details=details),)
+
+
 def _denied(given: _Given) -> tuple[Event, ...]:
     return given.access((*_taken(given.body, {"code": CODE, "stage": CODE}), *given.model), MINOR)
 
@@ -362,6 +372,7 @@ _RULES: Final[Mapping[str, Callable[[_Given], tuple[Event, ...]]]] = MappingProx
         "CALL_INTENT": _intent,
         "CALL_RESULT": _result,
         "RELEASED": _released,
+        "NOTIFIED": _notified,
         "DENIED": _denied,
         "FAILED": _failed,
         "EXPORT": _export,

@@ -16,6 +16,7 @@ from service.commands import (
     models,
     outbox,
     pull,
+    reports,
     results,
     review_incident,
     review_papers,
@@ -36,6 +37,7 @@ app.add_typer(review_papers.app, name="review")
 app.add_typer(audit.app, name="audit")
 app.add_typer(route.app, name="route")
 app.add_typer(outbox.app, name="outbox")
+app.add_typer(reports.app, name="reports")
 app.add_typer(results.app, name="results")
 app.add_typer(spool.app, name="spool")
 app.add_typer(witness.app, name="witness")

@@ -26,6 +26,7 @@ from service.sections import (
     Http,
     PeerSection,
     ReaderSection,
+    Reports,
     Results,
     Retention,
     Review,
@@ -46,6 +47,7 @@ class Config(BaseSettings):
     http: Http = Http()
     peers: tuple[PeerSection, ...] = ()
     results: Results = Results()
+    reports: Reports = Reports()
     retention: Retention = Retention()
     standing_queries: tuple[StandingQuery, ...] = ()
     rules: tuple[RuleSection, ...] = ()

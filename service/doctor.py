@@ -23,6 +23,7 @@ from service import golden, stamping, timestamping, wire, witness_client, witnes
 from service.config import Config
 from service.errors import NothingSuch, ServiceError
 from service.incidents import Incidents
+from service.reporting import looking
 from service.sections import PeerSection
 from service.tsa_client import post
 from service.witnessing import Get
@@ -44,7 +45,21 @@ class Finding:
 def examine(settings: Config) -> list[Finding]:
     """All checks, in the order in which one would repair them. Does not change anything but its own folder."""
     checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (
-        *(_disk, _log, witnesses, _time_stamps, _models, _golden, _trust, _approvals, _incidents, _tls, _ports, _peers),
+        *(
+            _disk,
+            _log,
+            witnesses,
+            _time_stamps,
+            _models,
+            _golden,
+            _trust,
+            _approvals,
+            _incidents,
+            _tls,
+            _ports,
+            _peers,
+            _receivers,
+        ),
     )
     return [finding for check in checks for finding in check(settings)]
 
@@ -277,6 +292,11 @@ def _peers(settings: Config) -> Iterator[Finding]:
         # One that is not there is one line, not two.
         if section.name == settings.results.to and called[0].result == OK:
             yield from _profile(settings, section)
+
+
+def _receivers(settings: Config) -> Iterator[Finding]:
+    for name, well, what in looking.look(settings):
+        yield Finding(f"reports to {name}", OK if well else FAIL, what)
 
 
 def _peer(settings: Config, section: PeerSection) -> Iterator[Finding]:

@@ -277,6 +277,63 @@ class Audit(Section):
     restore_keys: tuple[str, ...] = ()  # C2SP verifier keys of who may let a log end; see docs/restore.md
 
 
+class ReportTls(Section):
+    """Mutual TLS to a receiver of reports. Paths of PEM files."""
+
+    certificate: Path
+    key: Path
+    authority: Path  # signs the receiver's certificate
+    fingerprint: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of the one certificate that it may show
+
+
+class Hl7Reports(Section):
+    """Results as HL7 v2.5.1 ORU^R01 by MLLP, never final; see docs/reports.md."""
+
+    name: str = Field("ris", pattern=NAME)  # in the log and in commands
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+    tls: ReportTls | None = None
+    charset: Literal["UNICODE UTF-8", "GB 18030-2000"] = "UNICODE UTF-8"  # MSH-18
+    sender: str = "ZHIYING"  # MSH-3
+    sender_facility: str = ""  # MSH-4; none: site.id
+    receiver: str = ""  # MSH-5
+    receiver_facility: str = ""  # MSH-6
+    answer_s: float = Field(30.0, gt=0, le=300)  # interface engines that wait for their own receivers take some
+    keep_trying_days: float = Field(7.0, gt=0)  # as results.keep_trying_days; then it is a dead letter
+
+
+class FhirReports(Section):
+    """Results as a FHIR R4 transaction, never final; see docs/reports.md."""
+
+    name: str = Field("record", pattern=NAME)  # in the log and in commands
+    url: str = Field(pattern=BASE)  # the server's base
+    tls: ReportTls | None = None  # none: an https address is believed by the machine's own authorities
+    token: Path | None = None  # a file with a bearer token, read at each try
+    patient_system: str = ""  # of the identifiers by which the record knows patients: a URI
+    accession_system: str = ""
+    answer_s: float = Field(10.0, gt=0, le=300)
+    keep_trying_days: float = Field(7.0, gt=0)
+
+    @model_validator(mode="after")
+    def _tls_is_https(self) -> "FhirReports":
+        if self.tls is not None and not self.url.startswith("https:"):
+            raise ValueError("tls wants an https address")
+        return self
+
+
+class Reports(Section):
+    """Who is told of released results besides the PACS; nobody, unless a receiver is named."""
+
+    hl7: Hl7Reports | None = None
+    fhir: FhirReports | None = None
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Reports":
+        if self.hl7 is not None and self.fhir is not None and self.hl7.name == self.fhir.name:
+            raise ValueError("two receivers have the same name")
+        return self
+
+
 class Database(Section):
     """Workflow state: SQLite files under the data folder, or one PostgreSQL for many machines."""
 

@@ -41,6 +41,7 @@ from service.pipeline import Device, Observer, Parts, Pipeline
 from service.profile_check import profile_check
 from service.queue import RunQueue
 from service.reading import Reading
+from service.reporting.running import Telling
 from service.results import ResultStyle, ResultWriter
 from service.retention import Keep, Retention
 from service.reviewing import Reviewing
@@ -109,16 +110,16 @@ class Service:
             rule_says_urgent=partial(selection.urgent, rules=wire.rules(config)),
         )
         self._warmed: frozenset[ModelRef] = frozenset()
-        keep = Keep(done=timedelta(hours=config.retention.pixels_h))
         syslog = config.audit.syslog
         self.messages = None if syslog is None else AuditMessages(config, syslog, self.log, peers)
+        self.telling = Telling(config, self.log, self._writes, self._door.may_leave, self._metrics.registry)
         # Of their own, as warming a model takes many seconds, and an authority or a witness may take its time.
         beginning = Started(self._writes, config, wire.SOFTWARE)
         self.pulse = Caretaker(beginning, Heartbeat(self._writes), self.log.publish, pause_s=wire.PUBLISH_S)
         self.stamping = self._stamping()
         self.asking = None if self.watch is None else Caretaker(self.watch)
         self.reviewing = Reviewing(config, self.register)
-        retention = Retention(self.inbox, self.store, keep, wire.now)
+        retention = Retention(self.inbox, self.store, Keep(timedelta(hours=config.retention.pixels_h)), wire.now)
         overdue = OverdueClocks(Incidents(self.log), wire.now, self._metrics.registry)
         self.caretaker = Caretaker(self.reviewing, self._warm, self._undelivered, retention, overdue)
         self.halting = self._watcher()
@@ -160,6 +161,7 @@ class Service:
         self.halter.start()
         if self.frozen is None:
             self.outbox.start()
+            self.telling.start()
         self.workflows.start()
         self.queue.start()
         self.desk.start()
@@ -189,6 +191,7 @@ class Service:
         self.queue.stop()
         self.workflows.stop()
         self.outbox.stop()
+        self.telling.stop()
         self.halter.stop()
         self.engine.close()
         self.watching.stop()
@@ -222,6 +225,7 @@ class Service:
             "halting": "ok" if self.halter.running else "stopped",
             "database": self.store.answers(),
             "outbox": "ok" if self.outbox.healthy() else "stopped",
+            "reports": "ok" if self.telling.running else "stopped",
             "commitment": "ok" if self.desk.healthy() else "stopped",
             "puller": "ok" if self.puller.running else "stopped",
             **self.watching.checks(),

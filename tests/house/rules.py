@@ -51,6 +51,9 @@ PURE = frozenset(
         "ethics_review/snapshot.py",
         "ethics_review/states.py",
         "ethics_review/terms.py",
+        "service/reporting/fhir.py",
+        "service/reporting/hl7.py",
+        "service/reporting/items.py",
     }
 )
 

@@ -27,7 +27,14 @@ DIGEST = "sha256:" + "d" * 64
 MODEL: dict[str, JsonValue] = {"name": "brain-extraction-t1", "version": "1.0.2", "digest": DIGEST}
 SIGNER = Signer.parse("PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz")
 """The published key of Go's note tests: everybody knows it, so nobody can mistake it for a secret."""
-
+_NOTIFIED: dict[str, JsonValue] = {
+    "peer": "ris",
+    "form": "HL7_ORU_R01",
+    "digest": DIGEST,
+    "outcome": "DELIVERED",
+    "proof": "AA",
+    "attempts": 2,
+}
 
 _T = TypeVar("_T")
 
@@ -265,6 +272,7 @@ def body(kind: Kind) -> dict[str, JsonValue]:
             "attempts": 1,
             "proof": "FOUND",
         },
+        Kind.NOTIFIED: _NOTIFIED,
         Kind.DENIED: {
             "study": STUDY,
             "stage": "PERMIT",

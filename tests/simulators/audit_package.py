@@ -287,6 +287,11 @@ class Hospital:
         body = {"outputs": [{"uid": f"2.25.{number + 1}", "digest": DIGEST}], "peer": "pacs", "attempts": 1}
         return self.add(Kind.RELEASED, f"released:{number}", body | {"proof": "COMMITTED"}, call_id(number))
 
+    def notified(self, number: int) -> Entry:
+        """The call's NOTIFIED."""
+        body = {"peer": "ris", "form": "HL7_ORU_R01", "digest": DIGEST, "outcome": "DELIVERED", "proof": "AA"}
+        return self.add(Kind.NOTIFIED, f"notified:{number}", body | {"attempts": 1}, call_id(number))
+
     def assembled(self, number: int, **place: Any) -> Entry:
         """Something that belongs to no call."""
         body = {"study": STUDY, "input": "1" * 32, "instances": number, "series": 1, "trigger": "COUNT_MATCHED"}

@@ -399,6 +399,18 @@ def test_a_withdrawal_follows_a_result(tmp_path: Path) -> None:
     assert report.verdict == "PASS"
 
 
+def test_a_result_that_is_told_before_it_is_released_fails(tmp_path: Path) -> None:
+    """Who reads no DICOM hears of nothing that the PACS has not, and of it as often as the log says."""
+    assert story(tmp_path, lambda hospital: (hospital.call(1), hospital.notified(1))).verdict == "PASS"
+    report = story(tmp_path, lambda hospital: (hospital.intent(1), hospital.result(1), hospital.notified(1)))
+    assert (report.verdict, report.first_bad) == ("FAIL", FIRST_CALL + 2)
+    assert "NOTIFIED without its RELEASED" in remarks(report)
+    report = story(tmp_path, lambda hospital: (hospital.intent(1), hospital.notified(1)))
+    assert "NOTIFIED without its CALL_RESULT" in remarks(report)
+    report = story(tmp_path, lambda hospital: hospital.notified(1))
+    assert "NOTIFIED without its CALL_INTENT" in remarks(report)
+
+
 def test_a_call_without_an_end_is_a_finding(tmp_path: Path) -> None:
     """It may just be running: the reader sees it, and decides."""
     report = story(tmp_path, lambda hospital: hospital.intent(1))
