@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, Comprehensive3DSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import UID, Comprehensive3DSRStorage, SegmentationStorage
 
 from dicom_bridge import receipt, status
 from dicom_bridge.commitment_messages import PUSH_MODEL
 from dicom_bridge.fastlane import ListenerLimits
 from dicom_bridge.finding import StudyRootQueryRetrieveInformationModelFind
 from dicom_bridge.incoming import InboxLimits
+from dicom_bridge.key_kinds import CLASSES
 from dicom_bridge.offers import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from dicom_bridge.segment_pixels import LABEL_MAP_STORAGE
 from dicom_bridge.status import Fate, fate
@@ -75,8 +76,8 @@ def test_what_is_sent_and_asked_is_listed() -> None:
         str(StudyRootQueryRetrieveInformationModelGet),
     }
 
-    ours = {str(one) for one in (Comprehensive3DSRStorage, SegmentationStorage, SecondaryCaptureImageStorage)}
-    assert initiated == ours | services | {LABEL_MAP_STORAGE}
+    ours = {str(one) for one in (Comprehensive3DSRStorage, SegmentationStorage, LABEL_MAP_STORAGE)}
+    assert initiated == ours | set(CLASSES.values()) | services
     assert PUSH_MODEL in section("2.2.2 Initiation")
     assert PUSH_MODEL in section("2.2.3 Acceptance")
 
