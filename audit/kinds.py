@@ -332,10 +332,19 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
                 "outputs": Listing(Record({"uid": OWN_UID})),
             }
         ),
-        # A released result was told to a system that reads no DICOM, in the message of this digest: it has taken it, or
-        # it refused it, or it was given up. proof: the code of its last answer, or of why there was none.
+        # A released result, or that it counts no more (`told`), was told to a system that reads no DICOM by the message
+        # of this digest: it has taken it, or refused it, or it was given up. proof: the code of its last answer, or of
+        # why there was none.
         Kind.NOTIFIED: Record(
-            {"peer": TOKEN, "form": CODE, "digest": DIGEST, "outcome": CODE, "proof": CODE, "attempts": INTEGER}
+            {
+                "peer": TOKEN,
+                "form": CODE,
+                "told": CODE,
+                "digest": DIGEST,
+                "outcome": CODE,
+                "proof": CODE,
+                "attempts": INTEGER,
+            }
         ),
     }
 )

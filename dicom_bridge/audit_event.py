@@ -318,7 +318,7 @@ def _notified(given: _Given) -> tuple[Event, ...]:
     # The result left again, in a form that is no DICOM: for the field an export, with the receiver as its medium.
     receiver = _text(given.body.get("peer"), TOKEN) or "unknown"
     parties = (given.us(SOURCE), Participant(receiver, DESTINATION_MEDIA, requestor=False, media=URI_MEDIA))
-    details = _taken(given.body, {"form": CODE, "digest": DIGEST, "outcome": CODE, "proof": CODE})
+    details = _taken(given.body, {"form": CODE, "told": CODE, "digest": DIGEST, "outcome": CODE, "proof": CODE})
     outcome = SUCCESS if ("outcome", "DELIVERED") in details else SERIOUS
     event = Event(given.entry, given.reporter, EXPORT, "R", (given.kind,), parties, outcome, study=given.study)
     return (replace(event, details=details),)

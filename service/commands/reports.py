@@ -69,6 +69,7 @@ def _described(row: Row) -> dict[str, Any]:
         "receiver": row.receiver,
         "call": row.call,
         "state": row.state.value,
+        "told": "WITHDRAWAL" if row.withdrawn else "RESULT",
         "code": row.code,
         "attempts": row.attempts,
         "released_at": row.released_at.isoformat(),

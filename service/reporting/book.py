@@ -8,6 +8,8 @@
                 a newer result of the same subject is to be told                OVERTAKEN
     SETTLED     the log has the entry                                           DELIVERED, or DEAD where not taken
     DEAD        a person has it told again                                      WAITING     (made anew)
+    told, or maybe, in any state but SETTLED: it was withdrawn                  WAITING     (made anew, as withdrawn)
+    never told, and withdrawn                                                   OVERTAKEN
                 a newer result of the same subject is to be told                OVERTAKEN
 
 A crash at any point repeats at most the step that was under way: the receiver may get the same bytes under the same
@@ -39,7 +41,7 @@ _ROW: Final = (
     "CREATE TABLE IF NOT EXISTS row (receiver TEXT NOT NULL, call TEXT NOT NULL, place INTEGER NOT NULL,"
     " subject TEXT NOT NULL, released_at TEXT NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,"
     " round INTEGER NOT NULL DEFAULT 0, next_at TEXT NOT NULL, aged_from TEXT NOT NULL, code TEXT, outcome TEXT,"
-    " digest TEXT, content BLOB, PRIMARY KEY (receiver, call)) STRICT"
+    " digest TEXT, content BLOB, withdrawn INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (receiver, call)) STRICT"
 )
 _TABLES: Final = (
     _ROW,
@@ -48,7 +50,8 @@ _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS mark (receiver TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
 )
 _COLUMNS: Final = (
-    "receiver, call, place, subject, released_at, state, attempts, round, aged_from, code, outcome, digest, content"
+    "receiver, call, place, subject, released_at, state, attempts, round, aged_from, code, outcome, digest, content,"
+    " withdrawn"
 )
 
 
@@ -72,7 +75,8 @@ class State(StrEnum):
 class Row:
     """One result for one receiver. `place`: of its RELEASED entry. `subject`: what a newer one replaces.
 
-    `round`: how often a person had it told anew. `content`: the message, from the first try until it is taken.
+    `round`: how often it was to be told anew. `content`: the message, from the first try until it is taken.
+    `withdrawn`: what is told now is that the result counts no more.
     """
 
     receiver: str
@@ -88,6 +92,7 @@ class Row:
     outcome: str | None = None
     digest: str | None = None
     content: bytes | None = field(default=None, repr=False)
+    withdrawn: bool = False
 
 
 class Book:
@@ -138,6 +143,39 @@ class Book:
                 )
             db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", (row.receiver, mark))
         return done.rowcount > 0
+
+    def withdraw(self, row: Row, mark: str, now: datetime) -> bool:
+        """Tell that this one counts no more; a row that is not here is told so if it says that it was told before.
+
+        Not where a newer result of the same subject is in its place, nor where the receiver cannot have it. The mark
+        moves in the same commit. False: what became of it is not in the log yet; ask again after that.
+        """
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO row (receiver, call, place, subject, released_at, state, next_at, aged_from,"
+                " attempts) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE ? > 0",
+                (
+                    *(row.receiver, row.call, row.place, row.subject, _stamp(row.released_at), State.DELIVERED),
+                    *(_stamp(now), _stamp(now), row.attempts, row.attempts),
+                ),
+            )
+            mine = (row.receiver, row.call)
+            found = db.execute("SELECT state, attempts FROM row WHERE receiver = ? AND call = ?", mine).fetchone()
+            if found is not None and found[0] == State.SETTLED:
+                return False
+            newer = db.execute(
+                "SELECT 1 FROM row WHERE receiver = ? AND subject = ? AND subject <> '' AND place > ?",
+                (row.receiver, row.subject, row.place),
+            ).fetchone()
+            if found is not None and newer is None:
+                state = State.WAITING if found[1] else State.OVERTAKEN
+                db.execute(
+                    "UPDATE row SET state = ?, withdrawn = 1, round = round + 1, next_at = ?, aged_from = ?,"
+                    " code = NULL, outcome = NULL, digest = NULL, content = NULL WHERE receiver = ? AND call = ?",
+                    (state, _stamp(now), _stamp(now), *mine),
+                )
+            db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", (row.receiver, mark))
+        return True
 
     def due(self, receiver: str, now: datetime) -> Row | None:
         """What to do next: what the log must still hear, then whatever was tried least."""
@@ -254,7 +292,8 @@ class Book:
 
 
 def _row(found: Sequence[object]) -> Row:
-    receiver, call, place, subject, released, state, attempts, again, aged, code, outcome, digest, content = found
+    receiver, call, place, subject, released, state, attempts, again, aged, *rest = found
+    code, outcome, digest, content, withdrawn = rest
     return Row(
         receiver=str(receiver),
         call=str(call),
@@ -269,6 +308,7 @@ def _row(found: Sequence[object]) -> Row:
         outcome=None if outcome is None else str(outcome),
         digest=None if digest is None else str(digest),
         content=content if isinstance(content, bytes) else None,
+        withdrawn=bool(withdrawn),
     )
 
 

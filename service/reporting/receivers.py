@@ -31,7 +31,7 @@ class Hl7Receiver:
         """See telling.Receiver."""
         refuse_nameless(report)
         control_id = hl7.control_id(row.receiver, row.call, row.round)
-        return hl7.oru(report, self.ends, control_id, row.released_at, gone=gone)
+        return hl7.oru(report, self.ends, control_id, row.released_at, gone=gone, withdrawn=row.withdrawn)
 
     def tell(self, content: bytes, row: Row) -> Answer:
         """See telling.Receiver."""
@@ -56,7 +56,7 @@ class FhirReceiver:
         """See telling.Receiver."""
         refuse_nameless(report)
         message = hl7.control_id(row.receiver, row.call, row.round)
-        return fhir.bundle(report, self.record, message, row.released_at, gone=gone)
+        return fhir.bundle(report, self.record, message, row.released_at, gone=gone, withdrawn=row.withdrawn)
 
     def tell(self, content: bytes, row: Row) -> Answer:  # noqa: ARG002 - the transaction names itself
         """See telling.Receiver."""

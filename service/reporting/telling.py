@@ -124,18 +124,24 @@ class Desk:
     metrics: ReportMetrics
 
 
+def notified_key(row: Row) -> str:
+    """Of the entry that says that a receiver has taken it: the result, or that it counts no more."""
+    return f"notified:{row.call}:{row.receiver}" + (":withdrawn" if row.withdrawn else "")
+
+
 def notified(row: Row, form: str) -> Draft:
     """The entry of a report that is over: taken once, or refused in this round."""
     body: dict[str, JsonValue] = {
         "peer": row.receiver,
         "form": form,
+        "told": "WITHDRAWAL" if row.withdrawn else "RESULT",
         "digest": row.digest,
         "outcome": row.outcome,
         "proof": row.code,
         "attempts": row.attempts,
     }
     taken = row.outcome == Fate.DELIVERED
-    key = f"notified:{row.call}:{row.receiver}" + ("" if taken else f":{row.round}")
+    key = notified_key(row) + ("" if taken else f":{row.round}")
     return Draft(Kind.NOTIFIED, key, body, call=row.call)
 
 
@@ -176,6 +182,8 @@ class Teller:
         for entry in islice(self._d.log.entries(start), ENTRIES_AT_ONCE):
             if entry.kind is Kind.RELEASED and entry.call is not None and entry.time >= self._not_before:
                 self._d.book.add(self._row(entry), _mark(entry))
+            if entry.kind is Kind.WITHDRAWN and entry.call is not None and not self._withdraw(entry, entry.call):
+                break
             self._next, last = entry.index + 1, entry
         if last is not None:
             self._d.book.move(self._to.name, _mark(last))
@@ -211,6 +219,15 @@ class Teller:
         state = State.WAITING if code is None else State.DEAD
         return Row(self._to.name, call, entry.index, subject, released, state, aged_from=released, code=code)
 
+    def _withdraw(self, entry: Entry, call: str) -> bool:
+        """Whether the book knows now that a call's result counts no more; what it has forgotten, the log knows."""
+        release = self._d.log.find(f"released:{call}")
+        if release is None:
+            return True  # in a log before this one: nothing of it can be said here
+        row = self._row(release)
+        told = int(self._d.log.find(notified_key(row)) is not None)
+        return self._d.book.withdraw(replace(row, attempts=told), _mark(entry), self._d.now())
+
     def _report(self, call: str, released: Entry | None = None) -> Reported:
         """The report of a call. With its entry: as that names it, to the bit."""
         data = self._d.file_of(call).read_bytes()
@@ -234,7 +251,7 @@ class Teller:
         if row.state is State.SETTLED:
             self._record(row)
             return
-        leave = self._d.may_leave(row.call)
+        leave = Leave.GO if row.withdrawn else self._d.may_leave(row.call)  # a stop keeps nothing from being taken back
         if leave is not Leave.GO:
             if leave is Leave.WITHHOLD and row.round == 0:
                 book.end(row, State.DEAD, "WITHHELD")
@@ -272,7 +289,7 @@ class Teller:
 
     def _known(self, row: Row) -> bool:
         """Whether the log has it already: the book was taken from a backup."""
-        if self._d.log.find(f"notified:{row.call}:{row.receiver}") is None:
+        if self._d.log.find(notified_key(row)) is None:
             return False
         self._d.book.end(row, State.DELIVERED)
         return True

@@ -30,6 +30,7 @@ SIGNER = Signer.parse("PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QID
 _NOTIFIED: dict[str, JsonValue] = {
     "peer": "ris",
     "form": "HL7_ORU_R01",
+    "told": "RESULT",
     "digest": DIGEST,
     "outcome": "DELIVERED",
     "proof": "AA",

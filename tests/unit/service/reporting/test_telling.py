@@ -49,7 +49,7 @@ class Ear:
         """A message that names all that it depends on."""
         refuse_nameless(report)
         self.gone.append(gone)
-        return f"{report.sop_uid} {row.call} {row.round} {row.released_at} {len(gone)}".encode()
+        return f"{report.sop_uid} {row.call} {row.round} {row.released_at} {len(gone)}{' W' * row.withdrawn}".encode()
 
     def tell(self, content: bytes, row: Row) -> Answer:
         """The next answer."""
@@ -128,6 +128,18 @@ class House:
         said = {"outputs": outputs, "peer": "pacs", "attempts": 1, "proof": "FOUND"}
         self.log.append(Draft(Kind.RELEASED, f"released:{call}", said, call=call))
 
+    def withdraw(self, call: str = CALLS[0]) -> None:
+        """A person says that it counts no more."""
+        self.log.append(Draft(Kind.WITHDRAWN, f"withdrawn:{call}", body(Kind.WITHDRAWN), call))
+
+    def told(self) -> list[tuple[str, str, str]]:
+        """Call, what was told, and what came of it, of each entry."""
+        return [(str(one.call), str(one.body["told"]), str(one.body["outcome"])) for one in self.notified()]
+
+    def taken_back(self) -> list[bool]:
+        """Of each message that was heard, whether it takes the result back."""
+        return [one.endswith(b" W") for one in self.ear.heard]
+
     def notified(self) -> list[Entry]:
         """What the log says of the telling."""
         return [entry for entry in self.log.entries() if entry.kind is Kind.NOTIFIED]
@@ -156,6 +168,7 @@ def test_what_is_released_is_told_once(house: House) -> None:
     assert dict(entry.body) == {
         "peer": "ris",
         "form": "HL7_ORU_R01",
+        "told": "RESULT",
         "digest": f"sha256:{hashlib.sha256(message).hexdigest()}",
         "outcome": "DELIVERED",
         "proof": "AA",
@@ -524,3 +537,156 @@ def test_only_what_is_dead_can_be_told_again(house: House) -> None:
         house.book.revive("ris", CALLS[1], house.now())
     with pytest.raises(NothingSuch):
         house.book.revive("other", CALLS[0], house.now())
+
+
+# ---- what counts no more ---------------------------------------------------------------------------------------------
+
+RESULT, BACK = (CALLS[0], "RESULT", "DELIVERED"), (CALLS[0], "WITHDRAWAL", "DELIVERED")
+
+
+def test_who_was_told_hears_that_it_counts_no_more(house: House) -> None:
+    """Once, by a message of its own; after a restart not again."""
+    house.release()
+    house.teller()
+    house.withdraw()
+    house.teller()
+    assert house.taken_back() == [False, True]
+    assert house.told() == [RESULT, BACK]
+    assert len({one.body["digest"] for one in house.notified()}) == 2
+    # A round of its own: a receiver that knew the control id would take it for the first message, and forget it.
+    assert [one.split()[2] for one in house.ear.heard] == [b"0", b"1"]
+    house.start()
+    house.later(hours=1)
+    assert (house.states()[CALLS[0]][0], len(house.ear.heard)) == (State.DELIVERED, 2)
+
+
+@pytest.mark.parametrize("answer", [SILENT, REFUSED, AuditUnavailable("away")], ids=["silent", "refused", "cut off"])
+def test_who_may_have_been_told_hears_it_as_well(house: House, answer: Answer | Exception) -> None:
+    """Whatever came of the first message: the receiver may have it."""
+    house.ear.answers = [answer]
+    house.release()
+    if isinstance(answer, Exception):
+        with pytest.raises(AuditUnavailable):
+            house.teller()
+    else:
+        house.teller()
+    house.withdraw()
+    house.later(hours=1)
+    assert house.taken_back() == [False, True]
+    assert house.told()[-1] == BACK
+
+
+def test_what_nobody_was_told_is_not_taken_back(house: House) -> None:
+    """It waited while its model was stopped: nothing is told of it any more."""
+    house.leave = Leave.HOLD
+    house.release()
+    house.teller()
+    house.withdraw()
+    house.leave = Leave.GO
+    house.later(hours=1)
+    assert house.ear.heard == []
+    assert house.states() == {CALLS[0]: (State.OVERTAKEN, None)}
+
+
+def test_released_and_withdrawn_at_once(house: House) -> None:
+    """Both are read in one round, before anything is told."""
+    house.release()
+    house.withdraw()
+    house.later(hours=1)
+    assert (house.ear.heard, house.told()) == ([], [])
+
+
+@pytest.mark.parametrize("leave", list(Leave))
+def test_a_stop_keeps_nothing_from_being_taken_back(house: House, leave: Leave) -> None:
+    """A stop keeps results in; that one counts no more is none."""
+    house.release()
+    house.teller()
+    house.leave = leave
+    house.withdraw()
+    house.teller()
+    assert house.told() == [RESULT, BACK]
+
+
+def test_what_a_newer_one_replaced_is_not_taken_back(house: House) -> None:
+    """Both go by one name at the receiver: to take the old one back would take the new one."""
+    house.release(CALLS[0])
+    house.teller()
+    house.release(CALLS[1])
+    house.teller()
+    house.withdraw(CALLS[0])
+    house.later(hours=1)
+    assert house.taken_back() == [False, False]
+    house.withdraw(CALLS[1])
+    house.later(hours=1)
+    assert house.taken_back() == [False, False, True]
+
+
+def test_a_newer_one_comes_after_a_withdrawal(house: House) -> None:
+    """It is told; and where the withdrawal still waits, in its place."""
+    house.release(CALLS[0])
+    house.teller()
+    house.ear.answers = [SILENT]
+    house.withdraw(CALLS[0])
+    house.teller()
+    house.release(CALLS[1])
+    house.later(hours=1)
+    assert house.taken_back() == [False, True, False]
+    assert {call: state for call, (state, _) in house.states().items()} == {
+        CALLS[0]: State.OVERTAKEN,
+        CALLS[1]: State.DELIVERED,
+    }
+
+
+def test_a_withdrawal_that_is_refused_is_a_dead_letter(house: House) -> None:
+    """It says so in the log, and a person has it told again."""
+    house.ear.answers = [TAKEN, REFUSED]
+    house.release()
+    house.teller()
+    house.withdraw()
+    house.teller()
+    assert house.states() == {CALLS[0]: (State.DEAD, "HL7_AE")}
+    house.book.revive("ris", CALLS[0], house.now())
+    house.later(hours=1)
+    assert house.told() == [RESULT, (CALLS[0], "WITHDRAWAL", "REFUSED"), BACK]
+    assert house.taken_back() == [False, True, True]
+
+
+def test_what_the_book_has_forgotten_the_log_knows(house: House) -> None:
+    """A result of last year is taken back as well."""
+    house.release()
+    house.teller()
+    house.book.tidy(["ris"], house.now() + 2 * KEPT)
+    assert house.states() == {}
+    house.withdraw()
+    house.later(days=400)
+    assert house.told() == [RESULT, BACK]
+
+
+def test_who_was_named_later_was_told_nothing(house: House) -> None:
+    """And has nothing to take back."""
+    house.release()
+    house.ear.name = "other"
+    house.start()
+    house.withdraw()
+    house.later(hours=1)
+    assert (house.ear.heard, house.states()) == ([], {})
+
+
+def test_what_the_log_has_not_heard_yet_comes_first(house: House) -> None:
+    """The first message was taken, and the log was away: its entry stands before that of the withdrawal."""
+
+    class Away:
+        def append(self, _: Draft) -> Entry:
+            raise AuditUnavailable("away")
+
+    house.writer = Away()
+    house.start()
+    house.release()
+    with pytest.raises(AuditUnavailable):
+        house.teller()
+    assert house.states()[CALLS[0]][0] is State.SETTLED
+    house.withdraw()
+    house.writer = house.log
+    house.start()()
+    house.later(hours=1)
+    assert house.told() == [RESULT, BACK]
