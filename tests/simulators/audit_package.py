@@ -289,8 +289,8 @@ class Hospital:
 
     def notified(self, number: int) -> Entry:
         """The call's NOTIFIED."""
-        body = {"peer": "ris", "form": "HL7_ORU_R01", "digest": DIGEST, "outcome": "DELIVERED", "proof": "AA"}
-        return self.add(Kind.NOTIFIED, f"notified:{number}", body | {"attempts": 1}, call_id(number))
+        body = {"peer": "ris", "form": "HL7_ORU_R01", "told": "RESULT", "digest": DIGEST, "outcome": "DELIVERED"}
+        return self.add(Kind.NOTIFIED, f"notified:{number}", body | {"proof": "AA", "attempts": 1}, call_id(number))
 
     def assembled(self, number: int, **place: Any) -> Entry:
         """Something that belongs to no call."""
