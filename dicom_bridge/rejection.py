@@ -43,7 +43,7 @@ class Reason(StrEnum):
 
 
 KIND: Final = "REJECTION"
-SERIES_NUMBER: Final = 9006
+SERIES_NUMBER: Final = 9007
 _QUALITY: Final = Code("113001", "DCM", "Rejected for Quality Reasons")
 _TITLES: Final[Mapping[Reason, Code]] = MappingProxyType(
     {

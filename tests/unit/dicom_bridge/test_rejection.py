@@ -102,7 +102,7 @@ def test_it_names_every_object(tmp_path: Path) -> None:
         for series in study.ReferencedSeriesSequence
     }
     assert listed == {kinds[kind]: uids.derive(f"{kind}-SERIES", phantom.CALL) for kind in kinds}
-    assert (ds.SOPInstanceUID, ds.SeriesNumber) == (rejection_uid(phantom.CALL), 9006)
+    assert (ds.SOPInstanceUID, ds.SeriesNumber) == (rejection_uid(phantom.CALL), 9007)
     assert ds.SeriesInstanceUID not in listed.values()
     for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNumber"):
         assert ds.get(keyword) == report.get(keyword)
