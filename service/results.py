@@ -201,10 +201,10 @@ class ResultWriter:
         wanted = self._style.segmentation
         seg = segmented.write_segmentation(findings, *about, context, wanted) if _drawn(findings) else None
         if seg is not None and seg.instead is not None:
-            _log.warning("segmentation_is_binary", call=call, code=seg.instead)
+            _log.warning("segmentation_is_binary", model=model.ref.name, code=seg.instead)
         heat = heat_maps.write_heat_maps(findings, *about, context) if self._style.heat_maps else None
         if self._style.heat_maps and heat_maps.withheld(findings, model.manifest):
-            _log.warning("heat_map_not_sent", call=call, code=heat_maps.UNCALIBRATED)
+            _log.warning("heat_map_not_sent", model=model.ref.name, code=heat_maps.UNCALIBRATED)
         maps = None if heat is None else check_heat_maps(heat, loaded.headers)
         sr = report.write_sr(findings, *about, None if seg is None else seg.read, context, heat=maps)
         # Nobody has seen these bytes before the CALL_RESULT entry names them, so an earlier half-made set may go.

@@ -386,7 +386,12 @@ def test_a_peer_s_label_map_or_binary_with_a_code(tmp_path: Path, overlapping: b
     assert seg.kind == ("BINARY" if overlapping else "LABELMAP")
     assert seg.labels == ("Brain", "Hemorrhage")
     assert written.outputs[0]["uid"] == seg.sop_uid == uids.derive("SEG", CALL)
-    warning = {"event": "segmentation_is_binary", "log_level": "warning", "call": CALL, "code": "SEGMENTS_OVERLAP"}
+    warning = {
+        "event": "segmentation_is_binary",
+        "log_level": "warning",
+        "model": MODEL.ref.name,
+        "code": "SEGMENTS_OVERLAP",
+    }
     assert said == ([warning] if overlapping else [])
 
 
