@@ -9,7 +9,7 @@
     SETTLED     the log has the entry                                           DELIVERED, or DEAD where not taken
     DEAD        a person has it told again                                      WAITING     (made anew)
     told, or maybe, in any state but SETTLED: it was withdrawn                  WAITING     (made anew, as withdrawn)
-    never told, and withdrawn                                                   OVERTAKEN
+    never told, nor an older one of its subject, and withdrawn                  OVERTAKEN
                 a newer result of the same subject is to be told                OVERTAKEN
 
 A crash at any point repeats at most the step that was under way: the receiver may get the same bytes under the same
@@ -160,7 +160,7 @@ class Book:
                 ),
             )
             mine = (row.receiver, row.call)
-            found = db.execute("SELECT state, attempts FROM row WHERE receiver = ? AND call = ?", mine).fetchone()
+            found = db.execute("SELECT state FROM row WHERE receiver = ? AND call = ?", mine).fetchone()
             if found is not None and found[0] == State.SETTLED:
                 return False
             newer = db.execute(
@@ -168,7 +168,13 @@ class Book:
                 (row.receiver, row.subject, row.place),
             ).fetchone()
             if found is not None and newer is None:
-                state = State.WAITING if found[1] else State.OVERTAKEN
+                # Also where only an older one was told: this one stood in its place.
+                told = db.execute(
+                    "SELECT 1 FROM row WHERE receiver = ? AND attempts > 0"
+                    " AND (call = ? OR (subject = ? AND subject <> ''))",
+                    (*mine, row.subject),
+                ).fetchone()
+                state = State.OVERTAKEN if told is None else State.WAITING
                 db.execute(
                     "UPDATE row SET state = ?, withdrawn = 1, round = round + 1, next_at = ?, aged_from = ?,"
                     " code = NULL, outcome = NULL, digest = NULL, content = NULL WHERE receiver = ? AND call = ?",

@@ -80,6 +80,8 @@ def test_what_counts_no_more_is_named_and_stays_as_it_is(tmp_path: Path, ris: Ri
         entry = site.of_call(old, "WITHDRAWN")
         assert (entry.body["reason"], entry.body["by"], entry.body["person"]) == ("SUPERSEDED", new, None)
 
+        # Else it would be told of the first, and that nothing of it counts any more.
+        until(lambda: len(ris.messages) == 2, 60, "the RIS has both, one after the other")
         said = zhiying(site, "results", "withdraw", new, "--reason", "SAFETY", "--by", "li.m", "--json")
         assert said.status == 0, said.err
         until(lambda: rejection_uid(new) in orthanc.instances(study), 60, "the note of the new result")

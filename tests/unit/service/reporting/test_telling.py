@@ -588,6 +588,20 @@ def test_what_nobody_was_told_is_not_taken_back(house: House) -> None:
     assert house.states() == {CALLS[0]: (State.OVERTAKEN, None)}
 
 
+def test_an_older_one_that_was_told_goes_with_the_newer_one(house: House) -> None:
+    """The newer one was never told, and stood in the older one's place: nothing may stay at the receiver."""
+    house.release(CALLS[0])
+    house.teller()
+    house.leave = Leave.HOLD
+    house.release(CALLS[1])
+    house.teller()
+    house.withdraw(CALLS[0])
+    house.withdraw(CALLS[1])
+    house.later(hours=1)
+    assert house.taken_back() == [False, True]
+    assert house.told() == [RESULT, (CALLS[1], "WITHDRAWAL", "DELIVERED")]
+
+
 def test_released_and_withdrawn_at_once(house: House) -> None:
     """Both are read in one round, before anything is told."""
     house.release()
