@@ -29,6 +29,7 @@ from service.demo.parties import SITE
 from service.demo.servers import Servers, free_port
 from service.serving import Service, build
 from tests.simulators.parties import CENTRE, Case, Parties
+from tests.simulators.reviewer import fields
 
 ROUNDS = 7
 MODEL = "brain-extraction-t1"
@@ -59,23 +60,16 @@ class Stopwatch:
 
 def approve(service_config: Any, parties: Parties, model: Any) -> None:
     """The whole life of the model's dossier, so that it may run LIVE."""
-    terms = {
-        "approval": "BENCH-0001",
-        "criteria_set": "BENCH/1",
-        "reviewer_org": CENTRE,
-        "model": {"name": model.name, "version": model.version, "digest": model.digest},
-        "valid": {"from": "2020-01-01", "to": "2099-12-31"},
-        "conditions": {
-            "modality": ["MR"],
-            "body_part": ["BRAIN"],
-            "age_years": [18, 120],
-            "sex": ["F", "M"],
-            "manufacturer": ["*"],
-            "site": ["*"],
-            "slice_spacing_mm": ["0.5", "2.0"],
-            "max_autonomy": "A1",
-        },
+    anything = {
+        "body_part": ["BRAIN"],
+        "manufacturer": ["*"],
+        "site": ["*"],
+        "care_setting": ["*"],
+        "reading_mode": ["*"],
+        "require": ["opt_out_check"],
     }
+    valid = {"from": "2020-01-01", "to": "2099-12-31"}
+    terms = fields(model, anything, approval="BENCH-0001", reviewer_org=CENTRE, valid=valid)
     with wire.offline_of(service_config) as site:
         Case(parties, site.register, site.log, model).live(terms)
 
