@@ -19,6 +19,7 @@ from typing import ClassVar, Final
 
 from dicom_bridge.commitment_messages import Request
 from dicom_bridge.errors import BridgeError, Fault
+from dicom_bridge.transaction import transaction
 
 DUE_MAX: Final = 10_000
 """Requests that wait at once; a caller that asks without end must not fill the disk."""
@@ -166,16 +167,9 @@ class CommitmentBook:
             if self._closed:
                 raise BookUnavailable("COMMITMENT_BOOK_UNAVAILABLE", "closed")
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
+                with transaction(self._db) as db:
+                    yield db
             except sqlite3.Error as cause:
-                if self._db.in_transaction:
-                    self._db.rollback()
                 raise BookUnavailable("COMMITMENT_BOOK_UNAVAILABLE", type(cause).__name__) from cause
 
     @staticmethod

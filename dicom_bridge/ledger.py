@@ -55,6 +55,7 @@ from typing import ClassVar, Final
 
 from dicom_bridge.errors import BridgeError, Fault
 from dicom_bridge.ledger_schema import open_ledger
+from dicom_bridge.transaction import transaction
 
 LEDGER_FILE: Final = "outbox.sqlite3"
 """Its name in the outbox's folder."""
@@ -345,16 +346,9 @@ class Ledger:
             if self._closed:
                 raise OutboxUnavailable("LEDGER_UNAVAILABLE", "closed")
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
+                with transaction(self._db) as db:
+                    yield db
             except sqlite3.Error as cause:
-                if self._db.in_transaction:
-                    self._db.rollback()
                 raise OutboxUnavailable("LEDGER_UNAVAILABLE", type(cause).__name__) from cause
 
     @staticmethod

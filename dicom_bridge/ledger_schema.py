@@ -6,6 +6,8 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+from dicom_bridge.transaction import transaction
+
 BUSY_TIMEOUT_S: Final = 30.0
 """Another process (the CLI) may hold the ledger for a moment."""
 VERSION: Final = 3
@@ -64,9 +66,8 @@ def open_ledger(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA foreign_keys=ON")
         # One transaction: killed at any point, the file is of the old version or of the new one.
-        db.execute("BEGIN IMMEDIATE")
-        _bring_up(db)
-        db.execute("COMMIT")
+        with transaction(db):
+            _bring_up(db)
     except sqlite3.Error:
         db.close()
         raise

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from dicom_bridge.transaction import transaction
+
 # A different number makes an old index one that is rebuilt from the files.
 SCHEMA_VERSION: Final = 3
 FLUSH_S: Final = 0.1
@@ -156,14 +158,8 @@ class SpoolIndex:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing, and alone: the write lock is taken at once, so what is read inside stays true."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        with self._lock, transaction(self._db):
+            yield
 
     def flush(self) -> None:
         """Write what is pending; it stays pending when this fails."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from audit import durable
+from dicom_bridge.transaction import transaction
 from service.errors import ServiceError
 
 BYTES_MAX: Final = 64 * 1024**2
@@ -66,13 +67,11 @@ class Spool:
             if frames and self._bytes + size > self._bytes_max:
                 return False
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany("INSERT INTO frame (content) VALUES (?)", [(frame,) for frame in frames])
-                if mark is not None:
-                    self._db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", mark)
-                self._db.execute("COMMIT")
+                with transaction(self._db) as db:
+                    db.executemany("INSERT INTO frame (content) VALUES (?)", [(frame,) for frame in frames])
+                    if mark is not None:
+                        db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", mark)
             except sqlite3.Error as error:
-                self._roll_back()
                 raise _unavailable(error) from error
             self._count += len(frames)
             self._bytes += size
@@ -100,14 +99,12 @@ class Spool:
         """Forget the frames up to and with this number."""
         with self._lock:
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                gone = self._db.execute(
-                    "SELECT COUNT(*), COALESCE(SUM(LENGTH(content)), 0) FROM frame WHERE number <= ?", (number,)
-                ).fetchone()
-                self._db.execute("DELETE FROM frame WHERE number <= ?", (number,))
-                self._db.execute("COMMIT")
+                with transaction(self._db) as db:
+                    gone = db.execute(
+                        "SELECT COUNT(*), COALESCE(SUM(LENGTH(content)), 0) FROM frame WHERE number <= ?", (number,)
+                    ).fetchone()
+                    db.execute("DELETE FROM frame WHERE number <= ?", (number,))
             except sqlite3.Error as error:
-                self._roll_back()
                 raise _unavailable(error) from error
             self._count -= int(gone[0])
             self._bytes -= int(gone[1])
@@ -116,13 +113,6 @@ class Spool:
         """Let go of the file."""
         with self._lock:
             self._db.close()
-
-    def _roll_back(self) -> None:
-        try:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-        except sqlite3.Error as error:
-            raise _unavailable(error) from error
 
 
 def _unavailable(error: Exception) -> SpoolUnavailable:

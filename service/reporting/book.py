@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Final
 
 from audit import durable
+from dicom_bridge.transaction import transaction
 from service.errors import CommandRefused, NothingSuch, ServiceError
 
 BOOK_FILE: Final = "book.sqlite"
@@ -286,13 +287,8 @@ class Book:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
+                with transaction(self._db) as db:
+                    yield db
             except sqlite3.Error as cause:
                 raise _unavailable(cause) from cause
 
