@@ -234,11 +234,17 @@ class Listener:
                 last = ended.pdu if isinstance(ended, Rejection) else abort_pdu(ended.abort) if ended.abort else b""
                 caller.connection.farewell(last)
         finally:
+            # Its place is free before the peer can see the end and come back for it.
             with self._lock:
-                self._callers.discard(caller)
+                caller.accepted = False
             with suppress(OSError):
                 (caller.connection or caller.connected).close()
-            self._closed(caller)
+            try:
+                self._closed(caller)
+            finally:
+                # Last: while it is among the callers, `stop` waits for it, and the inbox is open.
+                with self._lock:
+                    self._callers.discard(caller)
 
     def _welcome(self, caller: _Caller) -> Answer:
         """From the handshake to the end of the association. Raises AssociationEnded."""

@@ -100,7 +100,7 @@ def scp(shared: Running, tmp_path: Path) -> Iterator[Running]:
     shared.faults.clear()
     yield shared
     # The next test's inbox must not be told of this test's associations.
-    until(lambda: shared.inbox.activity.total() == 0)
+    until(lambda: shared.listener._open() == ())
 
 
 def store(made: Any, ds: Any, encoded: bytes | None = None, sop_uid: str | None = None) -> Any:
@@ -451,6 +451,31 @@ def test_stopping_finishes_what_is_being_stored_and_ends_the_rest(tmp_path: Path
         assert not stopper.is_alive()
         sender.join(15)
         assert len(scp.inbox.instances(STUDY)) == 1
+
+
+def test_stopping_waits_until_the_end_of_an_association_was_told(tmp_path: Path) -> None:
+    """The connection is closed already, but the inbox is still in use; a place for another is free by then."""
+    told, release = threading.Semaphore(0), threading.Event()
+
+    class SlowInbox(Inbox):
+        def wake(self) -> None:
+            told.release()
+            assert release.wait(30)
+            super().wake()
+
+    limits = ListenerLimits(associations_max=1)
+    with running(tmp_path / "inbox", SlowInbox(tmp_path / "inbox", Clock()), limits=limits) as scp:
+        for _ in range(2):
+            with association(scp.port, MR) as made:
+                assert made.is_established
+            assert told.acquire(timeout=10)
+        stopper = threading.Thread(target=scp.listener.stop)
+        stopper.start()
+        stopper.join(0.5)
+        assert stopper.is_alive()
+        release.set()
+        stopper.join(10)
+        assert not stopper.is_alive()
 
 
 def test_connections_have_no_delay_and_leave_no_descriptor(scp: Running) -> None:
