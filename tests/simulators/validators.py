@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 _PIXELMED = Path("/usr/share/java/pixelmed.jar")
 _JUDGE = Path(__file__).with_name("ReportJudge.java")
 _SECONDS_MAX = 240  # on a busy machine the slowest of them, with a JVM to start, needs more than two minutes
-_SECONDS_EACH = 10
-_MANY = 10
 # dicom3tools of 2022 does not know Device UID in Contributing Equipment (DICOM since 2017, IHE AIR asks for it), nor
 # schemes that it lists as private.
 _ALLOWED = ("DeviceUID(0018,1002)> - Attribute is not present in standard DICOM IOD",)
@@ -40,26 +41,55 @@ def dciodvfy_warnings(path: Path) -> list[str]:
 
 def sr_validator(path: Path) -> list[str]:
     """Error lines of PixelMed's DicomSRValidator, which knows the templates."""
-    return sr_validator_of([path])[path]
+    return _sr_errors(_report_judge().verdict(path))
 
 
-def sr_validator_of(paths: Sequence[Path]) -> dict[Path, list[str]]:
-    """What `sr_validator` says of each of these reports, from one start of the judge; a second or two a report."""
-    if not _PIXELMED.is_file():
-        raise JudgeMissing("pixelmed.jar")
-    limits = [f"-Djdk.xml.xpath{kind}Limit=0" for kind in ("TotalOp", "ExprOp", "ExprGrp")]
-    # For a few reports the quick compiler alone halves the time; for many the other one earns its own.
-    compiler = ["-XX:TieredStopAtLevel=1"] if len(paths) < _MANY else []
-    program = ["java", *compiler, *limits, "-Xmx1g", "-cp", str(_PIXELMED), str(_JUDGE)]
-    done = _run([*program, *(str(path) for path in paths)], _SECONDS_MAX + _SECONDS_EACH * len(paths))
-    said: dict[str, list[str]] = {}
-    current: list[str] = []
-    for line in _lines(done):
-        if line.startswith("== "):
-            current = said[line.removeprefix("== ")] = []
-        else:
-            current.append(line)
-    return {path: _sr_errors(said.get(str(path), _lines(done)[-5:])) for path in paths}
+class _ReportJudge:
+    """One process of it, for all the tests of ours; it ends with us, or when a verdict takes too long."""
+
+    def __init__(self) -> None:
+        if not _PIXELMED.is_file():
+            raise JudgeMissing("pixelmed.jar")
+        limits = [f"-Djdk.xml.xpath{kind}Limit=0" for kind in ("TotalOp", "ExprOp", "ExprGrp")]
+        command = ["java", *limits, "-XX:+UseSerialGC", "-Xmx1g", "-cp", str(_PIXELMED), str(_JUDGE)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
+
+    def verdict(self, path: Path) -> list[str]:
+        """The lines that it prints of this file; its last words if it ends instead."""
+        asked, answers = self._process.stdin, self._process.stdout
+        assert asked is not None
+        assert answers is not None
+        watch = threading.Timer(_SECONDS_MAX, self._process.kill)
+        watch.start()
+        lines: list[str] = []
+        try:
+            # To one that has ended meanwhile nothing can be said, and it answers nothing.
+            with suppress(BrokenPipeError):
+                asked.write(f"{path}\n")
+                asked.flush()
+            for line in answers:
+                if line.rstrip("\n") == f"== {path}":
+                    return lines
+                lines.append(line.rstrip("\n"))
+        finally:
+            watch.cancel()
+        self.close()
+        # The next one asked is a new one.
+        _report_judge.cache_clear()
+        return lines[-5:]
+
+
+@cache
+def _report_judge() -> _ReportJudge:
+    return _ReportJudge()
 
 
 def _sr_errors(lines: list[str]) -> list[str]:
@@ -110,10 +140,10 @@ def dcmpschk(path: Path) -> list[str]:
     return found
 
 
-def _run(command: list[str], seconds: int = _SECONDS_MAX) -> subprocess.CompletedProcess[bytes]:
+def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
     if shutil.which(command[0]) is None:
         raise JudgeMissing(command[0])
-    return subprocess.run(command, capture_output=True, timeout=seconds, check=False)
+    return subprocess.run(command, capture_output=True, timeout=_SECONDS_MAX, check=False)
 
 
 def _lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:

@@ -288,23 +288,29 @@ def test_three_judges_accept_every_cell(source, cells, tmp_path) -> None:
             assert validators.dciodvfy(tmp_path / "seg.dcm") == [], names
     # A segment is drawn in two of the outcomes, of two kinds, in two languages.
     assert (len(reports), segmentations) == (cells, 0 if source == DX else 2 * 2 * 2)
-    said = validators.sr_validator_of(reports)
+    said = {path: validators.sr_validator(path) for path in reports}
     assert len(said) == cells
     assert {path.name: errors for path, errors in said.items() if errors} == {}
 
 
 @pytest.mark.slow
-def test_one_start_of_the_judge_tells_reports_apart(tmp_path) -> None:
-    """One that breaks its template, between two good ones, and one that is not there: each has its own verdict."""
+def test_the_judge_that_stays_tells_reports_apart(tmp_path) -> None:
+    """One that breaks its template, one that is not there, no DICOM, the judge killed: each verdict is its own."""
     (tmp_path / "good.dcm").write_bytes(made_of(NOTHING, "detections", tmp_path).data)
     planar, broken = make(PLANAR, "findings", tmp_path).sr, make("segments", "findings", tmp_path).sr
     named(broken, "126010")[0].ContentSequence[0] = named(planar, "125007")[0]
     broken.save_as(tmp_path / "broken.dcm")
-    paths = [tmp_path / name for name in ("good.dcm", "broken.dcm", "good.dcm", "missing.dcm")]
-    good, bad, missing = validators.sr_validator_of(paths).values()
-    assert good == []
-    assert any("Error" in line for line in bad)
-    assert "did not finish" in missing[0]
+    (tmp_path / "none.dcm").write_bytes(b"no DICOM")
+    for _ in range(2):
+        assert validators.sr_validator(tmp_path / "good.dcm") == []
+        assert any("Error" in line for line in validators.sr_validator(tmp_path / "broken.dcm"))
+        assert "did not finish" in validators.sr_validator(tmp_path / "missing.dcm")[0]
+        assert "Exception" in validators.sr_validator(tmp_path / "none.dcm")[0]
+    judge = validators._report_judge()
+    judge._process.kill()
+    assert judge._process.wait(60) != 0
+    assert "did not finish" in validators.sr_validator(tmp_path / "good.dcm")[0]
+    assert validators.sr_validator(tmp_path / "good.dcm") == []
 
 
 @pytest.mark.slow
