@@ -1,7 +1,8 @@
 """Where the time of the demo study goes: from its last image in our spool to its results in the PACS.
 
 The whole path is real: Orthanc forwards the study, the trained networks run, SR and SEG go back to Orthanc by C-STORE.
-Each round is a new study, so nothing is answered from memory. Prints a table and writes results/stages.json.
+Each round is a new study, so nothing is answered from memory. "selected" reads every header of the series, as only they
+tell which volumes it has; "permitted" reads its pixels. Prints a table and writes results/stages.json.
 stages.py [--quick]: then with a model of one threshold and a study of 24 small images, so that nothing is downloaded.
 """
 
