@@ -144,9 +144,10 @@ def measure(root: Path) -> list[dict[str, float]]:
         watch = Stopwatch()
         service = build(config, watch)
         service.start()
-        rounds = [one_round(service, watch, number, root, pacs) for number in range(ROUNDS + 1)][1:]
-        service.stop()
-    return rounds
+        try:
+            return [one_round(service, watch, number, root, pacs) for number in range(ROUNDS + 1)][1:]
+        finally:
+            service.stop()
 
 
 def table(rounds: list[dict[str, float]]) -> dict[str, Any]:
