@@ -2,10 +2,9 @@
 
 In one run: the disk's own fsync rate; a group commit with nothing to it (the same threads and bytes, one file, one
 fsync for all that wait); and our log, published when it must be, and at each commit, as in the service. Writes
-results/append.json. append.py [SECONDS]: of each measurement.
+results/append.json. append.py [--quick] [SECONDS]: of each measurement.
 """
 
-import json
 import os
 import platform
 import statistics
@@ -26,12 +25,12 @@ from audit.entry import Draft, Entry, Kind
 from audit.log import AuditLog
 from audit.note import Signer
 from audit.ticket import Line, Ticket
+from benchmarks import figures
 from tests.simulators.audit_log import body
 
-SECONDS = 4.0
-ROUNDS = 3
-CALLERS = (1, 16, 256)
-RESULT = Path(__file__).resolve().parent / "results" / "append.json"
+SECONDS = 0.2 if figures.quick() else 4.0
+ROUNDS = 1 if figures.quick() else 3
+CALLERS = (1, 4) if figures.quick() else (1, 16, 256)
 
 
 def sample(number: int) -> Draft:
@@ -156,7 +155,8 @@ def measure(seconds: float) -> dict[str, dict[str, list[float]]]:
 
 def main() -> None:
     """Run, print, write."""
-    found = measure(float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS)
+    words = figures.words()
+    found = measure(float(words[0]) if words else SECONDS)
     median = {name: {n: statistics.median(runs) for n, runs in one.items()} for name, one in found.items()}
     limit = median["group commit, one file"]
     ratios = {
@@ -184,7 +184,7 @@ def main() -> None:
         },
         "versions": {"python": platform.python_version(), "cryptography": version("cryptography")},
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    figures.publish(__file__, result)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 In one run, on a log of real calls' entries: the peer; the package with entries and proofs alone; the package with all
 that people and other systems get, each byte of it scanned against a dictionary of patients. Writes results/export.json.
-export.py [CALLS [PATIENTS]].
+export.py [--quick] [CALLS [PATIENTS]].
 """
 
 import hashlib
-import json
 import os
 import platform
 import sys
@@ -28,15 +27,15 @@ from audit.entry import Draft, Kind
 from audit.export import Evidence, export
 from audit.log import AuditLog
 from audit.note import Signer
+from benchmarks import figures
 from service.exporting import Asked, ForPeople, Handover, hand_over
 from tests.simulators.audit_events import REPORTER
 from tests.simulators.audit_log import QUICK, body
 from tests.simulators.audit_package import CHECKS
 
-CALLS, PATIENTS = 10_000, 20_000
+CALLS, PATIENTS = (50, 100) if figures.quick() else (10_000, 20_000)
 FILLERS = 64
 ORIGIN = "bench.example/audit"
-RESULT = Path(__file__).resolve().parent / "results" / "export.json"
 
 
 def hexes(name: str, number: int) -> str:
@@ -135,7 +134,7 @@ def measure(calls: int, number: int) -> dict[str, Any]:
 
 def main() -> None:
     """Run, print, write."""
-    given = [int(word) for word in sys.argv[1:]]
+    given = [int(word) for word in figures.words()]
     calls, number = given[0] if given else CALLS, given[1] if len(given) > 1 else PATIENTS
     found = measure(calls, number)
     log = found.pop("log")
@@ -159,7 +158,7 @@ def main() -> None:
         },
         "versions": {"python": platform.python_version(), "cryptography": version("cryptography")},
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    figures.publish(__file__, result)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """What the gate costs for one call: `gate.decide`, in microseconds of the core, with 1 dossier and with 50.
 
 Nobody else has a gate to compare with; beside it stands what the same call's entry costs as canonical JSON, which is
-made of the answer. Writes results/gate.json. gate.py [CALLS]: of each kind.
+made of the answer. Writes results/gate.json. gate.py [--quick] [CALLS]: of each kind.
 """
 
-import json
 import os
 import platform
 import statistics
@@ -18,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from audit.canonical import canonical
 from audit.entry import Kind
+from benchmarks import figures
 from ethics_review.errors import Refused
 from ethics_review.gate import decide
 from ethics_review.standing import Standing
@@ -25,10 +25,9 @@ from models.ref import ModelRef
 from tests.simulators.audit_log import body
 from tests.simulators.reviewer import DURING, Reviewer, in_use, request
 
-CALLS = 10_000
+CALLS = 20 if figures.quick() else 10_000
 DOSSIERS = (1, 50)
 AIM_US = 100.0
-RESULT = Path(__file__).resolve().parent / "results" / "gate.json"
 
 
 def dossiers(count: int) -> tuple[Standing, ...]:
@@ -61,7 +60,7 @@ def refused(action: Callable[[], object]) -> None:
 
 def main() -> None:
     """Run, print, write."""
-    calls = int(sys.argv[1]) if len(sys.argv) > 1 else CALLS
+    calls = int(words[0]) if (words := figures.words()) else CALLS
     found: dict[str, Any] = {}
     yes, no = request(), request(age_years=12.0)
     for number in DOSSIERS:
@@ -86,7 +85,7 @@ def main() -> None:
         },
         "versions": {"python": platform.python_version()},
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    figures.publish(__file__, result)
 
 
 if __name__ == "__main__":

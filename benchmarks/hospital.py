@@ -3,10 +3,9 @@
 Everything is real but the model, which costs nothing: DCMTK sends by C-STORE, Orthanc counts by C-FIND and takes SR and
 SEG, and between them stand spool, gate, audit log and validation with all their syncs. The PACS holds the studies
 before they are forwarded to us, as in a hospital. Prints what became of them and where the time goes; writes
-results/hospital.json. hospital.py [STUDIES [MINUTES]]: fewer of them, or the hour in other than 3 minutes.
+results/hospital.json. hospital.py [--quick] [STUDIES [MINUTES]]: fewer of them, or the hour in other than 3 minutes.
 """
 
-import json
 import os
 import platform
 import statistics
@@ -24,6 +23,7 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import figures
 from service import wire
 from service.demo.pacs import Node, Orthanc, quick_network
 from service.demo.servers import free_port
@@ -32,8 +32,8 @@ from tests.simulators.hospital import HOUR_S, MODALITY_AE, Hospital, Study, arri
 from tests.simulators.orthanc import running_orthanc
 from tests.simulators.site import AE
 
-STUDIES = 300  # an hour of a large hospital: MONAI Deploy's own workload guideline
-MINUTES = 3.0
+STUDIES = 2 if figures.quick() else 300  # an hour of a large hospital: MONAI Deploy's own workload guideline
+MINUTES = 0.02 if figures.quick() else 3.0
 SLICES, PIXELS, SPACING_MM = (
     24,
     192,
@@ -44,7 +44,6 @@ AIM_P95_S = 2.0
 LIMIT_S = 300.0  # after the last study was sent
 SR, SEG = "SR", "SEG"
 STEPS = ("ASSEMBLED", "SELECTED", "PERMITTED", "INFERRED", "WRITTEN")
-RESULT = Path(__file__).resolve().parent / "results" / "hospital.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def run_hour(root: Path, number: int, minutes: float) -> dict[str, Any]:
         (root / "site").mkdir()
         hospital = Hospital(root / "site", PacsNode(pacs.ae_title, pacs.dicom_port), quiet_s=QUIET_S, counts=True)
         hospital.approve(hospital.install_model())
-        hospital.start(under=sys.argv[3:])
+        hospital.start(under=figures.words()[2:])
         compressed = HOUR_S / (60 * minutes)
         print(f"an hour's arrivals in {minutes:g} min ({compressed:g} x)", flush=True)
         began_s, cpu_s, load = time.monotonic(), hospital.cpu_s(), os.getloadavg()[0]
@@ -178,10 +177,9 @@ def main(number: int = STUDIES, minutes: float = MINUTES) -> None:
     result["images"] = {"slices": SLICES, "rows_and_columns": PIXELS}
     result["machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     result["versions"] = {name: version(name) for name in ("dbos", "highdicom", "pydicom", "pynetdicom", "sqlalchemy")}
-    if number == STUDIES and minutes == MINUTES:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if figures.quick() or (number == STUDIES and minutes == MINUTES):
+        figures.publish(__file__, result)
 
 
 if __name__ == "__main__":
-    main(*(kind(word) for kind, word in zip((int, float), sys.argv[1:3], strict=False)))
+    main(*(kind(word) for kind, word in zip((int, float), figures.words()[:2], strict=False)))

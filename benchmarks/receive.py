@@ -4,7 +4,7 @@ Each receiver is a process of its own; the senders are DCMTK's dcmsend, one asso
 receiver once, in turn, so that a busy machine hits them all; the medians count. A run's time is from the first
 request that was sent to the last answer, as the senders' own logs say. Writes results/receive.json.
 
-    python benchmarks/receive.py [ROUNDS]
+    python benchmarks/receive.py [--quick] [ROUNDS]
 """
 
 import argparse
@@ -31,20 +31,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from audit import durable
 from audit.errors import ContentDiffers
+from benchmarks import figures
 from dicom_bridge.inbox import Inbox
 from dicom_bridge.listener import TRANSFER_SYNTAXES, Listener
 from dicom_bridge.network import new_entity, no_delay
 from dicom_bridge.offers import STORAGE_CLASSES
 from dicom_bridge.spool_disk import DurableDisk
-from tests.simulators.ct_slices import SIDE, SLICES, write_slices
+from tests.simulators.ct_slices import SIDE, write_slices
 
-ROUNDS = 3
-ASSOCIATIONS = (1, 4, 16)
-MEMORY_FOLDERS = 10
+ROUNDS, SLICES, MEMORY_FOLDERS = (1, 20, 2) if figures.quick() else (3, 300, 10)
+ASSOCIATIONS = (2,) if figures.quick() else (1, 4, 16)
 TITLE = "RECEIVER"
 START_S = 30.0
 RUN_S = 900
-RESULT = Path(__file__).resolve().parent / "results" / "receive.json"
 # Times in the senders' logs, to the millisecond; nothing of it goes through this process while they run.
 LOG = """\
 log4cplus.rootLogger = INFO, file
@@ -360,12 +359,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("rounds", nargs="?", type=int, default=ROUNDS)
     parser.add_argument("--serve", nargs=2, metavar=("KIND", "ROOT"))
-    given = parser.parse_args()
+    given = parser.parse_args(figures.words())
     if given.serve:
         serve(given.serve[0], Path(given.serve[1]))
     with tempfile.TemporaryDirectory(prefix="zhiying-bench-") as folder:
         work = Path(folder)
-        write_slices(work / "slices", max(ASSOCIATIONS))
+        write_slices(work / "slices", max(*ASSOCIATIONS, MEMORY_FOLDERS), SLICES)
         rates, after = measure(work, given.rounds)
         result = summary(rates)
         result["digests_taken_after_s"] = {str(n): round(statistics.median(runs), 2) for n, runs in after.items()}
@@ -378,8 +377,7 @@ def main() -> None:
     }
     result["versions"] = versions()
     show(result)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    figures.publish(__file__, result)
 
 
 if __name__ == "__main__":

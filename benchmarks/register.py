@@ -1,10 +1,9 @@
 """How long a start takes: the register's replay of a log of 100,000 entries, whole and from a snapshot.
 
 Also what one transition costs, and one look at a register that is up to date, as each call takes one. Prints a table
-and writes results/register.json. register.py [ENTRIES]
+and writes results/register.json. register.py [--quick] [ENTRIES]
 """
 
-import json
 import os
 import platform
 import statistics
@@ -23,17 +22,17 @@ from concurrent.futures import ThreadPoolExecutor
 from audit.entry import Draft, Kind
 from audit.log import AuditLog
 from audit.note import Signer
+from benchmarks import figures
 from ethics_review.register import Register
 from ethics_review.states import Event, Party, Past, Person, Role, State, transition
 from tests.simulators.audit_log import body
 from tests.simulators.parties import Case, Parties
 from tests.simulators.reviewer import MODEL, fields
 
-ENTRIES = 100_000
-ROUNDS = 3
+ENTRIES = 200 if figures.quick() else 100_000
+ROUNDS = 1 if figures.quick() else 3
 AIM_WHOLE_S, AIM_SNAPSHOT_S = 5.0, 0.2
 ORIGIN = "bench.example/audit"
-RESULT = Path(__file__).resolve().parent / "results" / "register.json"
 START = datetime(2026, 12, 15, tzinfo=UTC)
 
 
@@ -85,7 +84,7 @@ def cost_of_a_transition() -> float:
 
 def main() -> None:
     """Measure, print, write."""
-    entries = int(sys.argv[1]) if len(sys.argv) > 1 else ENTRIES
+    entries = int(words[0]) if (words := figures.words()) else ENTRIES
     parties, operator = Parties(), Signer.generate(ORIGIN)
     trust = parties.trust()
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +118,7 @@ def main() -> None:
     print(f"{entries:,} entries, median of {ROUNDS}")
     for what, value, aim in rows:
         print(f"  {what:44}{value:>12}{'   aim ' + aim if aim else ''}")
-    RESULT.write_text(json.dumps(machine | {key: round(value, 4) for key, value in found.items()}, indent=2) + "\n")
+    figures.publish(__file__, machine | {key: round(value, 4) for key, value in found.items()})
 
 
 if __name__ == "__main__":

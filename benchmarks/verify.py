@@ -1,8 +1,8 @@
 """How long a reviewer waits: `python3 -I verifier.py` over a package of many entries, on one core of this machine.
 
 In the same run the floor: SHA-256 of the same entries in a plain loop, which any check must pay. Writes
-results/verify.json. verify.py [--entries N]: 1,000,000 unless given; the package is made once (minutes) and kept in the
-temporary folder.
+results/verify.json. verify.py [--quick] [--entries N]: 1,000,000 unless given; the package is made once (minutes) and
+kept in the temporary folder.
 """
 
 import argparse
@@ -27,14 +27,14 @@ from audit.checkpoint import Checkpoint
 from audit.merkle import Tree, leaf_hash
 from audit.note import Signer
 from audit.package import CHUNK, README, Writer, pack_chunk
+from benchmarks import figures
 from tests.simulators.audit_log import ORIGIN
 from tests.simulators.audit_package import FIRST_CALL, START, Hospital
 from tests.simulators.reviewer import Reviewer
 
-ENTRIES = 1_000_000
+ENTRIES = 1_000 if figures.quick() else 1_000_000
 SECONDS_AIM, MIB_AIM = 60.0, 300.0
-ROUNDS = 3
-RESULT = Path(__file__).resolve().parent / "results" / "verify.json"
+ROUNDS = 1 if figures.quick() else 3
 FIXED = FIRST_CALL
 """Entries at the start that are there once: the log's start and the dossier's life until it is in use."""
 STEP_S = 12
@@ -131,7 +131,7 @@ def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entries", type=int, default=ENTRIES)
-    count = parser.parse_args().entries
+    count = parser.parse_args(figures.words()).entries
     path, policy = package(Path(tempfile.gettempdir()) / "zhiying-bench-verify", count)
     core = min(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
@@ -168,7 +168,7 @@ def main() -> None:
         },
         "versions": {"python": platform.python_version()},
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    figures.publish(__file__, result)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 In the same run the same label map through highdicom's own constructor (`highdicom.seg.Segmentation`, BINARY), as its
 documentation shows it. Each round is a process of its own, so that its peak is its own; both end with the file's bytes
 in memory. Ours is checked too, and described in an SR that is checked, as in the service. Writes results/writing.json.
-writing.py [rounds]: 3 unless given. Seconds of the processor stand beside: others on the machine change them less.
+writing.py [--quick] [ROUNDS]: 3 unless given. Seconds of the processor stand beside: others on the machine change them
+less.
 """
 
 import io
@@ -28,16 +29,17 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from benchmarks import figures
 from dicom_bridge import report, segmentation
 from inference.types import Findings, Measurement, SegmentMask
 from models.manifest import Manifest
 from tests.simulators import findings as phantom
 
-SHAPE = (300, 512, 512)
+SCALE = 4 if figures.quick() else 1
+SHAPE = (300 // SCALE, 512 // SCALE, 512 // SCALE)
 STEP_MM = 1.5
-ROUNDS = 3
+ROUNDS = 1 if figures.quick() else 3
 SECONDS_AIM, MIB_AIM = 3.0, 2048.0
-RESULT = Path(__file__).resolve().parent / "results" / "writing.json"
 ORGANS = (
     (24, (22, 50, 60)),
     (24, (60, 160, 12)),
@@ -55,7 +57,8 @@ def body() -> np.ndarray:
     labels = np.zeros(SHAPE, dtype=np.uint8)
     number = 0
     # The small ones first: what comes later yields, and so nothing is lost inside of something larger.
-    for count, size in sorted(ORGANS, key=lambda organ: int(np.prod(organ[1]))):
+    for count, whole in sorted(ORGANS, key=lambda organ: int(np.prod(organ[1]))):
+        size = [n // SCALE for n in whole]
         axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in size), indexing="ij", sparse=True)
         solid = sum(axis**2 for axis in axes) < 1
         for _ in range(count):
@@ -174,7 +177,8 @@ def child(name: str, folder: Path) -> None:
 
 def one_round(name: str, folder: Path) -> dict[str, float]:
     """The same in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, name, str(folder)], stdout=subprocess.PIPE, check=True)
+    command = [sys.executable, __file__, name, str(folder), *([figures.QUICK] if figures.quick() else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     result: dict[str, float] = json.loads(done.stdout)
     print(f"  {name:12}{result['seconds']:8.2f} s{result['peak_mib']:8.0f} MiB", flush=True)
     return result
@@ -221,11 +225,11 @@ def main(rounds: int = ROUNDS) -> None:
             **{name: version(name) for name in ("highdicom", "numpy", "pydicom")},
         },
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    figures.publish(__file__, result)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in WRITERS:
         child(sys.argv[1], Path(sys.argv[2]))
     else:
-        main(*(int(word) for word in sys.argv[1:2]))
+        main(*(int(word) for word in figures.words()[:1]))

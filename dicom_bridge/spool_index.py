@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from dicom_bridge.last_read import LastRead
 from dicom_bridge.transaction import transaction
 
 # A different number makes an old index one that is rebuilt from the files.
@@ -141,6 +142,7 @@ class SpoolIndex:
             if self._db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("the index is damaged")
             self._prepare()
+            self._last_read: LastRead[Instance] = LastRead(self._db)
         except sqlite3.Error:
             self._db.close()
             raise
@@ -211,12 +213,19 @@ class SpoolIndex:
 
     def instances(self, study_uid: str) -> tuple[Instance, ...]:
         """Return the study's instances, ordered by SOP Instance UID."""
+        query = "SELECT * FROM instance WHERE study_uid=? ORDER BY sop_uid"
         with self._lock:
             self.flush()
-            rows = self._db.execute(
-                "SELECT * FROM instance WHERE study_uid=? ORDER BY sop_uid", (study_uid,)
-            ).fetchall()
-        return tuple(self._instance(row) for row in rows)
+            at = self._last_read.state()
+            known = self._last_read.get(at, study_uid)
+            rows = self._db.execute(query, (study_uid,)).fetchall() if known is None else []
+        if known is not None:
+            return known
+        # Without the lock: nobody who receives waits until a large study's rows are made.
+        found = tuple(self._instance(row) for row in rows)
+        with self._lock:
+            self._last_read.keep(at, study_uid, found)
+        return found
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Return (study UID, SOP Instance UID) of everything held."""

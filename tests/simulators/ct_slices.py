@@ -59,11 +59,11 @@ def ct_slice(folder: int, index: int, pixels: bytes) -> bytes:
     return part10_header(CT, uid, EXPLICIT_LE, "") + b"".join(parts)
 
 
-def write_slices(root: Path, folders: int) -> None:
+def write_slices(root: Path, folders: int, slices: int = SLICES) -> None:
     """One folder of slices for each association; every UID is another."""
     pixels = os.urandom(SIDE * SIDE * 2)
     for folder in range(folders):
         where = root / str(folder)
         where.mkdir(parents=True)
-        for index in range(SLICES):
+        for index in range(slices):
             (where / f"{index:04}.dcm").write_bytes(ct_slice(folder, index, pixels))
