@@ -440,7 +440,7 @@ DIFFERENCES: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
     "autonomy used": (
         {"MAX_AUTONOMY": "A1"},
         {"autonomy": "A4"},
-        "the autonomy that was checked is not the one that was used",
+        "another autonomy was checked than was used",
     ),
     "no such condition": ({"PHASE_OF_MOON": "FULL"}, {}, "PHASE_OF_MOON does not hold"),
     "validity": ({"VALIDITY": "ENDED"}, {}, "VALIDITY does not hold"),
