@@ -25,7 +25,7 @@ from models.manifest import Manifest
 from service import screen, views
 from service.bodies import BODY_WAIT_S, BodyRefused, form_pairs, whole_body
 from service.decide_page import CHOICES
-from service.decisions import REASONS, DecisionRefused, Desk
+from service.decisions import REASONS, DecisionRefused, Desk, Reader
 from service.looks import Looks
 from service.results import SEG, SR
 from service.screen import Language
@@ -152,7 +152,8 @@ class StudyPage:
 
         Raises HTTPException 401, 404; AuditError, SQLAlchemyError, sqlite3.Error.
         """
-        if self._sessions.looking(request) is None:
+        reader = self._sessions.looking(request)
+        if reader is None:
             raise HTTPException(401, "a reader's token is wanted")
         runs = [run for run in self._store.of_study(study_uid) if run.call == call]
         if not runs:
@@ -162,23 +163,25 @@ class StudyPage:
             data = quick_look.picture(self._results / call / SEG, number, held)
         except LookRefused as refused:
             raise HTTPException(404, refused.detail) from None
-        self.looked(request, study_uid)
+        self._looks.at_study(reader, study_uid)
         return Response(data, headers=screen.HEADERS, media_type="image/png")
 
     def _page(self, request: Request, study_uid: str) -> Response:
         if not _UID.fullmatch(study_uid):
             return self.refused(request, 404, "NOT_FOUND")
+        reader = self._sessions.looking(request)
         try:
             found = views.study(self._store, self._inbox, study_uid, self._desk)
             if found is None:
                 return self.refused(request, 404, "NOT_FOUND")
             held = {one.series_uid for one in self._inbox.instances(study_uid)} if found["runs"] else set()
-            self.looked(request, study_uid)
+            if reader is not None:
+                self._looks.at_study(reader, study_uid)
         except (SQLAlchemyError, sqlite3.Error):
             return self.refused(request, 503, "UNAVAILABLE")
         except AuditError:
             return self.refused(request, 503, "AUDIT_UNAVAILABLE")
-        return self._answer(request, 200, None, found, held)
+        return self._answer(request, 200, None, found, held, reader)
 
     def _answer(
         self,
@@ -187,6 +190,7 @@ class StudyPage:
         code: str | None,
         found: Mapping[str, Any] | None = None,
         held: frozenset[str] | set[str] = frozenset(),
+        reader: Reader | None = None,
     ) -> Response:
         lang = screen.language(request, self._default)
         runs = [] if found is None else [self._run(run, held, lang) for run in reversed(found["runs"])]
@@ -196,7 +200,7 @@ class StudyPage:
             status,
             study=found,
             runs=runs,
-            reader=self._sessions.looking(request),
+            reader=reader,
             states=_words(STATES, lang),
             triggers=_words(TRIGGERS, lang),
             roles=_words(ROLES, lang),
