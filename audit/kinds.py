@@ -63,6 +63,7 @@ class Kind(StrEnum):
     RECONCILED = "RECONCILED"
     WITHDRAWN = "WITHDRAWN"
     NOTIFIED = "NOTIFIED"
+    VIEWED = "VIEWED"
 
 
 _MODEL = Record({"name": TOKEN, "version": TOKEN, "digest": DIGEST})
@@ -346,6 +347,9 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
                 "attempts": INTEGER,
             }
         ),
+        # A reader is about to be shown what there is of a study, for the first time in this civil day: who by their
+        # pseudonym, as HUMAN_DECISION has it. The key is a digest of these three and the day.
+        Kind.VIEWED: Record({"study": HEX32, "reader": HEX32, "role": CODE}),
     }
 )
 """What each kind's body holds: exactly these fields, all of them."""

@@ -265,8 +265,7 @@ def parse_json(data: bytes) -> Any:
 
 
 # ---- The package: a zip of stored members, one after the other, in which no byte is free to differ.
-MEMBERS = {
-    # pattern of the name: bytes that such a member can have at most
+MEMBERS = {  # pattern of the name: bytes that such a member can have at most
     r"MANIFEST\.json": 1 << 26,
     r"checkpoint|checkpoints/[0-9]{13}|sm3/checkpoint": NOTE_BYTES_MAX,
     r"entries/[0-9]{13}": CHUNK * (2 + 65535),
@@ -374,12 +373,8 @@ class Policy:
         for key, (home, roles) in persons.items():
             self.people[key] = (home, roles | self.people.get(key, ("", set()))[1])
         keys = [key.key for key in (self.log, *self.witnesses, *self.restorers, *self.people)]
-        good = (
-            len(set(keys)) == len(keys)
-            and len(set(reviewers)) == len(reviewers)
-            and len(persons) == len(given["person"])
-        )
-        _must(good, "one key in two places: who signs, witnesses, reviews, restores are others")
+        once = all(len(set(each)) == len(each) for each in (keys, reviewers)) and len(persons) == len(given["person"])
+        _must(once, "one key in two places: who signs, witnesses, reviews, restores are others")
         self.follow_up = [int(days) for days in [*given["follow-up"], ["365", "182"]][0]]
         self.numbers = {word: int([*given[word], [str(least)]][0][0]) for word, least in NUMBERS.items()}
         good = min(1, len(self.witnesses)) <= self.numbers["quorum"] <= len(self.witnesses)
@@ -552,7 +547,7 @@ SCHEMA = "zhiying.audit/1"
 ENVELOPE = {"schema", "kind", "key", "call", "source", "seq", "time", "boot", "tick_us", "body"}
 CALL_NEEDED = {"CALL_INTENT", "CALL_RESULT", "RELEASED", "NOTIFIED", "WITHDRAWN", "HUMAN_DECISION", "CASE"}
 _WITHOUT = """LOG_START RESTORE SEAL HEARTBEAT CONFIG EXPORT LOG_READ ERASURE APPROVAL STATE_CHANGE STOP RESUME
-    EVALUATION GOLDEN ACCEPTANCE SAFETY_REPORT INCIDENT LOOKBACK OPT_OUT RECONCILED"""
+    EVALUATION GOLDEN ACCEPTANCE SAFETY_REPORT INCIDENT LOOKBACK OPT_OUT RECONCILED VIEWED"""
 CALL_ABSENT = set(_WITHOUT.split())
 INTENT, RESULT, SHADOW, OUT = 1, 2, 4, 8
 NEEDED = {"CALL_RESULT": 1, "RELEASED": 3, "WITHDRAWN": 3, "NOTIFIED": 11}  # of these, before it
@@ -567,8 +562,7 @@ def _envelope(entry: Any) -> datetime:
     good = type(entry) is dict and entry.keys() == ENVELOPE and entry["schema"] == SCHEMA
     _must(good, "not the fields of an entry, or of another schema")
     for name, form in _TEXTS.items():
-        if type(entry[name]) is not str or not form.fullmatch(entry[name]):
-            raise Malformed(f"{name}: not of its form")
+        _must(type(entry[name]) is str and form.fullmatch(entry[name]), f"{name}: not of its form")
     call = entry["call"]
     _must(call is None or (type(call) is str and _HEX32.fullmatch(call)), "call: not 32 hexadecimal digits")
     _must(entry["kind"] not in (CALL_NEEDED if call is None else CALL_ABSENT), "call: against the rule of its kind")
@@ -578,6 +572,13 @@ def _envelope(entry: Any) -> datetime:
         return datetime.fromisoformat(entry["time"][:-1])
     except ValueError:
         raise Malformed("time: no such moment") from None
+
+
+def looks(moment: datetime, study: str, reader: str, role: str) -> set[str]:
+    """Keys that a look may have: one a day (UTC+8), which is read up to ten minutes before the entry's time."""
+    _must(_HEX32.fullmatch(study) and _HEX32.fullmatch(reader) and role.isupper(), "VIEWED: not its two names and role")
+    said = (f"{study}:{reader}:{role}:{(moment + timedelta(minutes=late)).date()}" for late in (470, 480))
+    return {f"viewed:{hashlib.sha256(each.encode()).hexdigest()[:32]}" for each in said}
 
 
 class Entries:
@@ -617,6 +618,8 @@ class Entries:
                 self._restore(index, body)
             elif kind == "SEAL" and self._sealed is None:
                 self._sealed = index
+            elif kind == "VIEWED":
+                _must(entry["key"] in looks(moment, **body), "VIEWED: not the key of its reader, study and day")
             self.review.take(index, kind, entry["time"], body, call, hidden=self.hidden > 0)
             if call is not None:
                 self._call(index, kind, bytes.fromhex(call), body)
@@ -1172,8 +1175,7 @@ def _weigh(approval: Any, time: str, body: dict[str, Any]) -> dict[str, str]:
         allowed = ALWAYS[name].split() if name in ALWAYS else approval.conditions.get(name)
         holds = name not in seen and condition_holds(allowed, observed)
         _must(holds, f"{name} does not hold for what was observed, or is there twice")
-        used = name != "MAX_AUTONOMY" or observed == body.get("autonomy")
-        _must(used, "the autonomy that was checked is not the one that was used")
+        _must(name != "MAX_AUTONOMY" or observed == body.get("autonomy"), "another autonomy was checked than was used")
         seen[name] = observed
     lacking = sorted((approval.conditions.keys() | ALWAYS.keys()) - seen.keys())
     _must(not lacking, f"not checked: {', '.join(lacking)}")
@@ -1221,9 +1223,8 @@ def _check_entries(package: Package, size: int, entries: Entries, tree: Tree, sm
                     others.append(sm3.hash(b"\0" + data).digest())
                 index += 1
         except Malformed as wrong:
-            # Nothing after it can be placed.
             package.report.add(FAIL, package.report.place, str(wrong), index)
-            return
+            return  # nothing after it can be placed
         tree.take(hashes)
         if sm3 is not None:
             sm3.take(others)
@@ -1281,8 +1282,7 @@ def verify(file: BinaryIO, policy: Policy, period_end: str | None = None, tail_m
 def as_text(report: Report) -> str:
     """For people."""
     lines = [report.verdict]
-    if report.first_bad is not None:
-        lines.append(f"first bad index: {report.first_bad}")
+    lines += [] if report.first_bad is None else [f"first bad index: {report.first_bad}"]
     lines += [f"  {remark.verdict:10} {remark.where}: {remark.what}" for remark in report.remarks]
     if sum(report.totals.values()) > len(report.remarks):
         lines.append(f"  ... and {sum(report.totals.values()) - len(report.remarks)} more")

@@ -67,6 +67,8 @@ def build_app(
         found = views.study(store, inbox, study_uid, None if page is None else page.decided)
         if found is None:
             raise HTTPException(404, "no such study was received")
+        if page is not None:
+            page.looked(request, study_uid)
         return JSONResponse(found, headers={"Vary": "Accept"})
 
     @app.get("/models")
@@ -121,4 +123,4 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(AuditError)
     def no_log(_request: Request, error: AuditError) -> JSONResponse:
-        return JSONResponse({"error": {"code": error.code, "message": "the audit log cannot be read"}}, 503)
+        return JSONResponse({"error": {"code": error.code, "message": "the audit log cannot be read or written"}}, 503)

@@ -20,8 +20,9 @@ import structlog
 
 from audit.checkpoint import Checkpoint
 from audit.entry import Entry
-from dicom_bridge.audit_event import SUCCESS, Reporter, events_of
+from dicom_bridge.audit_event import SUCCESS, Reporter
 from dicom_bridge.audit_message import to_xml
+from dicom_bridge.audit_rules import events_of
 from service.syslog import NOTICE, WARNING, Header, SyslogInvalid, frame
 
 ENTRIES_AT_ONCE: Final = 256

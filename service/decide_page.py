@@ -23,6 +23,7 @@ from service import screen
 from service.bodies import BODY_WAIT_S, BodyRefused, form_pairs, whole_body
 from service.decision_api import STATUS, checked
 from service.decisions import DIFFERENCES_MAX, FORM, REASONS, DecisionRefused, Desk, Known, Reader, parse_decision
+from service.looks import Looks
 from service.screen import Language
 from service.sessions import Sessions, TooManyTokens
 
@@ -88,6 +89,7 @@ class _Blank(dict[str, list[str]]):
 def decide_router(
     desk: Desk,
     sessions: Sessions,
+    looks: Looks,
     models: Callable[[Mapping[str, Any]], Manifest | None],
     default: Language,
     *,
@@ -95,7 +97,7 @@ def decide_router(
 ) -> APIRouter:
     """The two routes. `models`: manifests by a model as entries name it; `default`: language unless `?lang=` says."""
     router = APIRouter(prefix="/decide")
-    form = _Form(desk, sessions, models, default)
+    form = _Form(desk, sessions, looks, models, default)
 
     @router.get("/{call}")
     def get_form(call: str, request: Request) -> Response:
@@ -117,15 +119,22 @@ class _Form:
         self,
         desk: Desk,
         sessions: Sessions,
+        looks: Looks,
         models: Callable[[Mapping[str, Any]], Manifest | None],
         default: Language,
     ) -> None:
-        self._desk, self._sessions, self._models, self._default = desk, sessions, models, default
+        self._desk, self._sessions, self._looks = desk, sessions, looks
+        self._models, self._default = models, default
 
     def shown(self, request: Request, call: str) -> Response:
         """The empty form, or why there is none."""
+        if self._sessions.stranger(request):
+            return self.refused(request, 401, "UNAUTHENTICATED")
+        reader = self._sessions.looking(request)
         try:
             known = self._desk.look(checked(call))
+            if reader is not None:
+                self._looks.at_call(reader, known)
         except DecisionRefused as refused:
             return self.refused(request, STATUS[refused.code], refused.code)
         except (AuditError, SQLAlchemyError):
@@ -147,6 +156,7 @@ class _Form:
             known = self._desk.look(checked(call))
             if reader is None:
                 return self._page(request, known, status=401, code="UNAUTHENTICATED", form=sent)
+            self._looks.at_call(reader, known)
             return self._decided(request, known, reader, sent)
         except DecisionRefused as refused:
             return self.refused(request, *((401, "UNAUTHENTICATED") if reader is None else _told(refused)))

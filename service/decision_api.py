@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from audit.entry import Entry
 from service.bodies import BODY_WAIT_S, BodyRefused, whole_body
 from service.decisions import DecisionRefused, Desk, Known, Reader, parse_decision
+from service.looks import Looks
 
 STATUS: Final = {
     "NOT_FOUND": 404,
@@ -26,16 +27,19 @@ STATUS: Final = {
 _CALL: Final = re.compile(r"[0-9a-f]{32}")
 
 
-def decision_router(desk: Desk, *, wait_s: float = BODY_WAIT_S) -> APIRouter:
+def decision_router(desk: Desk, looks: Looks, *, wait_s: float = BODY_WAIT_S) -> APIRouter:
     """The two routes."""
     router = APIRouter(prefix="/calls")
 
     @router.get("/{call}")
     def get_call(call: str, request: Request) -> Response:
-        if _reader(desk, request) is None:
+        reader = _reader(desk, request)
+        if reader is None:
             return _unknown()
         try:
-            return JSONResponse(_shown(desk.look(checked(call))))
+            known = desk.look(checked(call))
+            looks.at_call(reader, known)
+            return JSONResponse(_shown(known))
         except DecisionRefused as refused:
             return _error(STATUS[refused.code], refused.code, str(refused))
 

@@ -191,6 +191,12 @@ class Known:
         return any(check["condition"] == "STATE" and check["observed"] == "SHADOW" for check in checks)
 
     @property
+    def study(self) -> str | None:
+        """The study's pseudonym, as the call's entries name it; None where none of them was found."""
+        named = (told.body.get("study") for told in self.call.entries.values())
+        return next((name for name in named if isinstance(name, str)), None)
+
+    @property
     def open(self) -> bool:
         """Whether there is a result on which to decide."""
         return self.shut is None
@@ -244,6 +250,10 @@ class Desk:
         # All are compared, so that the time tells nothing about who was nearly right.
         found = [one for one in self._readers if hmac.compare_digest(one.token_sha256, digest)]
         return found[0] if found and len(token) >= TOKEN_MIN else None
+
+    def pseudonym(self, reader: Reader) -> str:
+        """How entries name the reader: 32 hexadecimal digits, by the site's key."""
+        return self._pseudonyms.of("reader", reader.name)
 
     def named(self, name: str) -> Reader | None:
         """The reader of this name; None if there is none."""
@@ -299,7 +309,7 @@ class Desk:
             return entry, True
 
     def _key(self, call: str, reader: Reader) -> str:
-        return f"decision:{call}:{self._pseudonyms.of('reader', reader.name)}"
+        return f"decision:{call}:{self.pseudonym(reader)}"
 
     def _intent(self, call: str, stop: int) -> Entry | None:
         """The newest intent of the call before the entry `stop`."""
@@ -318,7 +328,7 @@ class Desk:
             "decision": said.decision,
             "reasons": list(said.reasons),
             "significant": said.significant,
-            "reader": self._pseudonyms.of("reader", reader.name),
+            "reader": self.pseudonym(reader),
             "role": reader.role,
             "training": reader.training,
             "channel": channel,

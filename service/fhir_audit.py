@@ -2,8 +2,9 @@
 
 Where the event is a successful reading or sending, it is one of IHE BALP 1.1.3's PatientRead or PatientCreate, and
 says so in `meta.profile`. We are the client in both. Their roles flip: who reads is the Destination (110152), who
-creates is the Source (110153). BALP's profiles are for success: what failed follows their pattern and claims nothing.
-For a start, an alert or an export it has none: those are plain R4 with DICOM's own event codes.
+creates is the Source (110153). A reader who asked us is BALP's user, and the requestor. BALP's profiles are for
+success: what failed follows their pattern and claims nothing. For a start, an alert or an export it has none: those are
+plain R4 with DICOM's own event codes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dicom_bridge.audit_event import (
     DESTINATION,
     INSTANCES_ACCESSED,
     INSTANCES_TRANSFERRED,
+    READER,
     SOURCE,
     SUCCESS,
     Code,
@@ -42,6 +44,8 @@ _SYSTEMS: Final[Mapping[str, str]] = MappingProxyType({"DCM": _DCM, DESIGNATOR: 
 _OUTCOMES: Final[Mapping[int, str]] = MappingProxyType({4: "refused by a rule", 8: "failed", 12: "unavailable"})
 
 Json = dict[str, JsonValue]
+
+_USER: Final = ("IRCP", "information recipient")
 
 
 def to_fhir(event: Event) -> Json:
@@ -90,19 +94,25 @@ def _outcome(event: Event) -> str:
 
 
 def _parties(event: Event) -> tuple[Participant, ...]:
-    """DICOM's participants; of a reading, BALP wants two: us, and the store that we read from, which is ours."""
+    """DICOM's participants; of a reading, BALP wants two: us, and the store that we read from, which is ours.
+
+    A reader who asked for it comes after them.
+    """
     if event.id != INSTANCES_ACCESSED:
         return event.participants
     system, node = event.reporter.system, event.reporter.node
+    readers = tuple(party for party in event.participants if party.role == READER)
     return (
-        Participant(system, DESTINATION, requestor=True, node=node),
+        Participant(system, DESTINATION, requestor=not readers, node=node),
         Participant(f"{system}-spool", SOURCE, requestor=False, node=node),
+        *readers,
     )
 
 
 def _agent(party: Participant) -> Json:
+    reader = party.role == READER
     agent: Json = {
-        "type": {"coding": [_of(party.role)]},
+        "type": {"coding": [_coding(f"{_HL7}v3-ParticipationType", *_USER) if reader else _of(party.role)]},
         "who": _who(party.user),
         "requestor": party.requestor,
     }
@@ -110,7 +120,7 @@ def _agent(party: Participant) -> Json:
         agent["altId"] = party.node.ae_title
     if party.media is not None:
         agent["media"] = _of(party.media)
-    else:
+    elif not reader:  # where a person sits nobody has told us
         agent["network"] = _network(party.node, party.user)
     return agent
 

@@ -81,6 +81,18 @@ class IdentityMap:
             raise AuditUnavailable("the identity map cannot be written", error.errno or 0) from error
         return named
 
+    def seen(self, began: datetime | None, study_uid: str, *, now: datetime) -> str:
+        """The study's name for who looks at it: of its newest run, which `began` then, as that run made it.
+
+        Where none began (None) or its month was erased, the name of this month, with a row that says whose it is.
+        Raises PeriodErased, OSError.
+        """
+        if began is not None and self._period(began, now) == PeriodKeys.month(began):
+            return self.study(began, study_uid, now=now)
+        name = self.study(now, study_uid, now=now)
+        self._keep(PeriodKeys.month(now), Row(name, None, study_uid, "", ""))
+        return name
+
     def series(self, moment: datetime, series_uid: str, *, now: datetime) -> str:
         """The series's name."""
         return self.keys.names(self._period(moment, now)).of("series", series_uid)

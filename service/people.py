@@ -14,8 +14,9 @@ from audit.entry import Entry, Kind, parse
 from audit.errors import EntryInvalid
 from audit.package import CHUNK
 from audit.verifier import DOES_NOT_PROVE
-from dicom_bridge.audit_event import Reporter, events_of
+from dicom_bridge.audit_event import Reporter
 from dicom_bridge.audit_message import to_xml
+from dicom_bridge.audit_rules import events_of
 from service.audit_feed import Calls, Log
 from service.call_book import CallBook
 from service.fhir_audit import to_fhir

@@ -65,6 +65,11 @@ class Sessions:
             return self._desk.reader(token.strip())
         return self._known(request.cookies.get(COOKIE, ""))
 
+    def stranger(self, request: Request) -> bool:
+        """Whether a bearer token was sent, and is nobody's."""
+        scheme, _, _ = request.headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and self.looking(request) is None
+
     def writing(self, request: Request) -> Reader | None:
         """Who sends a form, by cookie: only one that came from a page of this host."""
         _, _, origin = request.headers.get("origin", "").partition("://")

@@ -2,7 +2,7 @@
 
 Text needs no log-in, as elsewhere on this port: what is told is what the same address gives as JSON, and names no
 patient. Pixels are a patient's: pictures are for a reader, by bearer token or by the cookie that giving a token here or
-on the form brings (see `service.sessions`).
+on the form brings (see `service.sessions`). What a reader is shown is in the log first (see `service.looks`).
 """
 
 import re
@@ -25,7 +25,8 @@ from models.manifest import Manifest
 from service import screen, views
 from service.bodies import BODY_WAIT_S, BodyRefused, form_pairs, whole_body
 from service.decide_page import CHOICES
-from service.decisions import REASONS, DecisionRefused, Desk
+from service.decisions import REASONS, DecisionRefused, Desk, Reader
+from service.looks import Looks
 from service.results import SEG, SR
 from service.screen import Language
 from service.sessions import Sessions, TooManyTokens
@@ -71,6 +72,10 @@ PROBLEMS: Final = {
         "zh": "运行记录暂时无法读取，请稍后再试。",
         "en": "The table of runs cannot be read now; try later.",
     },
+    "AUDIT_UNAVAILABLE": {
+        "zh": "日志暂时无法写入；不能记录谁查看过，因此不显示。请稍后再试。",
+        "en": "The log cannot be written now. Who looked cannot be recorded, so that nothing is shown; try later.",
+    },
     "UNAUTHENTICATED": {"zh": "口令不对或缺失。", "en": "The token is missing or nobody's."},
     "TOO_MANY_TOKENS": {
         "zh": "此地址输入错误口令过多，请稍候再试。",
@@ -98,11 +103,13 @@ class StudyPage:
         results: Path,
         desk: Desk,
         sessions: Sessions,
+        looks: Looks,
         models: Callable[[Mapping[str, Any]], Manifest | None],
         default: Language,
     ) -> None:
         self._store, self._inbox, self._results = store, inbox, results
-        self._desk, self._sessions, self._models, self._default = desk, sessions, models, default
+        self._desk, self._sessions, self._looks = desk, sessions, looks
+        self._models, self._default = models, default
 
     @property
     def decided(self) -> views.Decided:
@@ -111,13 +118,21 @@ class StudyPage:
 
     def shown(self, request: Request, study_uid: str) -> Response:
         """The page, or why there is none."""
+        if self._sessions.stranger(request):
+            return self.refused(request, 401, "UNAUTHENTICATED")
         return self._page(request, study_uid)
+
+    def looked(self, request: Request, study_uid: str) -> None:
+        """The log has it if a reader is about to see the study. Raises AuditError, SQLAlchemyError."""
+        reader = self._sessions.looking(request)
+        if reader is not None:
+            self._looks.at_study(reader, study_uid)
 
     def refused(self, request: Request, status: int, code: str) -> Response:
         """A page without a study."""
         return self._answer(request, status, code)
 
-    def opened(self, request: Request, study_uid: str, data: bytes) -> Response:
+    def opened(self, request: Request, data: bytes) -> Response:
         """A reader gave a token, to see the pictures."""
         token = "".join(value for key, value in form_pairs(request, data, FIELDS_MAX) if key == "token").strip()
         try:
@@ -125,7 +140,7 @@ class StudyPage:
         except TooManyTokens as refused:
             return refused.told(self.refused(request, 429, refused.code))
         if reader is None:
-            return self._page(request, study_uid, status=401, code="UNAUTHENTICATED")
+            return self.refused(request, 401, "UNAUTHENTICATED")
         # The page is asked for again, with the cookie: a page that came by POST cannot be reloaded.
         here = f"?lang={screen.language(request, self._default)}"
         answer = Response(status_code=303, headers={**screen.HEADERS, "Location": here})
@@ -133,8 +148,12 @@ class StudyPage:
         return answer
 
     def picture(self, request: Request, study_uid: str, call: str, number: int) -> Response:
-        """A segment of a call as PNG, for readers. Raises HTTPException 401, 404; SQLAlchemyError, sqlite3.Error."""
-        if self._sessions.looking(request) is None:
+        """A segment of a call as PNG, for readers.
+
+        Raises HTTPException 401, 404; AuditError, SQLAlchemyError, sqlite3.Error.
+        """
+        reader = self._sessions.looking(request)
+        if reader is None:
             raise HTTPException(401, "a reader's token is wanted")
         runs = [run for run in self._store.of_study(study_uid) if run.call == call]
         if not runs:
@@ -144,19 +163,25 @@ class StudyPage:
             data = quick_look.picture(self._results / call / SEG, number, held)
         except LookRefused as refused:
             raise HTTPException(404, refused.detail) from None
+        self._looks.at_study(reader, study_uid)
         return Response(data, headers=screen.HEADERS, media_type="image/png")
 
-    def _page(self, request: Request, study_uid: str, *, status: int = 200, code: str | None = None) -> Response:
+    def _page(self, request: Request, study_uid: str) -> Response:
         if not _UID.fullmatch(study_uid):
             return self.refused(request, 404, "NOT_FOUND")
+        reader = self._sessions.looking(request)
         try:
             found = views.study(self._store, self._inbox, study_uid, self._desk)
             if found is None:
                 return self.refused(request, 404, "NOT_FOUND")
             held = {one.series_uid for one in self._inbox.instances(study_uid)} if found["runs"] else set()
+            if reader is not None:
+                self._looks.at_study(reader, study_uid)
         except (SQLAlchemyError, sqlite3.Error):
             return self.refused(request, 503, "UNAVAILABLE")
-        return self._answer(request, status, code, found, held)
+        except AuditError:
+            return self.refused(request, 503, "AUDIT_UNAVAILABLE")
+        return self._answer(request, 200, None, found, held, reader)
 
     def _answer(
         self,
@@ -165,6 +190,7 @@ class StudyPage:
         code: str | None,
         found: Mapping[str, Any] | None = None,
         held: frozenset[str] | set[str] = frozenset(),
+        reader: Reader | None = None,
     ) -> Response:
         lang = screen.language(request, self._default)
         runs = [] if found is None else [self._run(run, held, lang) for run in reversed(found["runs"])]
@@ -174,7 +200,7 @@ class StudyPage:
             status,
             study=found,
             runs=runs,
-            reader=self._sessions.looking(request),
+            reader=reader,
             states=_words(STATES, lang),
             triggers=_words(TRIGGERS, lang),
             roles=_words(ROLES, lang),
@@ -216,12 +242,12 @@ def study_router(page: StudyPage, *, wait_s: float = BODY_WAIT_S) -> APIRouter:
     router = APIRouter(prefix="/studies")
 
     @router.post("/{study_uid}")
-    async def post_token(study_uid: str, request: Request) -> Response:
+    async def post_token(request: Request) -> Response:
         try:
             data = await whole_body(request, wait_s)
         except BodyRefused as refused:
             return page.refused(request, refused.status, refused.code)
-        return await run_in_threadpool(page.opened, request, study_uid, data)
+        return await run_in_threadpool(page.opened, request, data)
 
     @router.get("/{study_uid}/pictures/{call}/{number}.png")
     def get_picture(study_uid: str, call: str, number: int, request: Request) -> Response:

@@ -17,6 +17,7 @@ from service.decision_api import decision_router
 from service.decisions import Desk, Reader
 from service.golden import Device, GoldenRuns
 from service.heartbeat import CallLog
+from service.looks import Looks
 from service.monitoring import Monitoring
 from service.sessions import Sessions
 from service.store import Store
@@ -100,6 +101,7 @@ class Watching:
         readers = [Reader(**one.model_dump()) for one in config.readers]
         self.desk = Desk(log, writer, store, readers, wire.pseudonyms(config), metrics.decided)
         self.sessions = Sessions(self.desk, wire.now)
+        self.looks = Looks(self.desk, writer, store, wire.identities(config), wire.now)
         self.verdicts = Verdicts(
             spool=inbox,
             runs=store,
@@ -126,6 +128,7 @@ class Watching:
             results=config.data.folder / "results",
             desk=self.desk,
             sessions=self.sessions,
+            looks=self.looks,
             models=self._manifests,
             default=self.language,
         )
@@ -153,6 +156,6 @@ class Watching:
         """The doors for decisions, for programs and for people; and what the page of a study needs."""
         doors = APIRouter()
         doors.include_router(study_router(self.page))
-        doors.include_router(decision_router(self.desk))
-        doors.include_router(decide_router(self.desk, self.sessions, self._manifests, self.language))
+        doors.include_router(decision_router(self.desk, self.looks))
+        doors.include_router(decide_router(self.desk, self.sessions, self.looks, self._manifests, self.language))
         return doors

@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Any, cast
 
 from audit.entry import BODIES, CALL_NEEDED, Draft, Entry, Kind
-from dicom_bridge.audit_event import Event, Node, Reporter, events_of
+from dicom_bridge.audit_event import Event, Node, Reporter
+from dicom_bridge.audit_rules import events_of
 from tests.simulators.audit_log import CALL, DIGEST, ORIGIN, STUDY, body
 
 TIME = "2026-11-23T16:07:12.123456Z"

@@ -214,6 +214,7 @@ def _afterwards() -> dict[Kind, dict[str, JsonValue]]:
             "difference": [{"code": "118565006", "before": "1951.3", "after": "1890.0", "unit": "cm3"}],
             "concordance": None,
         },
+        Kind.VIEWED: {"study": STUDY, "reader": "8" * 32, "role": "RADIOLOGIST"},
         Kind.CASE: {
             "approval": "APPROVAL-2026-001",
             "dataset": DIGEST,

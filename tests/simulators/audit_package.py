@@ -292,6 +292,21 @@ class Hospital:
         body = {"peer": "ris", "form": "HL7_ORU_R01", "told": "RESULT", "digest": DIGEST, "outcome": "DELIVERED"}
         return self.add(Kind.NOTIFIED, f"notified:{number}", body | {"proof": "AA", "attempts": 1}, call_id(number))
 
+    def viewed(
+        self,
+        reader: str = "8" * 32,
+        *,
+        day: str | None = None,
+        seconds: float = 1,
+        said: Mapping[str, Any] | None = None,
+    ) -> Entry:
+        """A reader's VIEWED of a study so much later; `day`: its key is of another one; `said`: its body says this."""
+        civil = self.log.now + timedelta(seconds=seconds, hours=8)
+        named = f"{STUDY}:{reader}:RADIOLOGIST:{civil.date() if day is None else day}"
+        key = f"viewed:{hashlib.sha256(named.encode()).hexdigest()[:32]}"
+        body = {"study": STUDY, "reader": reader, "role": "RADIOLOGIST"} | dict(said or {})
+        return self.add(Kind.VIEWED, key, body, seconds=seconds)
+
     def assembled(self, number: int, **place: Any) -> Entry:
         """Something that belongs to no call."""
         body = {"study": STUDY, "input": "1" * 32, "instances": number, "series": 1, "trigger": "COUNT_MATCHED"}

@@ -14,7 +14,9 @@ from service.decide_page import decide_router
 from service.decision_api import decision_router
 from service.decisions import Desk, Reader
 from service.guesses import Guesses
-from service.keys import Pseudonyms
+from service.identity import IdentityMap
+from service.keys import PeriodKeys, Pseudonyms
+from service.looks import Looks
 from service.sessions import Sessions
 from service.store import Run
 from tests.simulators.browser import TestClient
@@ -41,6 +43,10 @@ class Runs:
         """See service.decisions.Runs."""
         return self.by_call.get(call, ())
 
+    def of_study(self, study_uid: str) -> tuple[Run, ...]:
+        """See service.looks.Runs."""
+        return tuple(run for runs in self.by_call.values() for run in runs if run.study_uid == study_uid)
+
     def latest(self, limit: int = 1) -> tuple[Run, ...]:
         """See service.store.Store."""
         return ()[:limit]
@@ -63,6 +69,8 @@ class Door:
         self.desk = Desk(ward.log, writer or ward.log, self.runs, readers(), PSEUDONYMS, self.told.append)
         self.clock = SetClock()
         self.sessions = Sessions(self.desk, self.clock, guesses)
+        identities = IdentityMap(root / "identity", PeriodKeys(root / "keys"))
+        self.looks = Looks(self.desk, writer or ward.log, self.runs, identities, self.clock)
         self.manifest: Manifest | None = None
         self.app: FastAPI = build_app(
             health=Well(),
@@ -72,8 +80,8 @@ class Door:
             log=ward.log,
             metrics=CollectorRegistry(),
             routers=[
-                decision_router(self.desk),
-                decide_router(self.desk, self.sessions, lambda _model: self.manifest, "zh"),
+                decision_router(self.desk, self.looks),
+                decide_router(self.desk, self.sessions, self.looks, lambda _model: self.manifest, "zh"),
             ],
         )
         self.client = TestClient(self.app, raise_server_exceptions=False)

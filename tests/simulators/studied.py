@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from pydicom import dcmread
 
 from audit.checkpoint import Checkpoint
-from audit.entry import Entry
+from audit.entry import Draft, Entry, Kind
 from audit.log import AuditLog
 from audit.note import Signer
 from dicom_bridge import uids
@@ -25,6 +25,9 @@ from service.app import build_app
 from service.decide_page import decide_router
 from service.decisions import Desk
 from service.guesses import Guesses
+from service.identity import IdentityMap
+from service.keys import PeriodKeys
+from service.looks import Looks
 from service.results import ResultStyle, ResultWriter
 from service.sessions import Sessions
 from service.store import Run, State, Store, connect
@@ -70,11 +73,18 @@ class Spool:
 
 
 class BreakableLog:
-    """The log as the desk reads it; `broken` is raised instead."""
+    """The log as the desk reads it and looks go into it; `broken` is raised instead, `full` by what writes."""
 
     def __init__(self, log: AuditLog) -> None:
         self._log = log
         self.broken: Exception | None = None
+        self.full: Exception | None = None
+
+    def append(self, draft: Draft) -> Entry:
+        """See service.looks.Writer."""
+        if self.broken is not None or self.full is not None:
+            raise self.broken or self.full or AssertionError
+        return self._log.append(draft)
 
     def find(self, key: str) -> Entry | None:
         """See service.decisions.Log."""
@@ -108,12 +118,15 @@ class Studied:
         self.desk = Desk(self.log, self.ward.log, self.store, readers(), PSEUDONYMS)
         self.guessed_at = 0.0
         self.sessions = Sessions(self.desk, self.ward.clock, Guesses(lambda: self.guessed_at))
+        identities = IdentityMap(root / "identity", PeriodKeys(root / "keys"))
+        self.looks = Looks(self.desk, self.log, self.store, identities, self.ward.clock)
         self.page = StudyPage(
             store=self.store,
             inbox=self.spool,
             results=root / "results",
             desk=self.desk,
             sessions=self.sessions,
+            looks=self.looks,
             models=lambda model: self.manifest if model else None,
             default="zh",
         )
@@ -127,7 +140,7 @@ class Studied:
             page=self.page,
             routers=[
                 study_router(self.page),
-                decide_router(self.desk, self.sessions, lambda _model: self.manifest, "zh"),
+                decide_router(self.desk, self.sessions, self.looks, lambda _model: self.manifest, "zh"),
             ],
         )
         self.client = TestClient(self.app, raise_server_exceptions=False)
@@ -136,6 +149,10 @@ class Studied:
         """Let go of files."""
         self.ward.log.close()
         self.store.close()
+
+    def looked(self) -> list[Entry]:
+        """The VIEWED entries."""
+        return [entry for entry in self.ward.log.entries() if entry.kind is Kind.VIEWED]
 
     def read(self, **changes: Any) -> str:
         """A call on the study that was released, with its files and its run; its name."""

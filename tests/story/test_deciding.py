@@ -133,7 +133,15 @@ def test_from_the_report_to_the_decision_and_back(tmp_path: Path) -> None:
         finally:
             site.stop()
         entries = [entry for entry in site.entries() if entry.kind is Kind.HUMAN_DECISION]
+        (intent,) = (entry for entry in site.entries() if entry.kind is Kind.CALL_INTENT)
+        looks = [entry for entry in site.entries() if entry.kind is Kind.VIEWED]
     assert [entry.call for entry in entries] == [run.call]
+    # Form, page and picture are one look at one study, under the name that the call has for it.
+    assert {(entry.body["reader"], entry.body["study"]) for entry in looks} == {
+        (entries[0].body["reader"], intent.body["study"])
+    }
+    assert len(looks) <= 2  # two where midnight came between
+    assert looks[0].index < entries[0].index
     (shown,) = json.loads(done.stdout)["runs"]
     assert [(one["decision"], one["reader"], one["index"]) for one in shown["decisions"]] == [
         ("ACCEPT", entries[0].body["reader"], entries[0].index)

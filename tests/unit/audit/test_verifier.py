@@ -411,6 +411,55 @@ def test_a_result_that_is_told_before_it_is_released_fails(tmp_path: Path) -> No
     assert "NOTIFIED without its CALL_INTENT" in remarks(report)
 
 
+def test_a_look_says_who_looked_at_what_and_when(tmp_path: Path) -> None:
+    """One entry for each reader, study and civil day: its key says so, and an entry of another one is found."""
+
+    def honest(hospital: Hospital) -> None:
+        hospital.viewed()
+        hospital.viewed("9" * 32)
+        hospital.viewed(seconds=86_400)
+
+    report = story(tmp_path, honest)
+    assert (report.verdict, report.figures["counts"]["VIEWED"]) == ("PASS", 3)
+
+    for changed in ({"reader": "7" * 32}, {"study": "4" * 32}, {"role": "CLINICAL_OWNER"}):
+        report = story(tmp_path, lambda hospital, said=changed: hospital.viewed(said=said))  # type: ignore[misc]
+        assert (report.verdict, report.first_bad) == ("FAIL", FIRST_CALL)
+        assert "VIEWED: not the key of its reader, study and day" in remarks(report)
+    for day in ("2026-12-09", "2026-12-11"):
+        report = story(tmp_path, lambda hospital, day=day: hospital.viewed(day=day))  # type: ignore[misc]
+        assert (report.verdict, report.first_bad) == ("FAIL", FIRST_CALL)
+        assert "VIEWED: not the key of its reader, study and day" in remarks(report)
+    report = story(tmp_path, lambda hospital: [hospital.viewed(), hospital.viewed()])
+    assert "its key is another entry's" in remarks(report)
+
+
+def test_a_look_that_was_changed_is_found(tmp_path: Path) -> None:
+    """Another name in the package, in place of who looked: by the tree, and by the key where the tree was made anew."""
+    hospital = Hospital()
+    hospital.approve()
+    hospital.viewed()
+    path = tmp_path / "package.zip"
+    export(hospital.log, path, evidence=Evidence(checkpoint=hospital.witnessed()))
+    parts, leaves = members(path.read_bytes()), hospital.log.leaves()
+    for said, words in (
+        ({"reader": "7" * 32}, "VIEWED: not the key of its reader, study and day"),
+        ({"reader": "li"}, "VIEWED: not its two names and role"),
+        ({"study": "1.2.840.99999.7"}, "VIEWED: not its two names and role"),
+        ({"role": "radiologist"}, "VIEWED: not its two names and role"),
+        ({"role": 7}, "VIEWED: its body is not of its form"),
+        ({"patient": "TEST"}, "VIEWED: its body is not of its form"),
+    ):
+        entry = json.loads(leaves[-1])
+        changed = [*leaves[:-1], canonical(entry | {"body": entry["body"] | said})]
+        report = check(repacked(parts, changed, hospital.witnessed()), hospital.policy(tmp_path))
+        assert report.verdict == "FAIL"
+        assert "the entries do not make this checkpoint's root" in remarks(report)
+        anew = check(repacked(parts, changed, signed_head(hospital.signer, changed).note), hospital.policy(tmp_path))
+        assert (anew.verdict, anew.first_bad) == ("FAIL", FIRST_CALL)
+        assert words in remarks(anew)
+
+
 def test_a_call_without_an_end_is_a_finding(tmp_path: Path) -> None:
     """It may just be running: the reader sees it, and decides."""
     report = story(tmp_path, lambda hospital: hospital.intent(1))
@@ -440,7 +489,7 @@ DIFFERENCES: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
     "autonomy used": (
         {"MAX_AUTONOMY": "A1"},
         {"autonomy": "A4"},
-        "the autonomy that was checked is not the one that was used",
+        "another autonomy was checked than was used",
     ),
     "no such condition": ({"PHASE_OF_MOON": "FULL"}, {}, "PHASE_OF_MOON does not hold"),
     "validity": ({"VALIDITY": "ENDED"}, {}, "VALIDITY does not hold"),

@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.entry import BODIES, Kind, parse_time
-from dicom_bridge.audit_event import KNOWN, Event, Node, Reporter, ReporterInvalid, events_of
+from dicom_bridge.audit_event import Event, Node, Reporter, ReporterInvalid
 from dicom_bridge.audit_message import network_type, study_uid, to_xml
+from dicom_bridge.audit_rules import KNOWN, events_of
 from tests.simulators.audit_events import (
     CANARIES,
     NAME,
@@ -262,6 +263,7 @@ EVENTS = {
     "RESTORE": ("110113", "E", "0", [("110134", "DCM"), ("RESTORE", "99ZHIYING")]),
     "SEAL": ("110113", "E", "0", [("110133", "DCM"), ("SEAL", "99ZHIYING")]),
     "HUMAN_DECISION": ("110103", "R", "0", [("HUMAN_DECISION", "99ZHIYING")]),
+    "VIEWED": ("110103", "R", "0", [("VIEWED", "99ZHIYING")]),
 }
 
 
@@ -294,6 +296,22 @@ def test_silence_and_export() -> None:
     assert coded(left, "ActiveParticipant/RoleIDCode") == [("110153", "DCM"), ("110154", "DCM")]
     assert coded(left, "ActiveParticipant/MediaIdentifier/MediaType") == [("110037", "DCM")]
     assert left.findall("ActiveParticipant")[1].get("UserID") == "review board"
+
+
+def test_who_looked() -> None:
+    """The reader is the one who asked, by the pseudonym, and we are the other; what else a reader had is not told."""
+    message = the("VIEWED")
+    reader, us = message.findall("ActiveParticipant")
+    assert (reader.get("UserID"), reader.get("UserIsRequestor")) == ("8" * 32, "true")
+    assert coded(message, "ActiveParticipant/RoleIDCode") == [("READER", "99ZHIYING"), ("110150", "DCM")]
+    assert "NetworkAccessPointID" not in reader.attrib
+    assert (us.get("UserID"), us.get("UserIsRequestor")) == ("zhiying", "false")
+    study = message.findall("ParticipantObjectIdentification")[0]
+    assert study.get("ParticipantObjectID") == study_uid(STUDY)
+    assert details(study) == [("role", "RADIOLOGIST")]
+    named = {"study": STUDY, "reader": "Zhang San", "role": "Zhang San"}
+    (event,) = events_of(entry("VIEWED", named), REPORTER)
+    assert (event.participants[0].user, event.details) == ("unknown", ())
 
 
 def test_a_comparison_that_found_calls_past_the_log_is_an_alert() -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from audit.entry import BODIES, Kind
-from dicom_bridge.audit_event import Event, events_of
+from dicom_bridge.audit_event import Event
 from dicom_bridge.audit_message import study_uid
+from dicom_bridge.audit_rules import events_of
 from service.fhir_audit import LOG_SYSTEM, PROFILE, PSEUDONYM_SYSTEM, to_fhir
 from tests.simulators.audit_events import (
     CANARIES,
@@ -108,6 +109,10 @@ def coded(coding: Mapping[str, Any]) -> tuple[str, str]:
     return coding["system"], coding["code"]
 
 
+USER = (f"{HL7}v3-ParticipationType", "IRCP")
+"""A person for whom a system asked."""
+
+
 def role_of(agent: Mapping[str, Any]) -> tuple[str, str]:
     """What an agent was."""
     (coding,) = agent["type"]["coding"]
@@ -118,6 +123,8 @@ def balp(resource: Mapping[str, Any], interaction: str) -> list[str]:
     """Where a resource breaks BALP's Patient profile of the interaction."""
     client, server = {"read": ("110152", "110153"), "create": ("110153", "110152")}[interaction]
     roles = [role_of(agent) for agent in resource["agent"]]
+    users = [agent for agent in resource["agent"] if role_of(agent) == USER]
+    systems = [agent for agent in resource["agent"] if role_of(agent) != USER]
     types = [coded(one["type"]) for one in resource["entity"]]
     by_type = {coded(one["type"]): one for one in resource["entity"]}
     patient = by_type.get((f"{HL7}audit-entity-type", "1"), {})
@@ -129,8 +136,9 @@ def balp(resource: Mapping[str, Any], interaction: str) -> list[str]:
         "outcome": resource["outcome"] == "0",
         "client": roles.count((DCM, client)) == 1,
         "server": roles.count((DCM, server)) == 1,
-        "who": all("who" in agent and "network" in agent and "media" not in agent for agent in resource["agent"]),
-        "asked": [role_of(one) for one in resource["agent"] if one["requestor"]] == [(DCM, client)],
+        "who": all("who" in agent and "network" in agent and "media" not in agent for agent in systems),
+        "user": len(users) <= 1 and all("who" in agent and "network" not in agent for agent in users),
+        "asked": [role_of(one) for one in resource["agent"] if one["requestor"]] == [USER if users else (DCM, client)],
         "one patient": types.count((f"{HL7}audit-entity-type", "1")) == 1,
         "patient": patient.get("role", {}).get("code") == "1" and patient["what"]["type"] == "Patient",
         "one data": types.count((f"{HL7}audit-entity-type", "2")) == 1,
@@ -227,6 +235,20 @@ def test_roles_flip() -> None:
         ("pacs", "110152"),
     ]
     assert creating["agent"][1]["network"] == {"address": "192.0.2.7", "type": "2"}
+
+
+def test_a_reader_who_looked_is_the_requestor() -> None:
+    """BALP's user, by the pseudonym, beside the system that asked for them; nobody claims to know where they sit."""
+    resource = the("VIEWED")
+    assert [(one["who"]["display"], role_of(one)[1], one["requestor"]) for one in resource["agent"]] == [
+        ("zhiying", "110152", False),
+        ("zhiying-spool", "110153", False),
+        ("8" * 32, "IRCP", True),
+    ]
+    assert resource["meta"]["profile"][0].endswith("PatientRead")
+    assert balp(resource, "read") == []
+    resource["agent"][0]["requestor"] = True
+    assert balp(resource, "read") == ["asked"]
 
 
 @pytest.mark.parametrize(

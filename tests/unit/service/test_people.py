@@ -20,7 +20,7 @@ from audit.entry import Draft, Entry, Kind
 from audit.export import Evidence, ExportInvalid, Scope, export
 from audit.note import parse_note
 from audit.package import CHUNK
-from dicom_bridge.audit_event import events_of
+from dicom_bridge.audit_rules import events_of
 from inference.errors import EngineDied
 from service.call_book import STATES, Call, CallBook, Told
 from service.errors import PatientDataFound

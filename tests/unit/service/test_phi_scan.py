@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dicom_bridge.audit_event import events_of
 from dicom_bridge.audit_message import to_xml
+from dicom_bridge.audit_rules import events_of
 from service.errors import PatientDataFound
 from service.people import XML_HEAD, XML_TAIL, scan_of
 from service.phi_scan import HITS_MAX, RULES, Scan, is_resident_id

@@ -243,7 +243,7 @@ def test_unknown_and_malformed(studied: Studied) -> None:
         assert "NOT_FOUND" in answer.text
         assert "script" not in answer.text
         assert study not in answer.text or study == "x"
-        assert studied.client.post(f"/studies/{study}", data={"token": "x" * 40}).status_code == 404
+        assert studied.client.post(f"/studies/{study}", data={"token": "x" * 40}).status_code == 401
 
 
 def test_a_table_that_cannot_be_read(studied: Studied) -> None:
