@@ -21,7 +21,6 @@ import structlog
 from audit import durable
 from dicom_bridge import heat_maps, key_images, readback, report, segmented, uids
 from dicom_bridge.dispensable import HEAT_MAPS
-from dicom_bridge.heat_map_validity import check_heat_maps
 from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.peers import ReportGroups, Segmentation
 from dicom_bridge.receipt import Receipt
@@ -202,11 +201,11 @@ class ResultWriter:
         seg = segmented.write_segmentation(findings, *about, context, wanted) if _drawn(findings) else None
         if seg is not None and seg.instead is not None:
             _log.warning("segmentation_is_binary", model=model.ref.name, code=seg.instead)
-        heat = heat_maps.write_heat_maps(findings, *about, context) if self._style.heat_maps else None
+        heat = heat_maps.make_heat_maps(findings, *about, context) if self._style.heat_maps else None
         if self._style.heat_maps and heat_maps.withheld(findings, model.manifest):
             _log.warning("heat_map_not_sent", model=model.ref.name, code=heat_maps.UNCALIBRATED)
-        maps = None if heat is None else check_heat_maps(heat, loaded.headers)
-        sr = report.write_sr(findings, *about, None if seg is None else seg.read, context, heat=maps)
+        read, maps = None if seg is None else seg.read, None if heat is None else heat[1]
+        sr = report.write_sr(findings, *about, read, context, heat=maps)
         # Nobody has seen these bytes before the CALL_RESULT entry names them, so an earlier half-made set may go.
         folder = self._root / call
         for path in self.files(call):
@@ -214,7 +213,7 @@ class ResultWriter:
         for name, data in key_images.write(self._style.key_images, findings, *about, loaded.volume.voxels, context):
             durable.replace(folder / name, data)
         if heat is not None:
-            durable.replace(folder / HEAT_MAPS, heat)
+            durable.replace(folder / HEAT_MAPS, heat[0])
         if seg is not None:
             durable.replace(folder / SEG, seg.data)
         # The report is the last: where it is, all is.
