@@ -2,6 +2,7 @@
 
 results/<call>/findings.npz   written when the model has answered
 results/<call>/sc-NNN.dcm     where the site wants key images, and gsps.dcm, kos.dcm: see dicom_bridge.key_images
+results/<call>/gsps.txt       where that is wanted and cannot be: the code of why
 results/<call>/heat.dcm       where the site wants heat maps, and the model gives any that can be sent
 results/<call>/seg.dcm        written after them
 results/<call>/sr.dcm         written last; from then on these bytes are resent, never made again
@@ -108,6 +109,10 @@ class ResultWriter:
         """
         return files_of(self._root / call)
 
+    def unmade(self, call: str) -> str | None:
+        """The code of why a key image that the site wants is not among them; None where none is lacking."""
+        return key_images.unmade(self._root / call)
+
     def keep(self, call: str, findings: Findings) -> None:
         """Keep the model's answer, durably."""
         durable.make_dirs(self._root / call)
@@ -208,7 +213,7 @@ class ResultWriter:
         sr = report.write_sr(findings, *about, read, context, heat=maps)
         # Nobody has seen these bytes before the CALL_RESULT entry names them, so an earlier half-made set may go.
         folder = self._root / call
-        for path in self.files(call):
+        for path in (*self.files(call), folder / key_images.UNMADE):
             durable.remove(path)
         for name, data in key_images.write(self._style.key_images, findings, *about, loaded.volume.voxels, context):
             durable.replace(folder / name, data)
@@ -216,6 +221,8 @@ class ResultWriter:
             durable.replace(folder / HEAT_MAPS, heat[0])
         if seg is not None:
             durable.replace(folder / SEG, seg.data)
+        if (why := key_images.unmade(folder)) is not None:
+            _log.warning("key_image_not_sent", model=model.ref.name, code=why)
         # The report is the last: where it is, all is.
         durable.replace(folder / SR, sr)
 
