@@ -5,7 +5,7 @@ Pictures say nothing that SEG and SR do not say, and heat maps are no finding: a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from dicom_bridge.key_kinds import CLASSES
@@ -13,8 +13,10 @@ from dicom_bridge.ledger import Batch, Output
 from dicom_bridge.status import Fate, fate
 from dicom_bridge.store_scu import SendResult
 
-REFUSED: Final = "KEY_IMAGE_REFUSED"
-"""Code of a batch that was delivered without some of its key images, or its heat maps."""
+KEY_IMAGE_REFUSED: Final = "KEY_IMAGE_REFUSED"
+"""Code of a batch that was delivered without some of its key images."""
+HEAT_MAP_REFUSED: Final = "HEAT_MAP_REFUSED"
+"""Code of a batch that was delivered without its heat maps."""
 HEAT_MAPS: Final = "heat.dcm"
 """Name of the file of heat maps: they are a segmentation by their class, and only that the name tells apart."""
 _CLASSES: Final = frozenset(CLASSES.values())
@@ -30,9 +32,13 @@ def held(batch: Batch) -> tuple[Output, ...]:
     return tuple(output for output in batch.outputs if output.stored)
 
 
-def left_out(batch: Batch) -> tuple[Output, ...]:
-    """The key images and heat maps that the peer did not take, of a batch that is stored or further."""
-    return tuple(output for output in batch.outputs if not output.stored and dispensable(batch, output))
+def left_out(batch: Batch) -> Mapping[str, str]:
+    """What the peer did not take, of a batch that is stored or further: the UID of each, and the code that says so."""
+    return {
+        output.uid: HEAT_MAP_REFUSED if _heat_maps(output) else KEY_IMAGE_REFUSED
+        for output in batch.outputs
+        if not output.stored and dispensable(batch, output)
+    }
 
 
 def settled(batch: Batch, missing: Sequence[Output], result: SendResult) -> bool:
@@ -45,7 +51,11 @@ def settled(batch: Batch, missing: Sequence[Output], result: SendResult) -> bool
 
 
 def _beside(output: Output) -> bool:
-    return output.sop_class in _CLASSES or output.path.name == HEAT_MAPS
+    return output.sop_class in _CLASSES or _heat_maps(output)
+
+
+def _heat_maps(output: Output) -> bool:
+    return output.path.name == HEAT_MAPS
 
 
 def _refused(status: int | None, *, hopeless: bool) -> bool:

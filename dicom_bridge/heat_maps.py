@@ -7,27 +7,18 @@ not calibrated is neither, and calling it one of them would be a lie; such maps 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import SegmentationStorage
 
-from dicom_bridge import explicit
-from dicom_bridge.composite import code_item, part10, referenced_series
+from dicom_bridge.composite import part10
+from dicom_bridge.frame_groups import put_frames
 from dicom_bridge.heat_map_validity import check_heat_maps
-from dicom_bridge.result_context import LO_MAX, Algorithm, ResultContext, series_description
-from dicom_bridge.segmentation import (
-    derived_from,
-    dimensions,
-    grid_shape,
-    header,
-    image_modules,
-    name_algorithm,
-    shared_groups,
-)
+from dicom_bridge.result_context import LO_MAX, Algorithm, ResultContext, Tracking, series_description
+from dicom_bridge.segmentation import grid_shape, header, image_modules, segment_item
 from dicom_bridge.unfit import OutputInvalid
 from inference.types import LEVELS, Findings, HeatMap
 from models.manifest import HeatMapSpec, Manifest
@@ -38,15 +29,6 @@ KIND: Final = "HEAT"
 SERIES_NUMBER: Final = 9006
 UNCALIBRATED: Final = "HEAT_MAP_UNCALIBRATED"
 """Code of maps that are not sent: DICOM has no name for what they say."""
-_PER_FRAME_GROUPS: Final = 0x52009230
-_FRAME_CONTENT: Final = 0x00209111
-_DIMENSION_INDEX_VALUES: Final = 0x00209157
-_PLANE_POSITION: Final = 0x00209113
-_IMAGE_POSITION: Final = 0x00200032
-_SEGMENT_IDENTIFICATION: Final = 0x0062000A
-_REFERENCED_SEGMENT_NUMBER: Final = 0x0062000B
-_REFERENCED_SERIES: Final = 0x00081115
-_REFERENCED_INSTANCES: Final = 0x0008114A
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +75,21 @@ def write_heat_maps(
     sources: Sequence[Dataset],
     context: ResultContext,
 ) -> bytes | None:
-    """All heat maps of one call in one Part 10 file, already through their own validity check; None if none is shown.
+    """All heat maps of one call in one Part 10 file, already through their own validity check: see `make_heat_maps`."""
+    made = make_heat_maps(findings, manifest, ref, sources, context)
+    return None if made is None else made[0]
 
-    Arguments and errors are those of `segmentation.write_seg`, and `shown_maps`.
+
+def make_heat_maps(
+    findings: Findings,
+    manifest: Manifest,
+    ref: ModelRef,
+    sources: Sequence[Dataset],
+    context: ResultContext,
+) -> tuple[bytes, Dataset] | None:
+    """All heat maps of one call in one Part 10 file, and what their own validity check has read in it, for the report.
+
+    None if none is shown. Arguments and errors are those of `segmentation.make_seg`, and `shown_maps`.
     """
     shape = grid_shape(sources)
     shown = shown_maps(findings, manifest, shape)
@@ -112,46 +106,13 @@ def write_heat_maps(
     ds.SegmentationFractionalType = "PROBABILITY"
     ds.MaximumFractionalValue = LEVELS
     ds.SegmentsOverlap = "UNDEFINED"
-    ds.NumberOfFrames = sum(len(one.planes) for one in shown)
-    pixels = b"".join(np.ascontiguousarray(one.found.levels(k)).tobytes() for one in shown for k in one.planes)
-    ds.PixelData = pixels if len(pixels) % 2 == 0 else pixels + b"\x00"
-    ds["PixelData"].VR = "OB"
-    ds.SegmentSequence = [_segment(one, algorithm, context) for one in shown]
-    dimensions(ds, context.uid("HEAT-DIMENSIONS"))
-    ds.SharedFunctionalGroupsSequence = [shared_groups(sources)]
-    explicit.put_sequence(ds, _PER_FRAME_GROUPS, _frame_groups(sources, shown))
-    explicit.put_sequence(ds, _REFERENCED_SERIES, [referenced_series(sources, _REFERENCED_INSTANCES)])
-    data = part10(ds, SegmentationStorage, context.uid(KIND))
-    check_heat_maps(data, sources)
-    return data
+    ds.SegmentSequence = [segment_item(one.number, one.spec, algorithm, _tracking(one.spec, context)) for one in shown]
+    put_frames(ds, sources, [(one.number, one.planes) for one in shown], context.uid("HEAT-DIMENSIONS"))
+    pixels = (one.found.levels(k).data for one in shown for k in one.planes)
+    data = part10(ds, SegmentationStorage, context.uid(KIND), pixels)
+    return data, check_heat_maps(data, sources)
 
 
-def _segment(one: ShownMap, algorithm: Algorithm, context: ResultContext) -> Dataset:
-    item = Dataset()
-    item.SegmentNumber = one.number
-    item.SegmentLabel = one.spec.label
-    item.SegmentedPropertyCategoryCodeSequence = [code_item(one.spec.category)]
-    item.SegmentedPropertyTypeCodeSequence = [code_item(one.spec.type)]
-    name_algorithm(item, algorithm)
-    item.RecommendedDisplayCIELabValue = list(one.spec.colour_lab)
-    # Its own identity: it is no other view of a segment, and a segment's numbers are not its.
-    item.TrackingID = f"{one.spec.label} (probability)"[:LO_MAX]
-    item.TrackingUID = context.uid("TRACKING", "heat map", one.spec.id)
-    return item
-
-
-def _frame_groups(sources: Sequence[Dataset], shown: Sequence[ShownMap]) -> Iterator[bytes]:
-    """One item of functional groups per frame, in the order of the pixel data (PS3.3 C.7.6.16)."""
-    present = sorted({k for one in shown for k in one.planes})
-    rank = {k: n for n, k in enumerate(present, start=1)}
-    for one in shown:
-        number = explicit.unsigned(_REFERENCED_SEGMENT_NUMBER, "US", [one.number])
-        for k in one.planes:
-            index = explicit.unsigned(_DIMENSION_INDEX_VALUES, "UL", [one.number, rank[k]])
-            position = "\\".join(str(v) for v in sources[k].ImagePositionPatient)
-            yield (
-                derived_from(sources[k])
-                + explicit.sequence(_FRAME_CONTENT, [index])
-                + explicit.sequence(_PLANE_POSITION, [explicit.text(_IMAGE_POSITION, "DS", position)])
-                + explicit.sequence(_SEGMENT_IDENTIFICATION, [number])
-            )
+def _tracking(spec: HeatMapSpec, context: ResultContext) -> Tracking:
+    """Its own identity: it is no other view of a segment, and a segment's numbers are not its."""
+    return Tracking(f"{spec.label} (probability)"[:LO_MAX], context.uid("TRACKING", "heat map", spec.id))

@@ -40,6 +40,8 @@ from models.manifest import Manifest
 from models.ref import ModelRef
 
 LABEL: Final = "AI_OVERLAY"
+RESCALE_MIXED: Final = "RESCALE_MIXED"
+"""Code of slices that no one presentation state can show: it would turn the greys of some of them around."""
 MARKING_LAYER: Final = "MARKING"
 LEFT, RIGHT = 0.15, 0.85
 """Of the display's width: viewers write into the corners."""
@@ -134,7 +136,7 @@ def _greys(ds: Dataset, sources: Sequence[Dataset], shown: Sequence[int], voxels
         ds.RescaleIntercept, ds.RescaleSlope = DSfloat(intercept, auto_format=True), DSfloat(slope, auto_format=True)
         ds.RescaleType = _unit(sources[0])
     elif any(slope <= 0 for slope, _ in lines.values()):
-        raise OutputInvalid("RESCALE_MIXED", "slices are rescaled differently, and not all the right way up")
+        raise OutputInvalid(RESCALE_MIXED, "slices are rescaled differently, and not all the right way up")
     ds.SoftcopyVOILUTSequence = []
     for k in shown:
         low, high = window(sources, k, voxels[k])

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
-from dicom_bridge.label_map import OVERLAP, write_label_map
-from dicom_bridge.label_map_validity import check_label_map
+from dicom_bridge.label_map import OVERLAP, make_label_map
 from dicom_bridge.peers import Segmentation
 from dicom_bridge.result_context import ResultContext
 from dicom_bridge.segmentation import make_seg
@@ -42,12 +41,9 @@ def write_segmentation(
     instead = None
     if wanted is Segmentation.LABELMAP:
         try:
-            data = write_label_map(findings, manifest, ref, sources, context)
+            return Segmented(*make_label_map(findings, manifest, ref, sources, context))
         except OutputInvalid as refused:
             if refused.code != OVERLAP:
                 raise
             instead = refused.code
-        else:
-            return Segmented(data, check_label_map(data, sources))
-    data, read = make_seg(findings, manifest, ref, sources, context)
-    return Segmented(data, read, instead)
+    return Segmented(*make_seg(findings, manifest, ref, sources, context), instead)

@@ -36,7 +36,7 @@ class AuditMessages:
     """Follows the log until stopped. Raises TlsUnusable, SpoolUnavailable, SyslogInvalid, ReporterInvalid."""
 
     def __init__(self, config: Config, site: Syslog, log: AuditLog, peers: Mapping[str, Peer]) -> None:
-        files = tls.TlsFiles(site.certificate, site.key, site.authority)
+        files = site.files
         # A file that is wrong is told now, in words, and not by connections that fail.
         tls.check(files, wire.now())
         folder: Path = config.data.folder / "syslog"

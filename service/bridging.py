@@ -50,7 +50,7 @@ def listeners(
     )
     made = [make(port=dicom.port)] if dicom.plain else []
     if dicom.tls is not None:
-        files = tls.TlsFiles(dicom.tls.certificate, dicom.tls.key, dicom.tls.authority)
+        files = dicom.tls.files
         # A file that is wrong is told now, in words, and not by handshakes that fail.
         tls.check(files, wire.now())
         made.append(make(port=dicom.tls.port, tls=tls.server_context(files)))

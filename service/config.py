@@ -13,7 +13,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from dicom_bridge.errors import PeerInvalid
 from dicom_bridge.peers import Peer, ReportGroups, Segmentation
 from dicom_bridge.rules import Rule, RuleInvalid
-from dicom_bridge.tls import TlsFiles
 from service.errors import ConfigInvalid
 from service.sections import (
     AssemblySection,
@@ -151,7 +150,7 @@ class Config(BaseSettings):
     def peer(self, section: PeerSection) -> Peer:
         """One of `peers`, as the bridge knows it."""
         tls = self.dicom.tls
-        files = TlsFiles(tls.certificate, tls.key, tls.authority) if tls is not None and section.tls else None
+        files = tls.files if tls is not None and section.tls else None
         return Peer(**section.model_dump(exclude={"tls", "verdicts"}), tls=files)
 
 

@@ -12,7 +12,7 @@ from dicom_bridge import profile, query
 from dicom_bridge.errors import BridgeError
 from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.peers import Send
-from dicom_bridge.tls import TlsFiles, check, expires_at
+from dicom_bridge.tls import check, expires_at
 from ethics_review.errors import ReviewError
 from ethics_review.states import RUNNING, Role
 from inference.engine import Engine
@@ -229,7 +229,7 @@ def _incidents(settings: Config) -> Iterator[Finding]:
 def _tls(settings: Config) -> Iterator[Finding]:
     if settings.dicom.tls is None:
         return
-    files = TlsFiles(settings.dicom.tls.certificate, settings.dicom.tls.key, settings.dicom.tls.authority)
+    files = settings.dicom.tls.files
     try:
         check(files, wire.now())
         ends = expires_at(files)

@@ -8,7 +8,7 @@ that the second time finds the first. The order inside a step is always: make it
 import itertools
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -21,7 +21,6 @@ from sqlalchemy.exc import OperationalError
 from audit.entry import Draft, Entry
 from audit.errors import AuditUnavailable
 from audit.ticket import Proviso
-from dicom_bridge.dispensable import REFUSED
 from dicom_bridge.errors import BridgeError
 from dicom_bridge.outbox import Outbox
 from dicom_bridge.receipt import Receipt
@@ -40,6 +39,7 @@ from service.faults import INTERNAL, Fault, explain
 from service.heartbeat import CallLog
 from service.identity import IdentityMap
 from service.keys import Pseudonyms
+from service.lacking import lacking
 from service.permitting import Device as Warmed
 from service.permitting import Facts, Permitting, Practice, Sources
 from service.reading import Reading
@@ -281,19 +281,22 @@ class Pipeline:
         self._p.outbox.enqueue(facts["call"], self._p.peer, self._p.results.files(facts["call"]))
         return {}
 
-    def delivered(self, call: str, peer: str, attempts: int, proof: str, left_out: Collection[str] = ()) -> None:
-        """The PACS has every object but the key images `left_out` (UIDs). Called by the outbox, again after a crash."""
+    def delivered(
+        self, call: str, peer: str, attempts: int, proof: str, left_out: Mapping[str, str] | None = None
+    ) -> None:
+        """The PACS has every object but those `left_out`, UID and code. Called by the outbox, again after a crash."""
         if is_denial(call):
             return  # no result has left: the refusal's own entry is all that is to be said
         runs = self._p.store.of_call(call)
-        outputs = [one for one in (runs[-1].outputs if runs else []) if one["uid"] not in left_out]
+        outputs = [one for one in (runs[-1].outputs if runs else []) if one["uid"] not in (left_out or {})]
         self._p.observe(Step.RELEASED, "delivered", call)
         self._record(records.released(call, outputs=outputs, peer=peer, attempts=attempts, proof=proof))
         for run in runs[-1:]:
             waited = self._p.now() - run.updated_at
             steps_ms = {**run.steps_ms, "DELIVERED": waited // timedelta(milliseconds=1)}
             # Sent again by a person after it was UNDELIVERED: what was wrong then is over.
-            stage, code, fault = (Step.RELEASED, REFUSED, "SITE") if left_out else (None, None, None)
+            what = lacking(left_out or {}, self._p.results.unmade(call))
+            stage, code, fault = (None, None, None) if what is None else (Step.RELEASED, what.code, what.side)
             self._show(run, State.RELEASED, stage=stage, code=code, fault=fault, steps_ms=steps_ms)
 
     def undelivered(self, call: str, code: str) -> None:

@@ -2,6 +2,7 @@
 
 results/<call>/findings.npz   written when the model has answered
 results/<call>/sc-NNN.dcm     where the site wants key images, and gsps.dcm, kos.dcm: see dicom_bridge.key_images
+results/<call>/gsps.txt       where that is wanted and cannot be: the code of why
 results/<call>/heat.dcm       where the site wants heat maps, and the model gives any that can be sent
 results/<call>/seg.dcm        written after them
 results/<call>/sr.dcm         written last; from then on these bytes are resent, never made again
@@ -21,7 +22,6 @@ import structlog
 from audit import durable
 from dicom_bridge import heat_maps, key_images, readback, report, segmented, uids
 from dicom_bridge.dispensable import HEAT_MAPS
-from dicom_bridge.heat_map_validity import check_heat_maps
 from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.peers import ReportGroups, Segmentation
 from dicom_bridge.receipt import Receipt
@@ -108,6 +108,10 @@ class ResultWriter:
         Which of them there are is decided when they are made, not by what the configuration says when they are sent.
         """
         return files_of(self._root / call)
+
+    def unmade(self, call: str) -> str | None:
+        """The code of why a key image that the site wants is not among them; None where none is lacking."""
+        return key_images.unmade(self._root / call)
 
     def keep(self, call: str, findings: Findings) -> None:
         """Keep the model's answer, durably."""
@@ -202,21 +206,23 @@ class ResultWriter:
         seg = segmented.write_segmentation(findings, *about, context, wanted) if _drawn(findings) else None
         if seg is not None and seg.instead is not None:
             _log.warning("segmentation_is_binary", model=model.ref.name, code=seg.instead)
-        heat = heat_maps.write_heat_maps(findings, *about, context) if self._style.heat_maps else None
+        heat = heat_maps.make_heat_maps(findings, *about, context) if self._style.heat_maps else None
         if self._style.heat_maps and heat_maps.withheld(findings, model.manifest):
             _log.warning("heat_map_not_sent", model=model.ref.name, code=heat_maps.UNCALIBRATED)
-        maps = None if heat is None else check_heat_maps(heat, loaded.headers)
-        sr = report.write_sr(findings, *about, None if seg is None else seg.read, context, heat=maps)
+        read, maps = None if seg is None else seg.read, None if heat is None else heat[1]
+        sr = report.write_sr(findings, *about, read, context, heat=maps)
         # Nobody has seen these bytes before the CALL_RESULT entry names them, so an earlier half-made set may go.
         folder = self._root / call
-        for path in self.files(call):
+        for path in (*self.files(call), folder / key_images.UNMADE):
             durable.remove(path)
         for name, data in key_images.write(self._style.key_images, findings, *about, loaded.volume.voxels, context):
             durable.replace(folder / name, data)
         if heat is not None:
-            durable.replace(folder / HEAT_MAPS, heat)
+            durable.replace(folder / HEAT_MAPS, heat[0])
         if seg is not None:
             durable.replace(folder / SEG, seg.data)
+        if (why := key_images.unmade(folder)) is not None:
+            _log.warning("key_image_not_sent", model=model.ref.name, code=why)
         # The report is the last: where it is, all is.
         durable.replace(folder / SR, sr)
 

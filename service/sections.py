@@ -10,6 +10,7 @@ from sqlalchemy.exc import ArgumentError
 
 from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.peers import ReportGroups, Retrieve, Segmentation, Send
+from dicom_bridge.tls import TlsFiles
 from ethics_review.vocabulary import MINORS, OPT_OUT_CHECK, is_requirement
 from service.links import BASE
 
@@ -24,6 +25,19 @@ class Section(BaseModel):
     """A part of the file: unknown keys refused, nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Papers(Section):
+    """What we show over mutual TLS, and what the other side's certificate must be signed by. Paths of PEM files."""
+
+    certificate: Path
+    key: Path
+    authority: Path  # signs the certificates of those that may talk to us, or that we talk to
+
+    @property
+    def files(self) -> TlsFiles:
+        """As the TLS code wants them."""
+        return TlsFiles(self.certificate, self.key, self.authority)
 
 
 class Site(Section):
@@ -41,13 +55,10 @@ class Data(Section):
     free_bytes_min: int = Field(2 * 1024**3, ge=0)  # below this, C-STORE answers 0xA700 and the sender keeps its copy
 
 
-class Tls(Section):
-    """DICOM TLS (PS3.15 annex B.12): mutual, or not at all. Paths of PEM files."""
+class Tls(Papers):
+    """DICOM TLS (PS3.15 annex B.12): mutual, or not at all."""
 
     port: int = Field(2762, ge=0, le=65535)  # dicom-tls
-    certificate: Path
-    key: Path
-    authority: Path  # signs the certificates of every peer that may talk to us
 
 
 class Dicom(Section):
@@ -243,14 +254,11 @@ class GoldenSection(Section):
     folder: Path  # with case.json and volume.npz
 
 
-class Syslog(Section):
-    """Where DICOM audit messages go (PS3.15 A.5, A.6; RFC 5425): mutual TLS, or not at all. Paths of PEM files."""
+class Syslog(Papers):
+    """Where DICOM audit messages go (PS3.15 A.5, A.6; RFC 5425): mutual TLS, or not at all."""
 
     host: str = Field(min_length=1)
     port: int = Field(6514, ge=1, le=65535)  # syslog-tls
-    certificate: Path
-    key: Path
-    authority: Path  # signs the repository's certificate
     fingerprint: str | None = None  # of the one certificate that it may show
     msgid: str = Field("IHE+RFC-3881", pattern=r"[!-~]{1,32}")  # some repositories want DICOM+RFC3881
     spool_bytes_max: int = Field(64 * 1024**2, ge=1024**2)  # more waits in the log itself
@@ -277,12 +285,9 @@ class Audit(Section):
     restore_keys: tuple[str, ...] = ()  # C2SP verifier keys of who may let a log end; see docs/restore.md
 
 
-class ReportTls(Section):
-    """Mutual TLS to a receiver of reports. Paths of PEM files."""
+class ReportTls(Papers):
+    """Mutual TLS to a receiver of reports."""
 
-    certificate: Path
-    key: Path
-    authority: Path  # signs the receiver's certificate
     fingerprint: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of the one certificate that it may show
 
 

@@ -16,7 +16,7 @@ from audit.policy import Policy as TrustPolicy
 from dicom_bridge import query, selection
 from dicom_bridge.assembly import Policy
 from dicom_bridge.commitment import CommitmentDesk
-from dicom_bridge.dispensable import REFUSED, left_out
+from dicom_bridge.dispensable import left_out
 from dicom_bridge.inbox import Inbox, InboxLimits
 from dicom_bridge.ledger import Batch, Proof
 from dicom_bridge.listener import Denial, Fault
@@ -27,7 +27,7 @@ from inference.errors import InferenceError
 from models.errors import ModelError
 from models.library import Installed, Library
 from models.ref import ModelRef
-from service import bridging, pull_api, stamping, stop_api, stopping, wire, witness_client, witnessing
+from service import bridging, lacking, pull_api, stamping, stop_api, stopping, wire, witness_client, witnessing
 from service.app import build_app
 from service.assembler import Assembler
 from service.audit_messages import AuditMessages
@@ -308,10 +308,9 @@ class Service:
         return outbox, desk
 
     def _delivered(self, batch: Batch) -> None:
-        refused = {output.uid for output in left_out(batch)}
+        refused = left_out(batch)
         self.pipeline.delivered(batch.id, batch.peer, batch.attempts, batch.proof or Proof.ANSWERED, refused)
-        if refused:
-            _log.warning("delivered_without_key_images", peer=batch.peer, code=REFUSED, refused=len(refused))
+        lacking.warn(batch.peer, refused)
         withdrawals = Withdrawals.of(self._config, self.log, self._writes.append, self.outbox.enqueue)
         withdrawals.superseded(self.store, batch.id)
 

@@ -11,7 +11,7 @@ from service import wire
 from service.config import Config
 from service.reporting.fhir_client import FhirClient
 from service.reporting.mllp import MllpClient
-from service.reporting.receivers import files_of, mllp_of, server_of
+from service.reporting.receivers import mllp_of, server_of
 
 Look = tuple[str, bool, str]
 """Receiver, whether it is well, and what was seen."""
@@ -21,10 +21,9 @@ def look(config: Config) -> Iterator[Look]:
     """One line for each receiver that the configuration names."""
     ris, record = config.reports.hl7, config.reports.fhir
     for section in (ris, record):
-        files = None if section is None else files_of(section.tls)
-        if section is not None and files is not None:
+        if section is not None and section.tls is not None:
             try:
-                tls.check(files, wire.now())
+                tls.check(section.tls.files, wire.now())
             except TlsUnusable as wrong:
                 yield section.name, False, str(wrong)
     if ris is not None:

@@ -78,25 +78,23 @@ def receivers_of(config: Config) -> tuple[Receiver, ...]:
 
 def server_of(section: FhirReports) -> Server:
     """The address, as the client wants it."""
-    pin = None if section.tls is None else section.tls.fingerprint
-    return Server(section.url, section.answer_s, files_of(section.tls), pin, section.token)
+    return Server(section.url, section.answer_s, *_shown(section.tls), section.token)
 
 
 def mllp_of(section: Hl7Reports) -> Mllp:
     """The address, as the client wants it."""
-    pin = None if section.tls is None else section.tls.fingerprint
-    return Mllp(section.host, section.port, section.answer_s, files_of(section.tls), pin)
-
-
-def files_of(section: ReportTls | None) -> TlsFiles | None:
-    """As the TLS code wants them."""
-    return None if section is None else TlsFiles(section.certificate, section.key, section.authority)
+    return Mllp(section.host, section.port, section.answer_s, *_shown(section.tls))
 
 
 def refuse_nameless(report: Reported) -> None:
     """What names no patient would be filed with nobody, or with anybody. Raises Untellable."""
     if not report.patient.id.strip():
         raise Untellable("the report has no patient id")
+
+
+def _shown(tls: ReportTls | None) -> tuple[TlsFiles | None, str | None]:
+    """Our files, and the fingerprint of the one certificate that the receiver may show."""
+    return (None, None) if tls is None else (tls.files, tls.fingerprint)
 
 
 def _hl7(section: Hl7Reports, site: str) -> Hl7Receiver:

@@ -12,7 +12,7 @@ from service.caretaker import Caretaker
 from service.config import Config
 from service.heartbeat import CallLog
 from service.reporting.book import Book
-from service.reporting.receivers import files_of, receivers_of
+from service.reporting.receivers import receivers_of
 from service.reporting.telling import Desk, ReportMetrics, Teller
 from service.results import SR
 
@@ -33,10 +33,9 @@ class Telling:
     ) -> None:
         receivers = receivers_of(config)
         for section in (config.reports.hl7, config.reports.fhir):
-            files = None if section is None else files_of(section.tls)
-            if files is not None:
+            if section is not None and section.tls is not None:
                 # A file that is wrong is told now, in words, and not by connections that fail.
-                tls.check(files, wire.now())
+                tls.check(section.tls.files, wire.now())
         folder = config.data.folder / "reports"
         # Nobody to tell, and never was: no file is made.
         self._book = Book(folder) if receivers or folder.exists() else None

@@ -7,7 +7,7 @@ import pytest
 
 from service.pipeline import Step
 from tests.simulators.pacs import FakePacs
-from tests.simulators.site import Site, copy_of, write_series
+from tests.simulators.site import Site, copy_of, template_of, write_series
 
 STEPS = [(step.value, moment) for step in Step for moment in ("before", "after")]
 ENTRIES = [(kind, "logged") for kind in ("ASSEMBLED", "SELECTED", "CALL_INTENT", "CALL_RESULT", "RELEASED")]
@@ -18,12 +18,7 @@ ONCE = ("ASSEMBLED", "SELECTED", "CALL_INTENT", "CALL_RESULT", "RELEASED")
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site with an approved model, made once and copied for each row."""
-    root = tmp_path_factory.mktemp("template") / "site"
-    root.mkdir()
-    with FakePacs() as pacs:
-        site = Site(root, pacs)
-        site.approve(site.install_model())
-    return root
+    return template_of(tmp_path_factory.mktemp("template") / "site")
 
 
 @pytest.fixture

@@ -321,6 +321,17 @@ reading_mode = "second_reader"
         return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
 
+def template_of(root: Path, *, number: int = 1) -> Path:
+    """A prepared site's folder, to be copied for each test: with an approved model, and never started.
+
+    `number`: the approval's; the first one's id is the patient's, which no export may hold.
+    """
+    with FakePacs() as pacs:
+        site = Site(root, pacs)
+        site.approve(site.install_model(), number=number)
+    return root
+
+
 def copy_of(template: Path, root: Path) -> Path:
     """A fresh copy of a prepared site's folder."""
     shutil.copytree(template, root)

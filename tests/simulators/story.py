@@ -234,6 +234,11 @@ class FakeResults:
         self.written: dict[str, tuple[Written, str, str | None]] = {}
         self.broken: Exception | None = None
         self.denied: list[tuple[str, str]] = []
+        self.lacking: str | None = None
+
+    def unmade(self, _call: str) -> str | None:
+        """See ResultWriter: what `lacking` says."""
+        return self.lacking
 
     def kept(self, call: str) -> bool:
         """See ResultWriter."""

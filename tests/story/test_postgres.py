@@ -14,7 +14,7 @@ from service.sections import Database
 from tests.simulators import nursery
 from tests.simulators.pacs import FakePacs
 from tests.simulators.postgres import Postgres, running_postgres
-from tests.simulators.site import Site, copy_of, write_series
+from tests.simulators.site import Site, copy_of, template_of, write_series
 from tests.unit.service.test_store import (  # the same cases, run here on this module's `url`
     store,
     test_a_table_of_an_earlier_version_is_opened,
@@ -64,12 +64,7 @@ def server() -> Iterator[Postgres]:
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site with an approved model, made once and copied for each test."""
-    root = tmp_path_factory.mktemp("template") / "site"
-    root.mkdir()
-    with FakePacs() as pacs:
-        site = Site(root, pacs)
-        site.approve(site.install_model())
-    return root
+    return template_of(tmp_path_factory.mktemp("template") / "site")
 
 
 @pytest.fixture

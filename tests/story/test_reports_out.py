@@ -19,7 +19,7 @@ from tests.simulators.demo_run import ZHIYING
 from tests.simulators.fhir_server import Record
 from tests.simulators.mllp import Ris
 from tests.simulators.pacs import FakePacs
-from tests.simulators.site import Site, copy_of, write_series
+from tests.simulators.site import Site, copy_of, template_of, write_series
 from tests.simulators.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -28,12 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site with an approved model, made once."""
-    root = tmp_path_factory.mktemp("template") / "site"
-    root.mkdir()
-    with FakePacs() as pacs:
-        site = Site(root, pacs)
-        site.approve(site.install_model(), number=7)  # the first one's id is the patient's, which no export may hold
-    return root
+    return template_of(tmp_path_factory.mktemp("template") / "site", number=7)
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ class House:
     def without(self) -> list[str]:
         """The UIDs that the told batch was delivered without."""
         (batch,) = self.told
-        return [output.uid for output in left_out(batch)]
+        return list(left_out(batch))
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,10 @@ def test_refused_heat_maps_do_not_keep_the_result_back(tmp_path, house_of, files
     ds.save_as(heat)
     house = house_of(SILENT, Paper(((0, 0, 0xC000), None)), [*files[:2], heat])
     assert house.run() is State.DELIVERED
-    assert house.without == [str(ds.SOPInstanceUID)]
+    assert left_out(house.told[0]) == {str(ds.SOPInstanceUID): "HEAT_MAP_REFUSED"}
+    picture = replace(house.batch.outputs[2], uid="2.25.7", sop_class=PICTURE, path=Path("sc-001.dcm"))
+    both = replace(house.batch, outputs=(*house.batch.outputs, picture))
+    assert list(left_out(both).values()) == ["HEAT_MAP_REFUSED", "KEY_IMAGE_REFUSED"]
 
 
 def test_a_segmentation_is_never_left_out(tmp_path, house_of, files) -> None:

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from dicom_bridge import uids
 from dicom_bridge.heat_map_validity import check_heat_maps
-from dicom_bridge.heat_maps import shown_maps, withheld, write_heat_maps
+from dicom_bridge.heat_maps import make_heat_maps, shown_maps, withheld, write_heat_maps
 from dicom_bridge.peers import ReportGroups
 from dicom_bridge.report import write_sr
 from dicom_bridge.segmentation import write_seg
@@ -142,6 +142,16 @@ def test_the_header_says_what_the_values_are() -> None:
     seg = read(write_seg(found(), manifest(), phantom.REF, sources, phantom.context()))
     assert seg.SeriesInstanceUID != ds.SeriesInstanceUID
     assert {one.TrackingUID for one in seg.SegmentSequence}.isdisjoint(one.TrackingUID for one in ds.SegmentSequence)
+
+
+def test_what_was_checked_is_what_the_report_is_made_of() -> None:
+    """The data set that comes with the bytes is read from them, by the one check."""
+    sources = phantom.series(SHAPE)
+    both = make_heat_maps(found(), manifest(), phantom.REF, sources, phantom.context())
+    assert both is not None
+    data, checked = both
+    assert data == made(sources)
+    assert (checked, checked.file_meta) == (read(data), read(data).file_meta)
 
 
 def test_the_same_call_gives_the_same_bytes() -> None:

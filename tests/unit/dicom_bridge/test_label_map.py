@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_bridge.label_map import write_label_map
+from dicom_bridge.label_map import make_label_map, write_label_map
 from dicom_bridge.label_map_validity import check_label_map
 from dicom_bridge.peers import ReportGroups, Segmentation
 from dicom_bridge.report import write_sr
@@ -171,6 +171,17 @@ def test_but_for_its_pixels_it_says_what_a_binary_one_says() -> None:
                 delattr(one, keyword)
     labels.SegmentSequence = labels.SegmentSequence[:-1]
     assert labels == binary
+
+
+def test_what_was_checked_is_what_the_report_is_made_of() -> None:
+    """The data set that comes with the bytes is read from them, by the one check."""
+    sources, found, known = phantom.series(ODD), phantom.findings(*apart(ODD)), phantom.manifest(lesions=True)
+    arguments = (found, known, phantom.REF, sources, phantom.context())
+    data, checked = make_label_map(*arguments)
+    assert data == write_label_map(*arguments)
+    assert (checked, checked.file_meta) == (read(data), read(data).file_meta)
+    segmented = write_segmentation(*arguments, Segmentation.LABELMAP)
+    assert (segmented.data, segmented.read, segmented.instead) == (data, checked, None)
 
 
 def test_a_segment_without_pixels_is_left_out() -> None:

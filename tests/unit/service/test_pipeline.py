@@ -895,22 +895,37 @@ def test_a_result_that_was_sent_again_is_released_without_its_old_fault(world: W
     assert world.kinds() == [*WHOLE, "FAILED", "RELEASED"]
 
 
-def test_a_result_is_released_without_the_key_images_that_the_pacs_refused(world: World) -> None:
+@pytest.mark.parametrize(("kind", "code"), [("SC", "KEY_IMAGE_REFUSED"), ("HEAT", "HEAT_MAP_REFUSED")])
+def test_a_result_is_released_without_what_the_pacs_refused(world: World, kind: str, code: str) -> None:
     """RELEASED, once, naming what is there and no more; the run says with a code what is lacking."""
     run = world.run()
     call = world.tell(run)["call"]
-    report, picture = world.store.get(run.run_id).outputs[-1], {"kind": "SC", "uid": "2.25.7", "digest": "sha256:0"}
+    report, picture = world.store.get(run.run_id).outputs[-1], {"kind": kind, "uid": "2.25.7", "digest": "sha256:0"}
     world.store.update(run.run_id, run.updated_at, outputs=[report, picture])
 
     for _ in range(2):
-        world.pipeline().delivered(call, "pacs", 1, "FOUND", {"2.25.7"})
+        world.pipeline().delivered(call, "pacs", 1, "FOUND", {"2.25.7": code})
 
     entry = world.entries(Kind.RELEASED)[0]
     assert entry.body["outputs"] == ({"uid": report["uid"], "digest": report["digest"]},)
     shown = world.store.get(run.run_id)
-    assert (shown.state, shown.stage, shown.code) == (State.RELEASED, "RELEASED", "KEY_IMAGE_REFUSED")
+    assert (shown.state, shown.stage, shown.code) == (State.RELEASED, "RELEASED", code)
     assert (shown.fault, shown.outputs) == ("SITE", [report, picture])
     assert world.kinds() == [*WHOLE, "RELEASED"]
+
+
+def test_a_released_run_names_what_could_not_be_made(world: World) -> None:
+    """A key image that these images cannot have: RELEASED with its code, also after it was sent again."""
+    run = world.run()
+    call = world.tell(run)["call"]
+    world.results.lacking = "RESCALE_MIXED"
+    world.pipeline().undelivered(call, "STATUS_C000")
+
+    world.pipeline().delivered(call, "pacs", 1, "FOUND")
+
+    shown = world.store.get(run.run_id)
+    assert (shown.state, shown.stage, shown.code) == (State.RELEASED, "RELEASED", "RESCALE_MIXED")
+    assert shown.fault == "INPUT"
 
 
 def test_a_pacs_may_be_quicker_than_the_step(world: World) -> None:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 import structlog
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from audit.checkpoint import Checkpoint
@@ -298,6 +299,72 @@ def test_the_site_chooses_the_kinds_of_key_image(tmp_path: Path, kinds: tuple[st
         assert writer.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None) == written
 
 
+def _mixed() -> tuple[LoadedSeries, Findings]:
+    """Two segments on slices that are rescaled differently, one of them upside down; and the findings."""
+    brain, bleed = np.zeros((2, *SHAPE), dtype=np.bool_)
+    brain[2, 5:9, 5:9], bleed[7, 5:9, 5:9] = True, True
+    headers = simulated.series(SHAPE)
+    for k, ds in enumerate(headers):
+        ds.RescaleSlope, ds.RescaleIntercept = (-1 if k == 2 else k + 1), 20
+    return replace(LOADED, headers=tuple(headers)), simulated.findings(brain, bleed)
+
+
+def _evidence(path: Path) -> set[str]:
+    (study,) = dcmread(path).CurrentRequestedProcedureEvidenceSequence
+    return {one.ReferencedSOPInstanceUID for s in study.ReferencedSeriesSequence for one in s.ReferencedSOPSequence}
+
+
+def test_a_presentation_state_that_cannot_be_is_left_out_alone(tmp_path: Path) -> None:
+    """Slices of both signs: all else is made and named, with the code of why, also after a crash; nothing names it."""
+    writer = ResultWriter(tmp_path / "results", replace(STYLE, key_images=tuple(KeyImage)))
+    mixed, found = _mixed()
+    writer.keep(CALL, found)
+    with structlog.testing.capture_logs() as said:
+        written = writer.write(CALL, BOTH, mixed, INTENDED, RECEIPT, None)
+
+    assert [(one["event"], one["code"]) for one in said] == [("key_image_not_sent", "RESCALE_MIXED")]
+    files = writer.files(CALL)
+    assert [path.name for path in files] == ["seg.dcm", "sr.dcm", "sc-001.dcm", "sc-002.dcm", "kos.dcm"]
+    assert [one["kind"] for one in written.outputs] == ["SEG", "SR", "SC", "SC", "KOS"]
+    for document in (files[1], files[-1]):
+        assert _evidence(document) <= {
+            *(one["uid"] for one in written.outputs),
+            *(str(ds.SOPInstanceUID) for ds in mixed.headers),
+        }
+    assert writer.unmade(CALL) == "RESCALE_MIXED"
+    files[1].unlink()
+    assert writer.write(CALL, BOTH, mixed, INTENDED, RECEIPT, None) == written
+    assert writer.unmade(CALL) == "RESCALE_MIXED"
+
+
+def test_what_is_not_wanted_any_more_is_not_lacking(tmp_path: Path) -> None:
+    """Turned off between a crash and the restart: no code is left; nor is there one where the state was made."""
+    style = replace(STYLE, key_images=(KeyImage.GSPS,))
+    mixed, found = _mixed()
+    wanting, plain = (ResultWriter(tmp_path / "results", one) for one in (style, STYLE))
+    wanting.keep(CALL, found)
+    wanting.write(CALL, BOTH, mixed, INTENDED, RECEIPT, None)
+    (tmp_path / "results" / CALL / "sr.dcm").unlink()
+    plain.write(CALL, BOTH, mixed, INTENDED, RECEIPT, None)
+    assert plain.unmade(CALL) is None
+
+    wanting.keep(LATER, found)
+    assert wanting.write(LATER, BOTH, LOADED, INTENDED, RECEIPT, None).outputs[-1]["kind"] == "GSPS"
+    assert wanting.unmade(LATER) is None
+
+
+def test_any_other_fault_of_a_presentation_state_ends_the_run(tmp_path: Path) -> None:
+    """Voxels that are not the slices': OutputInvalid, and no report (I7)."""
+    writer = ResultWriter(tmp_path / "results", replace(STYLE, key_images=(KeyImage.GSPS,)))
+    writer.keep(CALL, _found())
+    torn = replace(LOADED, volume=replace(LOADED.volume, voxels=np.zeros((3, 3, 3), dtype=np.float32)))
+    with pytest.raises(OutputInvalid) as refused:
+        writer.write(CALL, MODEL, torn, INTENDED, RECEIPT, None)
+
+    assert refused.value.code == "GRID_MISMATCH"
+    assert not any(path.exists() for path in writer.files(CALL))
+
+
 def test_without_the_setting_there_is_no_key_image(writer: ResultWriter) -> None:
     """Off by default: two objects, as ever."""
     written = writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
@@ -422,9 +489,7 @@ def test_heat_maps_come_after_the_report_that_leads_to_them(tmp_path: Path) -> N
     assert written.outputs[2]["uid"] == heat.SOPInstanceUID == uids.derive("HEAT", CALL)
     assert written.outputs[2]["digest"] == "sha256:" + hashlib.sha256(files[2].read_bytes()).hexdigest()
     assert receipt.read(heat, LOG.verifier)[0] == RECEIPT
-    (evidence,) = read_document(files[1]).CurrentRequestedProcedureEvidenceSequence
-    named = [one.ReferencedSOPInstanceUID for s in evidence.ReferencedSeriesSequence for one in s.ReferencedSOPSequence]
-    assert heat.SOPInstanceUID in named
+    assert heat.SOPInstanceUID in _evidence(files[1])
     (tmp_path / "results" / CALL / "sr.dcm").unlink()
     assert writer.write(CALL, MAPPED, LOADED, INTENDED, RECEIPT, None) == written
 
@@ -440,6 +505,8 @@ def test_heat_maps_that_nobody_wants_or_that_say_no_probability_stay_here(tmp_pa
         assert [o["kind"] for o in written.outputs] == ["SEG", "SR"]
         assert [one["code"] for one in said] == told
         assert [one.id for one in writer.findings(CALL).heat_maps] == list(names)
+        # What was not made is no evidence.
+        assert uids.derive("HEAT", CALL) not in _evidence(writer.files(CALL)[1])
 
 
 def test_heat_maps_do_not_outlive_the_setting(tmp_path: Path) -> None:
