@@ -20,6 +20,8 @@ from models.strict import Malformed, parse_json
 GRAVE: Final = frozenset({"DEATH", "SERIOUS"})
 """Severities of an incident that suspend whatever its category."""
 GOLDEN_MISMATCH: Final = "GOLDEN_MISMATCH"
+EGRESS_BLOCKED: Final = "EGRESS_BLOCKED"
+"""The code with which a call failed whose model reached for the network, and the metric that it breaks."""
 UNLOGGED: Final = "UNLOGGED"
 """Of what a comparison with a PACS found: it holds a result, and no entry of the log has one."""
 UNMATCHED: Final = ("UNRELEASED", "MISSING", "STUCK")

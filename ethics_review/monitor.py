@@ -17,7 +17,7 @@ from ethics_review.comparing import Comparisons
 from ethics_review.duties import Duties
 from ethics_review.errors import RequestInvalid
 from ethics_review.evaluation import METRICS, SEVERITY, Evaluation, Outcome, Plan, Reading, Tier
-from ethics_review.facts import Decision, Fact, What
+from ethics_review.facts import EGRESS_BLOCKED, Decision, Fact, What
 from ethics_review.gaps import Gaps, parts_of, slice_class
 from ethics_review.sequential import EXACT, MILLION, text
 
@@ -169,6 +169,8 @@ class Monitor:
             self.duties.take(fact)
         if fact.what is What.INVARIANT and fact.model in {None, self.plan.model.digest}:
             yield self._broken(fact.code, fact.index, fact.index, "1.000000", "0.000000")
+        if fact.what is What.FAILED and fact.code == EGRESS_BLOCKED and fact.call in self.calls:
+            yield self._broken(EGRESS_BLOCKED, int(str(self.calls[fact.call][0])), fact.index, "1.000000", "0.000000")
         if fact.what is What.RECONCILED:
             new, first = self.duties.unknown(fact, self.plan.model.digest)
             if new:

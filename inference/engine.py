@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from inference import wall
 from inference.channel import Channel, ChannelClosed
 from inference.errors import (
     Code,
@@ -331,6 +332,9 @@ class Engine:
             return EngineClosed("ENGINE_CLOSED", "the engine was closed during the call")
         if self._cancelled():
             return EngineCancelled("ENGINE_CANCELLED", "the model was stopped during the call")
+        if status == wall.STATUS:
+            self._log("engine_egress_blocked")
+            return ModelFailed("EGRESS_BLOCKED", "the model reached for the network; its process was ended")
         self._log("engine_died", status=status)
         return EngineDied("ENGINE_DIED", f"the child ended with status {status}")
 

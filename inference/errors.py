@@ -53,6 +53,7 @@ Code = Literal[
     "ENGINE_CANCELLED",
     "ENGINE_OUT_OF_MEMORY",
     "ENGINE_CLOSED",
+    "EGRESS_BLOCKED",
 ]
 """Every code that this folder raises; closed, so that documents and dashboards can list them."""
 

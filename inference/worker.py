@@ -23,6 +23,7 @@ import numpy as np
 
 from inference.channel import Channel, ChannelClosed
 from inference.errors import ModelFailed, ModelRefused
+from inference.wall import raise_wall
 
 BUNDLES_WARM_MAX: Final = 4
 """Bundles kept loaded; the one unused for longest goes first. Four hold a hospital's usual set in some GB."""
@@ -75,6 +76,8 @@ def _serve(channel: Channel, wanted: str) -> None:
 
     device = bundle.choose_device(wanted)
     runtime = bundle.prepare(device)
+    # After the device's driver has started, and before the first byte of a model is read.
+    raise_wall()
     bundles: OrderedDict[str, bundle.Bundle] = OrderedDict()
     channel.send({"ok": True, "device": device, "runtime": runtime})
     while True:

@@ -193,6 +193,20 @@ def test_invariants(name: str) -> None:
         assert [one.outcome for one in evaluate(plan(), ward.facts)] == wanted
 
 
+def test_a_model_that_reached_for_the_network() -> None:
+    """The call that failed so suspends its model, by itself; a stranger's call and other failures do not."""
+    ward = Ward()
+    call = ward.call()
+    ward.failure(call, code="EGRESS_BLOCKED")
+    assert said(ward.facts) == [("EGRESS_BLOCKED", None, Outcome.SUSPEND)]
+    (reading,) = (one.reading for one in evaluate(plan(), ward.facts) if one.reading.metric == "EGRESS_BLOCKED")
+    assert {fact.what for fact in ward.facts if fact.index == reading.first} == {What.INTENT}
+    ward = Ward()
+    ward.failure(ward.call())
+    ward.put(What.FAILED, call="f" * 32, code="EGRESS_BLOCKED")
+    assert said(ward.facts) == []
+
+
 def test_unknown_invariant() -> None:
     """What is no invariant cannot be reported as one."""
     for name in ("DISAGREEMENT", "WEATHER"):

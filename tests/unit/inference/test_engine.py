@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -150,6 +151,32 @@ def test_a_child_killed_in_a_call_is_reported_and_replaced(engine: Engine, model
     assert caught.value.code == "ENGINE_DIED"
     assert caught.value.retry
     assert _answers(engine, model)
+
+
+CALLING_HOME = """
+import socket, sys
+from inference import worker
+worker._infer = lambda *_: socket.create_connection(("192.0.2.1", 443), 5)
+sys.exit(worker.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_model_that_reaches_for_the_network_is_ended(model: VerifiedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel, before a byte leaves: the call says so, is not tried again by itself, and the engine goes on."""
+    events = Events()
+
+    def calling_home(command: list[str], **how: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*command[:2], "-c", CALLING_HOME, *command[4:]], **how)
+
+    with Engine(device="cpu", log=events) as one:
+        with monkeypatch.context() as changed:
+            changed.setattr(one, "_launch", calling_home)
+            with pytest.raises(ModelFailed) as caught:
+                one.infer(model, volumes.block(), DEADLINE_S)
+        assert (caught.value.code, caught.value.fault, caught.value.retry) == ("EGRESS_BLOCKED", "MODEL", False)
+        assert events.names()[-1] == "engine_egress_blocked"
+        assert _answers(one, model)
 
 
 @pytest.mark.slow
