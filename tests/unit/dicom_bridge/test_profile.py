@@ -29,6 +29,7 @@ ALL = {
     "SC": PICTURE,
     "GSPS": OVERLAY,
     "KOS": SELECTION,
+    "NO_FINDING": PICTURE,
     "COMMITMENT": COMMITMENT,
     "C-FIND": FIND,
 }
@@ -64,9 +65,9 @@ def test_what_is_needed_follows_the_configuration() -> None:
     assert kinds(NOWHERE) == ["SEG", "SR"]
     for kind in KeyImage:
         assert kinds(NOWHERE, key_images=[kind]) == ["SEG", "SR", kind]
-    assert kinds(NOWHERE, key_images=PICTURES) == ["SEG", "SR", "SC", "GSPS", "KOS"]
+    assert kinds(NOWHERE, key_images=PICTURES) == ["SEG", "SR", "SC", "GSPS", "KOS", "NO_FINDING"]
     notes = needs(NOWHERE, key_images=PICTURES, rejection_notes=True)
-    assert [need.kind for need in notes] == ["SEG", "SR", "SC", "GSPS", "KOS", "NOTE"]
+    assert [need.kind for need in notes] == ["SEG", "SR", "SC", "GSPS", "KOS", "NO_FINDING", "NOTE"]
     able = Peer("pacs", "TESTPACS", "127.0.0.1", 9, counts=True, commitment=True)
     assert kinds(able) == ["SEG", "SR", "COMMITMENT", "C-FIND"]
     web = Peer("pacs", "TESTPACS", "127.0.0.1", 9, counts=True, send=Send.STOW_RS, web="http://127.0.0.1:9/dicom-web")
