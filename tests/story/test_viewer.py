@@ -34,10 +34,6 @@ DICE_MIN = 0.97
 BARE_MAX = 0.1
 GREY_MIN = 5.0
 SHIFT = 8
-READ_MIN = 0.97
-"""Correlation of a line of text on the screen with the picture's own at the drawn scale; 1.00 was seen."""
-DRAWN_MIN = 0.9
-"""The same of the whole viewport, where the viewer's own words and buttons are too."""
 VOLUMETRIC, PLANAR = ReportGroups
 KNOWN: dict[tuple[str, ReportGroups], list[str]] = {
     ("3.13.2", VOLUMETRIC): [],
@@ -262,26 +258,12 @@ def unread(study: Study, shown: Dataset, pacs: RealOrthanc, version: str, shots:
     """Open the key image `shown` in the viewer; what of `study.sc` is then not to be seen as it must be."""
     held = [_put(pacs, ds, shots / name) for ds, name in ((study.seg, "seg.dcm"), (study.sr, "sr.dcm"))]
     held.append(_put(pacs, shown, shots / "sc.dcm"))
-    head, picture = study.headers[study.key], grey(study.sc)
-    # Without a position of its own, the viewer lays the picture's pixels out in steps of 1.
-    plane = ohif.Slice(str(shown.SOPInstanceUID), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
-    found: dict[str, bool] = {}
     try:
         with ohif.viewer(version, pacs.url, shots) as screen:
+            words = [text for text, _ in study.words]
+            head = study.headers[study.key]
             screen.open(str(head.StudyInstanceUID), str(head.SeriesInstanceUID), str(head.SOPInstanceUID))
-            screen.open_picture(str(shown.SeriesDescription), plane.sop_uid)
-            pixels = screen.shoot("4-key-image").mean(axis=-1)
-            expected = screen.project_picture(picture, plane, (pixels.shape[0], pixels.shape[1]))
-            found["another picture"] = ohif.alike(pixels, expected) < DRAWN_MIN
-            for box, (words, _) in zip(lines(picture), study.words, strict=False):
-                area = np.zeros(picture.shape, np.bool_)
-                area[box] = True
-                there = screen.project(area, plane, (pixels.shape[0], pixels.shape[1]))
-                found[f"unread: {words.partition(' ')[0]}"] = ohif.alike(pixels[there], expected[there]) < READ_MIN
-            found["an error in the page"] = bool(screen.seen.errors)
-            found["a refused request"] = bool(screen.seen.refused)
-            found["a request to another origin"] = bool(screen.seen.foreign)
-            found["a complaint to the user"] = bool(screen.complaints())
+            found = ohif.misread(screen, shown, study.sc, words)
     finally:
         for one in held:
             pacs.ask("DELETE", f"/instances/{one}")

@@ -29,11 +29,11 @@ ALL = {
     "SC": PICTURE,
     "GSPS": OVERLAY,
     "KOS": SELECTION,
-    "NO_FINDING": PICTURE,
     "COMMITMENT": COMMITMENT,
     "C-FIND": FIND,
 }
-PICTURES = tuple(KeyImage)
+PICTURES = (KeyImage.SC, KeyImage.GSPS, KeyImage.KOS)
+"""One kind of each class; that of a run without a finding is a picture like the first."""
 QUICK = CallLimits(connect_s=2, acse_s=2, dimse_s=2)
 NOWHERE = Peer("pacs", "TESTPACS", "127.0.0.1", 9)
 
@@ -65,9 +65,9 @@ def test_what_is_needed_follows_the_configuration() -> None:
     assert kinds(NOWHERE) == ["SEG", "SR"]
     for kind in KeyImage:
         assert kinds(NOWHERE, key_images=[kind]) == ["SEG", "SR", kind]
-    assert kinds(NOWHERE, key_images=PICTURES) == ["SEG", "SR", "SC", "GSPS", "KOS", "NO_FINDING"]
+    assert kinds(NOWHERE, key_images=PICTURES) == ["SEG", "SR", "SC", "GSPS", "KOS"]
     notes = needs(NOWHERE, key_images=PICTURES, rejection_notes=True)
-    assert [need.kind for need in notes] == ["SEG", "SR", "SC", "GSPS", "KOS", "NO_FINDING", "NOTE"]
+    assert [need.kind for need in notes] == ["SEG", "SR", "SC", "GSPS", "KOS", "NOTE"]
     able = Peer("pacs", "TESTPACS", "127.0.0.1", 9, counts=True, commitment=True)
     assert kinds(able) == ["SEG", "SR", "COMMITMENT", "C-FIND"]
     web = Peer("pacs", "TESTPACS", "127.0.0.1", 9, counts=True, send=Send.STOW_RS, web="http://127.0.0.1:9/dicom-web")
@@ -109,6 +109,19 @@ def test_one_class_for_two_purposes_is_proposed_once_and_named_for_both() -> Non
         with serving(offered) as peer:
             wanted = needs(peer, key_images=[KeyImage.KOS], rejection_notes=True)
             assert [need.kind for need in refused(peer, "ZHIYING", wanted, QUICK)] == kinds
+
+
+def test_pictures_of_findings_and_of_none_are_of_one_class() -> None:
+    """A peer that takes no Secondary Capture gets neither, and each is named as the setting names it."""
+    kinds = [KeyImage.SC, KeyImage.NO_FINDING]
+    wanted = needs(NOWHERE, key_images=kinds)
+    assert [(need.kind, need.sop_class) for need in wanted[2:]] == [(kind, PICTURE) for kind in kinds]
+    for offered, lacking in (
+        ([SEGMENTATION, COMPREHENSIVE_3D_SR, PICTURE], []),
+        ([SEGMENTATION, COMPREHENSIVE_3D_SR], kinds),
+    ):
+        with serving(offered) as peer:
+            assert [need.kind for need in refused(peer, "ZHIYING", wanted, QUICK)] == lacking
 
 
 def test_a_peer_that_accepts_all_is_not_complained_of() -> None:

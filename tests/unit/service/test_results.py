@@ -346,7 +346,7 @@ def test_a_whole_set_stays_what_it_was(tmp_path: Path, before: ResultStyle, afte
 
 SAYING = replace(STYLE, key_images=tuple(KeyImage))
 NOTHING = {
-    "nothing": simulated.findings(np.zeros(SHAPE, np.bool_)),
+    "nothing": simulated.findings(np.zeros(SHAPE, np.bool_), np.zeros(SHAPE, np.bool_)),
     "inconclusive": Findings((), (), dict.fromkeys(("load", "total"), 0), "cpu", inconclusive="LOW_QUALITY"),
 }
 
@@ -356,7 +356,7 @@ def test_a_run_without_a_finding_has_its_picture(tmp_path: Path, outcome: str) -
     """Report and picture, in the log as what they are; made again after a crash, described after that: the same."""
     writer = ResultWriter(tmp_path / "results", SAYING)
     writer.keep(CALL, NOTHING[outcome])
-    written = writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
+    written = writer.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None)
 
     files = writer.files(CALL)
     assert [path.name for path in files] == ["sr.dcm", "sc-000.dcm"]
@@ -370,7 +370,7 @@ def test_a_run_without_a_finding_has_its_picture(tmp_path: Path, outcome: str) -
     for lost in (["sr.dcm"], ["sr.dcm", "sc-000.dcm"], []):
         for name in lost:
             (tmp_path / "results" / CALL / name).unlink()
-        assert writer.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None) == written
+        assert writer.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None) == written
         assert writer.files(CALL) == files
 
 
@@ -393,10 +393,10 @@ def test_a_picture_of_nothing_comes_neither_late_nor_goes(tmp_path: Path) -> Non
     for number, (before, after) in enumerate([(SAYING, PICTURED), (PICTURED, SAYING)]):
         first = ResultWriter(tmp_path / str(number), before)
         first.keep(CALL, NOTHING["nothing"])
-        written = first.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None)
+        written = first.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None)
         assert len(written.outputs) == (2 if before is SAYING else 1)
         later = ResultWriter(tmp_path / str(number), after)
-        assert later.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None) == written
+        assert later.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None) == written
         assert later.files(CALL) == first.files(CALL)
 
 
