@@ -26,7 +26,7 @@ from tests.simulators.series import make_slice, set_pixels, write_file
 
 SHAPE = (6, 96, 80)
 NOTHING = Findings((), (), {}, "cpu")
-WORDS = ["Search of the head: no finding.", "Absent: Nodule (Lung), Hemorrhage (Brain)"]
+WORDS = ["Search for bleeding: no finding.", "Absent: Hemorrhage (Brain)"]
 """What the report says by its codes, and the picture in words."""
 
 
@@ -48,7 +48,9 @@ class Opened:
 
 def results(heads: list[Dataset], pixels: NDArray[np.float32]) -> list[Dataset]:
     """The report of nothing found, the picture, and the picture without words."""
-    manifest = replace(phantom.manifest(kind="detections"), title={"en": "Search of the head", "zh": "头部检测"})
+    looks_for = phantom.manifest(kind="detections")
+    title = {"en": "Search for bleeding", "zh": "出血检测"}
+    manifest = replace(looks_for, title=title, detections=looks_for.detections[1:])
     report = write_sr(NOTHING, manifest, phantom.REF, heads, None, phantom.context())
     data = write_no_finding(NOTHING, manifest, phantom.REF, heads, pixels, phantom.context())
     assert data is not None
