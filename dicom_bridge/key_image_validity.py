@@ -12,7 +12,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from dicom_bridge.validity import TEXT_MARKS, OutputInvalid, read_common, readable
 
 _TOP_ROWS: Final = 36
-"""The marking's line is in these, and no other."""
+"""The marking's line is in these, and no other; the last line of what stands below is in as many at the bottom."""
 _CORNER: Final = 0.15
 """Of the width, left and right: where viewers lay their own text, ours must not be."""
 _OF_GEOMETRY: Final = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
@@ -28,8 +28,11 @@ _DECLARED: Final = (
 )
 
 
-def check_key_image(data: bytes, sources: Sequence[Dataset]) -> Dataset:
-    """Read a key image's bytes and refuse what must not be sent; gives the data set read. Raises OutputInvalid."""
+def check_key_image(data: bytes, sources: Sequence[Dataset], *, outlined: bool = True) -> Dataset:
+    """Read a key image's bytes and refuse what must not be sent; gives the data set read. Raises OutputInvalid.
+
+    `outlined`: whether something is; where it is not, nothing may look as if it were, and words say so below the slice.
+    """
     with readable():
         ds = read_common(data, str(SecondaryCaptureImageStorage), sources)
         for keyword, value in _DECLARED:
@@ -46,7 +49,7 @@ def check_key_image(data: bytes, sources: Sequence[Dataset]) -> Dataset:
             if not any(mark in str(ds.get(keyword, "")) for mark in TEXT_MARKS):
                 raise OutputInvalid("MARKING_MISSING", keyword)
         _check_source(ds, sources)
-        _check_pixels(ds)
+        _check_pixels(ds, outlined=outlined)
         return ds
 
 
@@ -58,7 +61,7 @@ def _check_source(ds: Dataset, sources: Sequence[Dataset]) -> None:
         raise OutputInvalid("DERIVATION_MISSING", "the picture does not name the one slice that it shows")
 
 
-def _check_pixels(ds: Dataset) -> None:
+def _check_pixels(ds: Dataset, *, outlined: bool) -> None:
     size = ds.Rows * ds.Columns * 3
     if len(ds.PixelData) != size + size % 2 or ds.Rows <= _TOP_ROWS:
         raise OutputInvalid("GRID_MISMATCH", "pixel data are not as long as the picture")
@@ -71,5 +74,8 @@ def _check_pixels(ds: Dataset) -> None:
         raise OutputInvalid("KEY_IMAGE_PIXELS", "something is drawn in a corner")
     # The picture is grey and so is its text; without one pixel of a colour below the marking nothing is outlined.
     rest = canvas[_TOP_ROWS:]
-    if not (rest.max(axis=2) != rest.min(axis=2)).any():
-        raise OutputInvalid("KEY_IMAGE_PIXELS", "nothing is outlined")
+    coloured = bool((rest.max(axis=2) != rest.min(axis=2)).any())
+    if coloured is not outlined:
+        raise OutputInvalid("KEY_IMAGE_PIXELS", "nothing is outlined" if outlined else "something is outlined")
+    if not outlined and not bottom[:, corner:-corner].any():
+        raise OutputInvalid("KEY_IMAGE_PIXELS", "nothing is written below the slice")

@@ -1,6 +1,7 @@
 """The key images of one call, of whichever kinds its site has chosen, and what their files are called.
 
 sc-NNN.dcm   a picture of segment NNN of the manifest (`keyimage`)
+sc-000.dcm   the picture of a run without a finding, which has no segment (`no_finding`)
 gsps.dcm     the presentation state (`presentation`)
 kos.dcm      the key object selection (`key_objects`)
 gsps.txt     in place of gsps.dcm: the code of why these slices can have none
@@ -19,6 +20,7 @@ from pydicom.dataset import Dataset
 from dicom_bridge import keyimage, uids
 from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.key_objects import write_key_objects
+from dicom_bridge.no_finding import NUMBER, write_no_finding
 from dicom_bridge.presentation import RESCALE_MIXED, write_presentation
 from dicom_bridge.result_context import ResultContext
 from dicom_bridge.unfit import OutputInvalid
@@ -27,7 +29,7 @@ from models.manifest import Manifest
 from models.ref import ModelRef
 
 SEGMENTS_MAX: Final = 255
-"""Numbers of segments in a manifest."""
+"""Numbers of segments in a manifest, which begin at 1."""
 UNMADE: Final = "gsps.txt"
 """Name of the file that says why there is no presentation state; it is no object, and is never sent."""
 _PICTURE: Final = "sc-{:03d}"
@@ -42,16 +44,19 @@ def write(
     sources: Sequence[Dataset],
     voxels: NDArray[np.float32],
     context: ResultContext,
+    failed: Sequence[str] = (),
 ) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each file, already through our own check. Where nothing is marked there is none.
+    """Name and bytes of each file, already through our own check. Where nothing is marked there is NO_FINDING's alone.
 
     A presentation state that these slices cannot have (RESCALE_MIXED) is left out; for it comes UNMADE, with the code.
-    Raises OutputInvalid, CharsetRefused.
+    `failed`: as for `write_sr`. Raises OutputInvalid, CharsetRefused.
     """
     about = (findings, manifest, ref, sources)
     if KeyImage.SC in kinds:
         for segment, data in keyimage.write_key_images(*about, voxels, context):
             yield f"{_PICTURE.format(segment)}.dcm", data
+    if KeyImage.NO_FINDING in kinds and (said := write_no_finding(*about, voxels, context, failed)) is not None:
+        yield f"{_PICTURE.format(NUMBER)}.dcm", said
     if KeyImage.GSPS in kinds:
         try:
             state = write_presentation(*about, voxels, context)
@@ -88,5 +93,5 @@ def uid_parts(number: str) -> tuple[str, ...]:
 
 def names(call: str) -> frozenset[str]:
     """The UIDs of all key images that a call can have."""
-    pictures = (uids.derive(KeyImage.SC, call, *keyimage.uid_parts(n)) for n in range(1, SEGMENTS_MAX + 1))
+    pictures = (uids.derive(KeyImage.SC, call, *keyimage.uid_parts(n)) for n in range(NUMBER, SEGMENTS_MAX + 1))
     return frozenset((*pictures, uids.derive(KeyImage.GSPS, call), uids.derive(KeyImage.KOS, call)))

@@ -15,11 +15,15 @@ from pydicom.uid import (
 
 
 class KeyImage(StrEnum):
-    """SC: a picture of each segment. GSPS: outlines and text that a viewer lays over the slices. KOS: which slices."""
+    """SC: a picture of each segment. GSPS: outlines and text that a viewer lays over the slices. KOS: which slices.
+
+    NO_FINDING: a picture that says in words how a run ended that found nothing; in the log and by its UID it is an SC.
+    """
 
     SC = "SC"
     GSPS = "GSPS"
     KOS = "KOS"
+    NO_FINDING = "NO_FINDING"
 
 
 CLASSES: Final[Mapping[KeyImage, str]] = MappingProxyType(
@@ -27,6 +31,7 @@ CLASSES: Final[Mapping[KeyImage, str]] = MappingProxyType(
         KeyImage.SC: str(SecondaryCaptureImageStorage),
         KeyImage.GSPS: str(GrayscaleSoftcopyPresentationStateStorage),
         KeyImage.KOS: str(KeyObjectSelectionDocumentStorage),
+        KeyImage.NO_FINDING: str(SecondaryCaptureImageStorage),
     }
 )
 """The SOP class of each kind."""

@@ -90,6 +90,19 @@ def placed(picture: Picture) -> Placed:
     return Placed(_band(picture.above), (SIDE_PX - width) // 2 + MARGIN_PX, height, width)
 
 
+def wrapped(text: str) -> list[str]:
+    """`text` as lines that fit into a picture at TEXT_SIZE, broken at blanks; a longer word has a line of its own."""
+    font = ImageFont.load_default(size=float(TEXT_SIZE))
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= (SIDE_PX + 2 * MARGIN_PX) * LINE_SHARE:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
 def readable(line: str) -> bool:
     """Whether `line` fits into a picture without becoming smaller than TEXT_SIZE_MIN."""
     room = (SIDE_PX + 2 * MARGIN_PX) * LINE_SHARE

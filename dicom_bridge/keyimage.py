@@ -71,30 +71,45 @@ def write_key_images(
     if voxels.shape != grid_shape(sources):
         raise OutputInvalid("GRID_MISMATCH", "the voxels are not those of the source's slices")
     algorithm = Algorithm.of(manifest, ref)
-    head = source_head(sources)
     marking = MARKING[context.site_language]
     for segment in drawn_segments(findings, manifest, voxels.shape):
         numbers = worded(segment, findings, manifest)
         # The slice that the SR's contour lies on, too.
         k = key_outline(segment.found.part, segment.found.origin).slice_index
-        ds = common_modules(head, context, algorithm)
-        ds.Modality = "OT"
-        ds.ConversionType = "WSD"
-        ds.SeriesInstanceUID = context.uid("SC-SERIES")
-        ds.SeriesNumber = SC_SERIES_NUMBER
-        ds.SeriesDescription = series_description(context, algorithm.name, KIND)
-        ds.InstanceNumber = segment.number
-        # Never empty, or a laterality would be wanted (PS3.3 C.7.3.1.1.2); what the model was made for, it was given.
-        ds.BodyPartExamined = str(head.get("BodyPartExamined", "") or "") or manifest.input.body_part[0]
-        ds.DerivationDescription = _DERIVED_BY + marking
         title = manifest.title[context.text_language]
-        ds.ImageComments = f"{marking} {title}: {segment.spec.label}. {'; '.join(numbers)}{link(context)}"
-        ds.SourceImageSequence = [_source_item(sources[k])]
+        comments = f"{marking} {title}: {segment.spec.label}. {'; '.join(numbers)}{link(context)}"
         picture = picture_of(segment, k, numbers, algorithm, sources, voxels, context.decide_at)
-        _pixels(ds, draw(picture), sources)
+        ds = captured(draw(picture), k, segment.number, manifest, algorithm, sources, context)
+        ds.DerivationDescription = _DERIVED_BY + marking
+        ds.ImageComments = comments
         data = part10(ds, SecondaryCaptureImageStorage, context.uid(KIND, *uid_parts(segment.spec.number)))
         check_key_image(data, sources)
         yield segment.spec.number, data
+
+
+def captured(
+    canvas: NDArray[np.uint8],
+    k: int,
+    number: int,
+    manifest: Manifest,
+    algorithm: Algorithm,
+    sources: Sequence[Dataset],
+    context: ResultContext,
+) -> Dataset:
+    """The object around a picture (H, W, 3) of slice k, `number` in its series; the caller says what it shows."""
+    head = source_head(sources)
+    ds = common_modules(head, context, algorithm)
+    ds.Modality = "OT"
+    ds.ConversionType = "WSD"
+    ds.SeriesInstanceUID = context.uid("SC-SERIES")
+    ds.SeriesNumber = SC_SERIES_NUMBER
+    ds.SeriesDescription = series_description(context, algorithm.name, KIND)
+    ds.InstanceNumber = number
+    # Never empty, or a laterality would be wanted (PS3.3 C.7.3.1.1.2); what the model was made for, it was given.
+    ds.BodyPartExamined = str(head.get("BodyPartExamined", "") or "") or manifest.input.body_part[0]
+    ds.SourceImageSequence = [_source_item(sources[k])]
+    _pixels(ds, canvas, sources)
+    return ds
 
 
 def uid_parts(segment: int) -> tuple[str, ...]:
@@ -115,11 +130,10 @@ def picture_of(
 
     `decide_at`: the address at which a reader decides; it is left out where it would be too small to read.
     """
-    link = [] if decide_at is None or not readable(decide_at) else [decide_at]
     return Picture(
         plane=voxels[k],
         mask=segment.found.plane(k),
-        spacing=_spacing(sources[k]),
+        spacing=spacing_of(sources[k]),
         window=window_of(sources),
         colour_lab=segment.spec.colour_lab,
         # All words but the marking stand below: OHIF opens its cine player over what is at the top of a series of OT.
@@ -129,9 +143,14 @@ def picture_of(
             *numbers,
             f"Model {algorithm.name} {algorithm.version}",
             f"Slice {k + 1} of {len(sources)}, outline by AI",
-            *link,
+            *link_lines(decide_at),
         ],
     )
+
+
+def link_lines(decide_at: str | None) -> list[str]:
+    """The address at which a reader decides as a line, where there is one that can be read."""
+    return [] if decide_at is None or not readable(decide_at) else [decide_at]
 
 
 def _pixels(ds: Dataset, canvas: NDArray[np.uint8], sources: Sequence[Dataset]) -> None:
@@ -165,9 +184,10 @@ def _words(segment: DrawnSegment) -> str:
     return next((text for text in named if text.isascii()), f"segment {segment.spec.number}")
 
 
-def _spacing(source: Dataset) -> tuple[float, float]:
-    """Millimetres between rows and between columns."""
-    rows, columns = (float(v) for v in source.PixelSpacing)
+def spacing_of(source: Dataset) -> tuple[float, float]:
+    """Between rows and between columns: mm in the patient, or a radiograph's at its detector, or of pixels alike."""
+    said = (source.get(keyword) for keyword in ("PixelSpacing", "ImagerPixelSpacing"))
+    rows, columns = (float(v) for v in next((one for one in said if one), (1.0, 1.0)))
     if not (0 < rows < math.inf and 0 < columns < math.inf):
         raise OutputInvalid("GRID_MISMATCH", "the source's pixels have no size")
     return rows, columns

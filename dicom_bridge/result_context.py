@@ -48,6 +48,11 @@ NOT_PERFORMED: dict[Language, str] = {
     "en-US": "AI not performed: {code}. The images were not analysed; this says nothing about them.",
     "zh-CN": "未执行人工智能分析：{code}。影像未经分析，本文件不含任何关于影像的结论。",
 }
+NO_FINDING: dict[Language, str] = {
+    "en-US": "{title}: no finding.",
+    "zh-CN": "{title}：人工智能未检出任何目标。",
+}
+"""Of a model that came to a result; what it looked for is named beside it."""
 INCONCLUSIVE: dict[Language, str] = {
     "en-US": "AI inconclusive: {code}. The images were analysed without a result; nothing is excluded.",
     "zh-CN": "人工智能分析无结论：{code}。影像已分析但未得出结果，不排除任何异常。",

@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from dicom_bridge import content
 from dicom_bridge.content import Item
 from dicom_bridge.groups import FINDING_SITE, PRIVATE_SCHEME, score
-from dicom_bridge.result_context import DECIDE_AT, INCONCLUSIVE, MARKING, NOT_PERFORMED, PARTLY_FAILED, ResultContext
+from dicom_bridge.result_context import (
+    DECIDE_AT,
+    INCONCLUSIVE,
+    MARKING,
+    NOT_PERFORMED,
+    PARTLY_FAILED,
+    Language,
+    ResultContext,
+)
 from dicom_bridge.segmentation import DrawnSegment
 from dicom_bridge.unfit import OutputInvalid
 from inference.types import Findings, Presence
@@ -32,7 +41,7 @@ _SUMMARIES: Final[Mapping[tuple[bool, bool], Code]] = {
     (True, False): Code("111243", "DCM", "Not all algorithms succeeded; without findings"),
 }
 _COMMENT = Code("121106", "DCM", "Comment")
-_PRESENCES: Final[Mapping[Presence, Code]] = {
+PRESENCES: Final[Mapping[Presence, Code]] = {
     "PRESENT": Code("52101004", "SCT", "Present"),
     "ABSENT": Code("272519000", "SCT", "Absent"),
     "UNDETERMINED": Code("373068000", "SCT", "Undetermined"),
@@ -40,6 +49,16 @@ _PRESENCES: Final[Mapping[Presence, Code]] = {
 # CID 7150: only of something abnormal is presence a statement worth making; an organ is simply there.
 _ABNORMAL: Final = "49755003"
 _REASON: Final = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """That one thing is there, is not, or that nobody knows. `below`: what the report has under it (site, score)."""
+
+    concept: Code
+    presence: Presence
+    site: Code | None = None
+    below: tuple[Item, ...] = ()
 
 
 def qualitative(
@@ -54,21 +73,36 @@ def qualitative(
     Raises OutputInvalid STATEMENT_UNKNOWN, STATEMENT_MISSING: the findings speak of a target that the manifest does not
     have, or are silent on one although nothing failed.
     """
+    said = [
+        content.code(content.CONTAINS, one.concept, PRESENCES[one.presence], one.below)
+        for one in stated(findings, segments, manifest, failed)
+    ]
+    language = context.site_language
+    texts = [*reasons(findings, failed, language), MARKING[language], manifest.limits_text[context.text_language]]
+    return _container(_SUMMARIES[bool(failed), findings.outcome == "FINDINGS"], said, texts, _decide_at(context))
+
+
+def stated(
+    findings: Findings, segments: Sequence[DrawnSegment], manifest: Manifest, failed: Sequence[str] = ()
+) -> list[Statement]:
+    """What is said of each thing that the model looks for, in the report's order; raises as `qualitative`."""
     drawn = {segment.spec.number for segment in segments}
     silent_allowed = bool(failed) or findings.inconclusive is not None
-    said = [
+    return [
         *_of_segments(findings, drawn, manifest, silent_allowed=silent_allowed),
         *_of_detections(findings, manifest, silent_allowed=silent_allowed),
         *_of_classifications(findings, manifest, silent_allowed=silent_allowed),
     ]
-    language = context.site_language
-    reasons = []
+
+
+def reasons(findings: Findings, failed: Sequence[str], language: Language) -> list[str]:
+    """Why nothing more can be said, a sentence or two each; none where all of the model came to a result."""
+    said = []
     if findings.inconclusive is not None:
-        reasons.append(INCONCLUSIVE[language].format(code=findings.inconclusive))
+        said.append(INCONCLUSIVE[language].format(code=findings.inconclusive))
     if failed:
-        reasons.append(PARTLY_FAILED[language].format(codes=", ".join(failed)))
-    texts = [*reasons, MARKING[language], manifest.limits_text[context.text_language]]
-    return _container(_SUMMARIES[bool(failed), findings.outcome == "FINDINGS"], said, texts, _decide_at(context))
+        said.append(PARTLY_FAILED[language].format(codes=", ".join(failed)))
+    return said
 
 
 def not_performed(code: str, context: ResultContext) -> Item:
@@ -104,7 +138,9 @@ def _decide_at(context: ResultContext) -> list[Item]:
     return [content.text(content.CONTAINS, name, context.decide_at)]
 
 
-def _of_segments(findings: Findings, drawn: set[int], manifest: Manifest, *, silent_allowed: bool) -> Iterator[Item]:
+def _of_segments(
+    findings: Findings, drawn: set[int], manifest: Manifest, *, silent_allowed: bool
+) -> Iterator[Statement]:
     """An abnormality with an empty mask is absent; one without a mask was not looked for, which is no absence."""
     masked = {segment.number for segment in findings.segments}
     abnormal = [spec for spec in manifest.segments if spec.category.value == _ABNORMAL]
@@ -113,10 +149,10 @@ def _of_segments(findings: Findings, drawn: set[int], manifest: Manifest, *, sil
         presence: Presence = "PRESENT" if numbers & drawn else "ABSENT" if numbers <= masked else "UNDETERMINED"
         if presence == "UNDETERMINED" and not silent_allowed:
             raise OutputInvalid("STATEMENT_MISSING", "a segment has no mask, not even an empty one")
-        yield content.code(content.CONTAINS, kind, _PRESENCES[presence])
+        yield Statement(kind, presence)
 
 
-def _of_detections(findings: Findings, manifest: Manifest, *, silent_allowed: bool) -> Iterator[Item]:
+def _of_detections(findings: Findings, manifest: Manifest, *, silent_allowed: bool) -> Iterator[Statement]:
     """No detection is absence only where all of the model ran: a part that failed may have been the one that looks."""
     found = {detection.id for detection in findings.detections}
     for target in dict.fromkeys((spec.concept, spec.site) for spec in manifest.detections):
@@ -124,10 +160,10 @@ def _of_detections(findings: Findings, manifest: Manifest, *, silent_allowed: bo
         presence: Presence = "PRESENT" if ids & found else "UNDETERMINED" if silent_allowed else "ABSENT"
         concept, site = target
         where = content.code(content.MODIFIER, FINDING_SITE, site)
-        yield content.code(content.CONTAINS, concept, _PRESENCES[presence], [where])
+        yield Statement(concept, presence, site, (where,))
 
 
-def _of_classifications(findings: Findings, manifest: Manifest, *, silent_allowed: bool) -> Iterator[Item]:
+def _of_classifications(findings: Findings, manifest: Manifest, *, silent_allowed: bool) -> Iterator[Statement]:
     said = {one.id: one for one in findings.classifications}
     if said.keys() - {spec.id for spec in manifest.classifications}:
         raise OutputInvalid("STATEMENT_UNKNOWN", "a classification is not in the manifest")
@@ -136,9 +172,8 @@ def _of_classifications(findings: Findings, manifest: Manifest, *, silent_allowe
         if one is None and not silent_allowed:
             raise OutputInvalid("STATEMENT_MISSING", "a classification of the manifest is not stated")
         scored = (
-            []
+            ()
             if one is None or one.score is None
-            else [score(one.score, calibrated=spec.calibrated, relationship=content.PROPERTIES)]
+            else (score(one.score, calibrated=spec.calibrated, relationship=content.PROPERTIES),)
         )
-        presence = "UNDETERMINED" if one is None else one.presence
-        yield content.code(content.CONTAINS, spec.concept, _PRESENCES[presence], scored)
+        yield Statement(spec.concept, "UNDETERMINED" if one is None else one.presence, below=scored)

@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from playwright.sync_api import TimeoutError as NotInTime
+from pydicom.dataset import Dataset
 from scipy.ndimage import map_coordinates
 
 from service.demo.viewer import application
+from tests.simulators.burnt import grey, lines
 
 TOOLS = Path(__file__).parents[2] / ".tools" / "ohif"
 """Where scripts/viewer.sh puts the viewer."""
@@ -35,6 +37,10 @@ OPENS_MS = 90_000
 SHOWN_MS = 30_000
 SETTLES_S = 1.0
 WINDOW = {"width": 1400, "height": 900}
+READ_MIN = 0.97
+"""Correlation of a line of text on the screen with the picture's own at the drawn scale; 1.00 was seen."""
+DRAWN_MIN = 0.9
+"""The same of the whole viewport, where the viewer's own words and buttons are too."""
 COLOUR = 60
 """How much redder, greener or bluer than grey a pixel of an overlay is."""
 # OHIF 3.12.10 draws an SR at times only after a scroll (docs/hazards.md).
@@ -222,6 +228,31 @@ def alike(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     if min(one.std(), other.std()) == 0.0:
         return 0.0
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+
+
+def misread(screen: Screen, shown: Dataset, meant: Dataset, words: Sequence[str]) -> dict[str, bool]:
+    """Open the key image `shown` of the study that is open; by its name what of `meant` is not to be seen.
+
+    `words` name the lines of `meant` that are looked for, from the top.
+    """
+    picture = grey(meant)
+    # Without a position of its own, the viewer lays the picture's pixels out in steps of 1.
+    plane = Slice(str(shown.SOPInstanceUID), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    found: dict[str, bool] = {}
+    screen.open_picture(str(shown.SeriesDescription), plane.sop_uid)
+    pixels = screen.shoot("4-key-image").mean(axis=-1)
+    expected = screen.project_picture(picture, plane, (pixels.shape[0], pixels.shape[1]))
+    found["another picture"] = alike(pixels, expected) < DRAWN_MIN
+    for box, line in zip(lines(picture), words, strict=False):
+        area = np.zeros(picture.shape, np.bool_)
+        area[box] = True
+        there = screen.project(area, plane, (pixels.shape[0], pixels.shape[1]))
+        found[f"unread: {line.partition(' ')[0]}"] = alike(pixels[there], expected[there]) < READ_MIN
+    found["an error in the page"] = bool(screen.seen.errors)
+    found["a refused request"] = bool(screen.seen.refused)
+    found["a request to another origin"] = bool(screen.seen.foreign)
+    found["a complaint to the user"] = bool(screen.complaints())
+    return found
 
 
 @contextmanager

@@ -32,7 +32,8 @@ ALL = {
     "COMMITMENT": COMMITMENT,
     "C-FIND": FIND,
 }
-PICTURES = tuple(KeyImage)
+PICTURES = (KeyImage.SC, KeyImage.GSPS, KeyImage.KOS)
+"""One kind of each class; that of a run without a finding is a picture like the first."""
 QUICK = CallLimits(connect_s=2, acse_s=2, dimse_s=2)
 NOWHERE = Peer("pacs", "TESTPACS", "127.0.0.1", 9)
 
@@ -108,6 +109,19 @@ def test_one_class_for_two_purposes_is_proposed_once_and_named_for_both() -> Non
         with serving(offered) as peer:
             wanted = needs(peer, key_images=[KeyImage.KOS], rejection_notes=True)
             assert [need.kind for need in refused(peer, "ZHIYING", wanted, QUICK)] == kinds
+
+
+def test_pictures_of_findings_and_of_none_are_of_one_class() -> None:
+    """A peer that takes no Secondary Capture gets neither, and each is named as the setting names it."""
+    kinds = [KeyImage.SC, KeyImage.NO_FINDING]
+    wanted = needs(NOWHERE, key_images=kinds)
+    assert [(need.kind, need.sop_class) for need in wanted[2:]] == [(kind, PICTURE) for kind in kinds]
+    for offered, lacking in (
+        ([SEGMENTATION, COMPREHENSIVE_3D_SR, PICTURE], []),
+        ([SEGMENTATION, COMPREHENSIVE_3D_SR], kinds),
+    ):
+        with serving(offered) as peer:
+            assert [need.kind for need in refused(peer, "ZHIYING", wanted, QUICK)] == lacking
 
 
 def test_a_peer_that_accepts_all_is_not_complained_of() -> None:

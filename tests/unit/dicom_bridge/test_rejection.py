@@ -109,6 +109,22 @@ def test_it_names_every_object(tmp_path: Path) -> None:
     assert write_rejection(report, objects, Reason.SAFETY, None, phantom.context()) == data
 
 
+def test_it_names_a_picture_of_no_finding(tmp_path: Path) -> None:
+    """A report without a segmentation and the picture beside it: two objects, both named, the picture as an image."""
+    sources, context = phantom.series(SHAPE), phantom.context()
+    about = (phantom.findings(np.zeros(SHAPE, np.bool_)), phantom.manifest(), phantom.REF, sources)
+    (tmp_path / "sr.dcm").write_bytes(write_sr(*about, None, context))
+    for name, data in key_images.write([KeyImage.NO_FINDING], *about, np.zeros(SHAPE, np.float32), context):
+        (tmp_path / name).write_bytes(data)
+    objects = list(named_of([tmp_path / "sr.dcm", *key_images.files(tmp_path)]).values())
+    report = dcmread(tmp_path / "sr.dcm")
+    note = check_rejection(
+        write_rejection(report, objects, Reason.SUPERSEDED, None, context), report, objects, Reason.SUPERSEDED
+    )
+    types = {i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID: i.ValueType for i in note.ContentSequence[-2:]}
+    assert types == {context.uid("SR"): "COMPOSITE", context.uid("SC", "0"): "IMAGE"}
+
+
 def test_whoever_reads_it_as_a_reader_s_word_would_take_it_for_a_rejection(tmp_path: Path) -> None:
     """It rejects all of ours by its title: why `verdicts` must know it by its UID."""
     report, objects = result(tmp_path)

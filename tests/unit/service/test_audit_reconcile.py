@@ -677,19 +677,21 @@ def picture(call: str, receipt: Receipt | None) -> bytes:
     return next(data for _, data in shown)
 
 
-@pytest.mark.parametrize("kind", ["GSPS", "KOS"])
-def test_presentation_states_and_selections_are_looked_for_too(hospital: Hospital, kind: str) -> None:
-    """Both by their UIDs; their receipts are those of the call that made them; one that is gone is missed."""
+@pytest.mark.parametrize("kind", ["GSPS", "KOS", "NO_FINDING"])
+def test_other_key_images_are_looked_for_too(hospital: Hospital, kind: str) -> None:
+    """All by their UIDs; their receipts are those of the call that made them; one that is gone is missed."""
     call = call_of(6)
     with wire.offline(hospital.config) as site:
         intent = site.log.append(Draft(Kind.CALL_INTENT, "intent:6", body(Kind.CALL_INTENT), call))
         at = Receipt(intent.index, site.log.receipt(intent.index).note)
         context = phantom.context("zh-CN", call=call, receipt=at)
-        about = (phantom.findings(phantom.ellipsoid(SHAPE)), phantom.manifest(), phantom.REF, phantom.series(SHAPE))
+        mask = phantom.ellipsoid(SHAPE) & (kind != "NO_FINDING")
+        about = (phantom.findings(mask), phantom.manifest(), phantom.REF, phantom.series(SHAPE))
         ((name, data),) = key_images.write([KeyImage(kind)], *about, np.zeros(SHAPE, np.float32), context)
-        uid = uids.derive(kind, call)
+        logged, *parts = ("SC", "0") if kind == "NO_FINDING" else (kind,)
+        uid = uids.derive(logged, call, *parts)
         output = {"uid": uid, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}"}
-        said = {**body(Kind.CALL_RESULT), "outputs": [{"kind": kind, **output}]}
+        said = {**body(Kind.CALL_RESULT), "outputs": [{"kind": logged, **output}]}
         site.log.append(Draft(Kind.CALL_RESULT, "result:6", said, call))
         told = {**body(Kind.RELEASED), "outputs": [output], "peer": "pacs"}
         site.log.append(Draft(Kind.RELEASED, "released:6", told, call))

@@ -40,7 +40,14 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("written", "kinds"),
-    [("false", ()), ("true", ("SC",)), ('["GSPS", "KOS"]', ("GSPS", "KOS")), ("[]", ()), ('["SC"]', ("SC",))],
+    [
+        ("false", ()),
+        ("true", ("SC",)),
+        ('["GSPS", "KOS"]', ("GSPS", "KOS")),
+        ("[]", ()),
+        ('["SC"]', ("SC",)),
+        ('["SC", "NO_FINDING"]', ("SC", "NO_FINDING")),
+    ],
 )
 def test_key_images_are_chosen_by_kind(tmp_path: Path, written: str, kinds: tuple[str, ...]) -> None:
     """A list of kinds; true stays what it was before there were several."""

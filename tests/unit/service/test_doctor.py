@@ -275,6 +275,7 @@ def test_a_peer_that_accepts_what_results_need_is_ok(site: Site, groups: str) ->
         ("key_images = true", "SC"),
         ('key_images = ["GSPS"]', "GSPS"),
         ('key_images = ["KOS"]', "KOS"),
+        ('key_images = ["NO_FINDING"]', "NO_FINDING"),
         ("rejection_notes = true", "NOTE"),
     ],
 )

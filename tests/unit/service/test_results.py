@@ -211,9 +211,13 @@ def test_the_site_chooses_language_and_charset(tmp_path: Path, language: str, ch
     assert ("not for diagnosis" in str(report.SeriesDescription)) is (language == "en-US")
 
 
+MARKED = (KeyImage.SC, KeyImage.GSPS, KeyImage.KOS)
+"""The kinds that mark something."""
+
+
 def test_nothing_found_is_a_report_alone(tmp_path: Path) -> None:
     """No empty SEG, no picture, whatever an earlier try left: a report that names what is absent, and is resent."""
-    writer = ResultWriter(tmp_path / "results", replace(STYLE, key_images=tuple(KeyImage)))
+    writer = ResultWriter(tmp_path / "results", replace(STYLE, key_images=MARKED))
     model = replace(MODEL, manifest=ABNORMAL)
     empty = np.zeros(SHAPE, dtype=np.bool_)
     writer.keep(CALL, simulated.findings(empty))
@@ -405,6 +409,62 @@ def test_a_whole_set_stays_what_it_was(tmp_path: Path, before: ResultStyle, afte
 
     assert later.write(CALL, MODEL, LOADED, INTENDED, RECEIPT, None) == written
     assert later.files(CALL) == files
+
+
+SAYING = replace(STYLE, key_images=tuple(KeyImage))
+NOTHING = {
+    "nothing": simulated.findings(np.zeros(SHAPE, np.bool_), np.zeros(SHAPE, np.bool_)),
+    "inconclusive": Findings((), (), dict.fromkeys(("load", "total"), 0), "cpu", inconclusive="LOW_QUALITY"),
+}
+
+
+@pytest.mark.parametrize("outcome", NOTHING)
+def test_a_run_without_a_finding_has_its_picture(tmp_path: Path, outcome: str) -> None:
+    """Report and picture, in the log as what they are; made again after a crash, described after that: the same."""
+    writer = ResultWriter(tmp_path / "results", SAYING)
+    writer.keep(CALL, NOTHING[outcome])
+    written = writer.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None)
+
+    files = writer.files(CALL)
+    assert [path.name for path in files] == ["sr.dcm", "sc-000.dcm"]
+    assert [(o["kind"], o["uid"]) for o in written.outputs] == [
+        ("SR", uids.derive("SR", CALL)),
+        ("SC", uids.derive("SC", CALL, "0")),
+    ]
+    assert written.outputs[1]["digest"] == "sha256:" + hashlib.sha256(files[1].read_bytes()).hexdigest()
+    ds = receipt.read_bytes(files[1].read_bytes())
+    assert (ds.SOPInstanceUID, receipt.read(ds, LOG.verifier)[0]) == (written.outputs[1]["uid"], RECEIPT)
+    for lost in (["sr.dcm"], ["sr.dcm", "sc-000.dcm"], []):
+        for name in lost:
+            (tmp_path / "results" / CALL / name).unlink()
+        assert writer.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None) == written
+        assert writer.files(CALL) == files
+
+
+def test_a_run_with_a_finding_has_no_picture_that_says_otherwise(tmp_path: Path) -> None:
+    """Even where an earlier try left one; and the later run of images with a finding has its own pictures alone."""
+    writer = ResultWriter(tmp_path / "results", SAYING)
+    writer.keep(CALL, NOTHING["nothing"])
+    first = writer.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None)
+    writer.keep(LATER, simulated.findings(simulated.ellipsoid(SHAPE), np.zeros(SHAPE, np.bool_)))
+    (tmp_path / "results" / LATER / "sc-000.dcm").write_bytes(b"of a try that was cut off")
+    later = writer.write(LATER, BOTH, LOADED, INTENDED, RECEIPT, CALL)
+
+    names = [path.name for path in writer.files(LATER)]
+    assert names == ["seg.dcm", "sr.dcm", "sc-001.dcm", "gsps.dcm", "kos.dcm"]
+    assert {o["uid"] for o in later.outputs}.isdisjoint(o["uid"] for o in first.outputs)
+
+
+def test_a_picture_of_nothing_comes_neither_late_nor_goes(tmp_path: Path) -> None:
+    """The setting was changed after the result was made: what the log names is what is sent (I6)."""
+    for number, (before, after) in enumerate([(SAYING, PICTURED), (PICTURED, SAYING)]):
+        first = ResultWriter(tmp_path / str(number), before)
+        first.keep(CALL, NOTHING["nothing"])
+        written = first.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None)
+        assert len(written.outputs) == (2 if before is SAYING else 1)
+        later = ResultWriter(tmp_path / str(number), after)
+        assert later.write(CALL, BOTH, LOADED, INTENDED, RECEIPT, None) == written
+        assert later.files(CALL) == first.files(CALL)
 
 
 def test_a_later_report_with_key_images_names_the_one_it_replaces(pictured: ResultWriter) -> None:
