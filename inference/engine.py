@@ -35,6 +35,7 @@ from inference.errors import (
     ModelFailed,
     ModelRefused,
 )
+from inference.expected import Expected
 from inference.geometry import Reorientation
 from inference.types import LabelArray, Prediction, Volume
 from models.library import VerifiedModel
@@ -134,7 +135,8 @@ class Engine:
             self._load(self._alive(), model)
 
     def infer(self, model: VerifiedModel, volume: Volume, deadline_s: float) -> Prediction:
-        """Label map and heat maps on the volume's own grid. Loads the model first if need be, under a limit of its own.
+        """Label map and heat maps on the volume's own grid, and the model's scores. Loads the model first if need be,
+        under a limit of its own.
 
         Raises EngineTimeout (DEADLINE_EXCEEDED, LOAD_DEADLINE_EXCEEDED), EngineDied (ENGINE_DIED), ModelRefused,
         ModelFailed, EngineError (ENGINE_OUT_OF_MEMORY), EngineCancelled, EngineClosed. After each of them the next call
@@ -147,7 +149,9 @@ class Engine:
             answer, channels = self._compute(child, model, volume, deadline_s)
             timing_ms = {stage: int(answer[stage]) for stage in ("preprocess", "forward", "postprocess")}
             timing_ms |= {"load": load_ms, "total": _ms_since(started)}
-            return Prediction(channels[0], timing_ms, child.device, child.runtime, tuple(channels[1:]))
+            labels = channels.pop(0) if Expected.of(model.manifest).labels else np.zeros(volume.shape, np.uint8)
+            scores = tuple(answer["scores"])
+            return Prediction(labels, timing_ms, child.device, child.runtime, tuple(channels), scores)
 
     def cancel(self, digest: str | None) -> bool:
         """End what runs of the model of this digest (None: of any), and what waits for its turn; whether anything ran.
@@ -222,7 +226,7 @@ class Engine:
         except OSError as error:
             raise EngineError("ENGINE_OUT_OF_MEMORY", "no memory for the voxels") from error
         # Voxels first (float32), then room for labels and maps (uint8). All go with the last descriptor and mapping.
-        count_out = 1 + len(model.manifest.heat_maps)
+        count_out = Expected.of(model.manifest).channels
         try:
             memory = _mapped(descriptor, (4 + count_out) * count)
             turn.copy_to_canonical(volume.voxels, np.frombuffer(memory, np.float32, count).reshape(canonical))
@@ -241,7 +245,7 @@ class Engine:
             "key": model.ref.digest,
             "root": str(model.path),
             "config": model.manifest.bundle.inference,
-            "maps": len(model.manifest.heat_maps),
+            "expected": Expected.of(model.manifest).said(),
         }
         answer = self._ask(child, request, LOAD_DEADLINE_S, "LOAD_DEADLINE_EXCEEDED")
         child.warm.clear()

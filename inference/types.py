@@ -216,10 +216,11 @@ class Classification:
 class Prediction:
     """What the engine gives back: a label map on the volume's grid, and how it came about.
 
-    labels: (K, R, C) uint8, 0 is background, other values are segment numbers.
+    labels: (K, R, C) uint8, 0 is background, other values are segment numbers; all 0 of a model without segments.
     timing_ms: one whole number of milliseconds for each of `TIMING_KEYS`.
     device: "cpu", "cuda:0", ...; runtime: versions and settings that could change a result.
     heat_maps: each (K, R, C) uint8, 255 for 1, in the manifest's order.
+    scores: 0 to 1, one for each of the manifest's classifications, in their order.
     """
 
     labels: LabelArray
@@ -227,6 +228,7 @@ class Prediction:
     device: str
     runtime: Mapping[str, str]
     heat_maps: tuple[LabelArray, ...] = ()
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
