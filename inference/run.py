@@ -19,13 +19,13 @@ MM3_PER_CM3 = 1000.0
 
 
 class EnginePort(Protocol):
-    """What runs a model. Promises: one label map, and the manifest's heat maps, on the volume's own grid, and a score for
-    each of its classifications; or an EngineError within the deadline (and, if the model must be loaded first, the
-    engine's own limit for that). Callable from any thread.
+    """What runs a model. Promises: one label map, and the manifest's heat maps, on the volume's own grid, and a score
+    for each of its classifications; or an EngineError within the deadline (and, if the model must be loaded first,
+    the engine's own limit for that). Callable from any thread.
     """
 
     def infer(self, model: VerifiedModel, volume: Volume, deadline_s: float) -> Prediction:
-        """Label map and heat maps, (K, R, C) uint8, of the volume, and scores; `deadline_s` in seconds for computing alone."""
+        """Label map and heat maps, (K, R, C) uint8, and scores; `deadline_s` in seconds for computing alone."""
 
 
 def run(permit: Permit, model: VerifiedModel, volume: Volume, engine: EnginePort, now: datetime) -> Findings:

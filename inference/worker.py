@@ -108,8 +108,8 @@ def _load(bundles: OrderedDict[str, Any], request: dict[str, Any], device: str) 
 
 
 def _infer(bundles: OrderedDict[str, Any], request: dict[str, Any], descriptor: int | None) -> dict[str, Any]:
-    """Voxels are float32 at the start of the memory, labels and heat maps uint8 behind them, each (X, Y, Z); scores come
-    in the reply.
+    """Voxels are float32 at the start of the memory, labels and heat maps uint8 behind them, each (X, Y, Z); scores
+    come in the reply.
     """
     if descriptor is None:
         raise ModelFailed("MODEL_RUN_FAILED", "no voxels came with the request")

@@ -334,7 +334,7 @@ def test_bounds_of_a_classification_are_ordered(absent_below: float, present_fro
     """Any two in order, the equal ones too, are read as written; others are refused, as is that all is PRESENT."""
     one = CLASS | {"absent_below": absent_below, "present_from": present_from}
     document = manifest_fields(classifications=[one])
-    if 0.0 < present_from and absent_below <= present_from:
+    if present_from > 0.0 and absent_below <= present_from:
         (said,) = parse_manifest(as_json(document)).classifications
         assert (said.absent_below, said.present_from) == (absent_below, present_from)
     else:
