@@ -1,4 +1,4 @@
-"""What a model has to answer, by its manifest; and its scores, judged. Plain Python: both sides of an engine use it."""
+"""What a model has to answer, by its manifest, and what scores and boxes come to. Both sides of an engine use it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from inference.errors import ModelFailed
-from inference.types import Classification, Presence
-from models.manifest import ClassificationSpec, Manifest
+from inference.found import FoundBox, chosen, within_grid
+from inference.types import Classification, Detection, Presence
+from models.manifest import ClassificationSpec, DetectionSpec, Manifest
 
 DECIMALS: Final = 6
 """A score counts in millionths, as the log writes it: what was decided can be decided again from the log alone. And a
@@ -18,16 +19,24 @@ network's 0.7 is a float32 just below 0.7, which a bound of 0.7 would else not l
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """labels: whether a label map comes; maps: how many heat maps; scores: of how many classifications."""
+    """labels: whether a label map comes; maps: how many heat maps; scores: of how many classifications; kinds: of how
+    many kinds the boxes are, none without.
+    """
 
     labels: bool = True
     maps: int = 0
     scores: int = 0
+    kinds: int = 0
 
     @classmethod
     def of(cls, manifest: Manifest) -> Expected:
         """By what the manifest names."""
-        return cls(bool(manifest.segments), len(manifest.heat_maps), len(manifest.classifications))
+        return cls(
+            labels=bool(manifest.segments),
+            maps=len(manifest.heat_maps),
+            scores=len(manifest.classifications),
+            kinds=len(manifest.detections),
+        )
 
     @classmethod
     def read(cls, said: Mapping[str, Any]) -> Expected:
@@ -37,6 +46,11 @@ class Expected:
     def said(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
+
+    @property
+    def scores_name(self) -> str:
+        """Where the scores are: a model of classifications alone has nothing else in `pred`."""
+        return "scores" if self.channels or self.kinds else "pred"
 
     @property
     def channels(self) -> int:
@@ -62,6 +76,14 @@ def classified(scores: Iterable[float], specs: tuple[ClassificationSpec, ...]) -
     return tuple(
         Classification(spec.id, presence_of(score, spec), score) for spec, score in zip(specs, counted, strict=True)
     )
+
+
+def detected(
+    boxes: Iterable[FoundBox], specs: tuple[DetectionSpec, ...], shape: tuple[int, int, int]
+) -> tuple[Detection, ...]:
+    """The boxes on the grid (K, R, C) that count as found, the highest score first. Raises ModelFailed."""
+    found = chosen(boxes, [spec.threshold for spec in specs], DECIMALS)
+    return tuple(Detection(specs[one.kind].id, *within_grid(one, shape), one.score) for one in found)
 
 
 def presence_of(score: float, spec: ClassificationSpec) -> Presence:

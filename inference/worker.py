@@ -109,7 +109,7 @@ def _load(bundles: OrderedDict[str, Any], request: dict[str, Any], device: str) 
 
 def _infer(bundles: OrderedDict[str, Any], request: dict[str, Any], descriptor: int | None) -> dict[str, Any]:
     """Voxels are float32 at the start of the memory, labels and heat maps uint8 behind them, each (X, Y, Z); scores
-    come in the reply.
+    and boxes come in the reply.
     """
     if descriptor is None:
         raise ModelFailed("MODEL_RUN_FAILED", "no voxels came with the request")
@@ -127,6 +127,7 @@ def _infer(bundles: OrderedDict[str, Any], request: dict[str, Any], descriptor: 
     return {
         "ok": True,
         "scores": answer.scores,
+        "boxes": [one.said() for one in answer.boxes],
         "preprocess": _ms(answer.preprocess_s),
         "forward": _ms(answer.forward_s),
         "postprocess": _ms(answer.postprocess_s),
