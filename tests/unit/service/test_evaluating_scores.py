@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from audit.entry import Entry, Kind
 from ethics_review.acceptance import acceptance_of, claim_of, differences, rows_said
+from inference.found import FoundBox
 from models.library import Library
 from models.ref import ModelRef
 from service import dataset, evaluating
@@ -20,6 +22,7 @@ from tests.simulators.labelled import Labelled
 from tests.simulators.pacs import FakePacs
 from tests.simulators.shadow import Shadow
 from tests.simulators.site import Site
+from tests.unit.models.test_manifest import DETECTION
 
 FEW = 4
 BOUNDS = [
@@ -187,4 +190,21 @@ def test_a_model_that_only_draws_has_no_classification(tmp_path: Path) -> None:
     shadow.evaluation(root, approval).run(lambda _done, _cases: None)
     said = shadow.case_of(0)
     assert (said["positive"], said["score"]) == ("YES", None)
+    shadow.log.inner.close()
+
+
+def test_a_model_that_detects_says_yes_by_a_detection(tmp_path: Path) -> None:
+    """One box above its threshold is an answer, and none as well; a score of the whole study it has not."""
+    shadow = Shadow(tmp_path / "site", segments=[], measurements=[], detections=[DETECTION])
+    shadow.device.answer = np.zeros_like
+    (tmp_path / "set").mkdir()
+    labelled = Labelled(tmp_path / "set", task="CLASSIFICATION")
+    labelled.add(label={"truth": "PRESENT", "mask": None, "volume_cm3": None})
+    root = labelled.write()
+    box = FoundBox(0, (8.0, 15.0, 15.0), (12.0, 22.0, 23.0), 0.75)
+    for number, boxes in enumerate([(box, replace(box, score=0.25)), (replace(box, score=0.4999),), ()], 1):
+        shadow.device.boxes = boxes
+        found = shadow.evaluation(root, shadow.approve(number)).run(lambda _done, _cases: None)
+        said = shadow.case_of(number - 1)
+        assert (said["positive"], said["score"], found.failed) == ("YES" if number == 1 else "NO", None, 0)
     shadow.log.inner.close()
