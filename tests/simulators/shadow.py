@@ -64,6 +64,7 @@ class Bright:
         self.failures: list[Exception] = []
         self.refuses_to_load: Exception | None = None
         self.inferred = 0
+        self.scores: tuple[float, ...] = ()
         self.boxes: tuple[FoundBox, ...] | None = None
         self.answer: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] = lambda voxels: voxels > 0.5
 
@@ -86,7 +87,7 @@ class Bright:
         if self.failures:
             raise self.failures.pop(0)
         labels = self.answer(volume.voxels).astype(np.uint8)
-        return Prediction(labels, TIMING_MS, "cpu", {"torch": "2.13.0"}, boxes=self.boxes)
+        return Prediction(labels, TIMING_MS, "cpu", {"torch": "2.13.0"}, scores=self.scores, boxes=self.boxes)
 
 
 class Shadow:

@@ -208,3 +208,21 @@ def test_a_model_that_detects_says_yes_by_a_detection(tmp_path: Path) -> None:
         said = shadow.case_of(number - 1)
         assert (said["positive"], said["score"], found.failed) == ("YES" if number == 1 else "NO", None, 0)
     shadow.log.inner.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "positive", "score"),
+    [("bleed", "NO", "0.100000"), ("calm", "YES", "0.900000"), ("edema", "UNDETERMINED", "0.500000")],
+)
+def test_the_truth_is_of_the_one_that_is_named(tmp_path: Path, name: str, positive: str, score: str) -> None:
+    """Not of the first one, nor of any that is there."""
+    shadow = Shadow(tmp_path / "site", segments=[], measurements=[], classifications=scoring_model.CLASSIFICATIONS)
+    shadow.device.answer = np.zeros_like
+    shadow.device.scores = (0.1, 0.9, 0.5)
+    (tmp_path / "set").mkdir()
+    labelled = Labelled(tmp_path / "set", task="CLASSIFICATION")
+    labelled.add(label={"truth": "PRESENT", "mask": None, "volume_cm3": None})
+    found = shadow.evaluation(labelled.write(classification=name), shadow.approve()).run(lambda _done, _cases: None)
+    said = shadow.case_of(0)
+    assert (said["positive"], said["score"], found.undecided) == (positive, score, int(positive == "UNDETERMINED"))
+    shadow.log.inner.close()
