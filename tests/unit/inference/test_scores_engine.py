@@ -19,13 +19,16 @@ from inference.engine import Engine
 from inference.errors import ModelFailed, OutputImplausible
 from inference.run import findings_of
 from inference.types import Classification, Findings, Volume
+from models.codes import Code
 from models.library import VerifiedModel
+from models.manifest import HeatMapSpec
 from tests.simulators import findings as phantom
 from tests.simulators import scoring_model, validators, volumes
 from tests.simulators.scoring_model import BELOW_ZERO, INVERT, NOT_A_NUMBER, SIGMOID, TOO_LARGE, TOO_SHORT
 
 DEADLINE_S = 30.0
 SAID = [("bleed", "PRESENT"), ("calm", "ABSENT"), ("edema", "UNDETERMINED")]
+THING = Code("91723000", "SCT", "Anatomical Structure")
 COPY: dict[str, Any] = {"_target_": "monai.transforms.CopyItemsd", "keys": "pred", "names": "scores"}
 
 
@@ -118,6 +121,19 @@ def test_a_label_map_and_scores(engine: Engine, tmp_path: Path) -> None:
     assert np.array_equal(both.segments[0].mask, volume.voxels > 0.5)
     assert [(one.id, one.presence) for one in both.classifications] == SAID
     assert both.measurements[0].id == "thing_volume"
+
+
+def test_scores_and_where_the_model_looked(engine: Engine, tmp_path: Path) -> None:
+    """Without segments the first channel of `pred` is a heat map already: there is no label map before it."""
+    made = scoring_model.build(tmp_path / "m", scoring_model.Both, INVERT, digest="3")
+    spec = HeatMapSpec("bleed", "Bleed", made.manifest.classifications[0].concept, THING, (1, 2, 3), calibrated=False)
+    made = replace(made, manifest=replace(made.manifest, heat_maps=(spec,)))
+    volume = Volume(lit(90.0).voxels, volumes.every_orientation()[29], volumes.DIGEST, "MR")
+    both = found(engine, made, volume)
+    assert (both.segments, [one.id for one in both.heat_maps]) == ((), ["bleed"])
+    seen = np.stack([both.heat_maps[0].levels(k) for k in range(volume.shape[0])])
+    assert np.array_equal(seen, volume.voxels > 0.5)
+    assert [(one.id, one.presence) for one in both.classifications] == SAID
 
 
 def test_scores_that_are_missing_beside_a_label_map(engine: Engine, tmp_path: Path) -> None:
