@@ -254,8 +254,6 @@ class Engine:
             "expected": Expected.of(model.manifest).said(),
         }
         answer = self._ask(child, request, LOAD_DEADLINE_S, "LOAD_DEADLINE_EXCEEDED")
-        child.warm.clear()
-        child.warm.update(answer["warm"])
         self._log("engine_model_loaded", model=model.ref.name, version=model.ref.version, ms=int(answer["load_ms"]))
         return int(answer["load_ms"])
 
@@ -280,6 +278,8 @@ class Engine:
         except BaseException:  # an interrupt here would leave an answer in the channel
             self._drop()
             raise
+        child.warm.clear()
+        child.warm.update(answer["warm"])
         if not answer.get("ok"):
             raise self._error_of(answer)
         return answer

@@ -89,7 +89,8 @@ def _serve(channel: Channel, wanted: str) -> None:
         finally:
             if descriptor is not None:
                 os.close(descriptor)
-        channel.send(reply | {"id": request.get("id")})
+        # With every answer: a load that failed may have pushed another bundle out.
+        channel.send(reply | {"id": request.get("id"), "warm": list(bundles)})
 
 
 def _load(bundles: OrderedDict[str, Any], request: dict[str, Any], device: str) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def _load(bundles: OrderedDict[str, Any], request: dict[str, Any], device: str) 
         loaded = Bundle(Path(request["root"]), request["config"], device, Expected.read(request["expected"]))
         loaded.warm_up()
         bundles[key] = loaded
-    return {"ok": True, "warm": list(bundles), "load_ms": _ms(time.perf_counter() - started)}
+    return {"ok": True, "load_ms": _ms(time.perf_counter() - started)}
 
 
 def _infer(bundles: OrderedDict[str, Any], request: dict[str, Any], descriptor: int | None) -> dict[str, Any]:

@@ -103,6 +103,17 @@ def test_another_number_of_scores_is_seen_when_the_model_is_warmed(engine: Engin
     assert refused.value.code == "MODEL_OUTPUT_INVALID"
 
 
+def test_a_load_that_fails_leaves_the_others_answering(engine: Engine, model: VerifiedModel, tmp_path: Path) -> None:
+    """It may have pushed the model out that was unused for longest: that one is loaded again, and is no failure."""
+    found(engine, model, lit(90.0))
+    for digest in "456":
+        engine.warm(scoring_model.build(tmp_path / digest, digest=digest))
+    with pytest.raises(ModelFailed):
+        engine.warm(scoring_model.build(tmp_path / "bad", digest="7", count=2))
+    assert len(engine.describe()["warm"]) == 3
+    assert [(one.id, one.presence) for one in found(engine, model, lit(90.0)).classifications] == SAID
+
+
 def test_logits_become_scores_in_the_bundle_s_postprocessing(engine: Engine, tmp_path: Path) -> None:
     """MONAI's own transform; without it they are refused, as a logit is no share."""
     made = scoring_model.build(tmp_path / "m", scoring_model.Logits, SIGMOID, digest="d")
