@@ -29,6 +29,11 @@ YES: Final = "YES"
 NO: Final = "NO"
 REFUSED: Final = "REFUSED"
 """Of CASE.failed: the case was refused before the model saw it; nothing else is said of it but its truth."""
+UNDECIDED: Final = "UNDETERMINED"
+"""Of CASE.positive: the model's answer leaves it open."""
+POSITIVES: Final[Mapping[JsonValue, bool | None]] = MappingProxyType(
+    {YES: True, NO: False, UNDECIDED: None, None: None}
+)
 TRUTHS: Final[Mapping[JsonValue, bool]] = MappingProxyType({"PRESENT": True, "ABSENT": False})
 
 
@@ -54,6 +59,7 @@ class Acceptance:
         rows, bins: see metrics. first, last: the first and the last entry that counted; -1 without any.
         failures: how many failed, by code. refusals: how many were refused, by code and condition ("" for none).
         unbacked: CASE entries that no call of this model and approval stands behind, or whose figures are none.
+        undecided: in how many of the cases in the rows the model left open what is there.
     """
 
     cases: int
@@ -66,6 +72,7 @@ class Acceptance:
     failures: tuple[tuple[str, int], ...]
     refusals: tuple[tuple[str, str, int], ...]
     unbacked: int
+    undecided: int = 0
 
     @property
     def judged(self) -> int:
@@ -198,6 +205,7 @@ class _Gathered:
             failures=tuple(sorted(failures.items())),
             refusals=tuple((*key, count) for key, count in sorted(refusals.items())),
             unbacked=unbacked,
+            undecided=sum(case.undecided for case in cases),
         )
 
 
@@ -214,15 +222,18 @@ def _case(body: Mapping[str, JsonValue], call: _Call, claim: Claim) -> Case | tu
     if (call.model, call.approval) != (claim.model, claim.approval) or not (call.failed if failed else call.result):
         return None
     positive = body["positive"]
+    if positive not in POSITIVES:
+        return None
     try:
         return Case(
             truth=TRUTHS.get(body["truth"]),
-            positive=None if positive is None else positive == YES,
+            positive=POSITIVES[positive],
             score=_figure(body["score"]),
             dice=_figure(body["dice"]),
             volume_error=_figure(body["volume_error"]),
             classes=call.classes,
             failed=failed,
+            undecided=positive == UNDECIDED,
         )
     except RequestInvalid:
         return None

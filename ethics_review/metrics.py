@@ -45,6 +45,8 @@ class Case:
         dice: overlap, 0 to 1. volume_error: (measured - true) / true.
         classes: (condition, class) pairs, as the gate observes them.
         failed: the model gave no result. It counts as wrong wherever that can be said.
+        undecided: the model's answer leaves it open. Whatever the truth is, it was not told: wrong as well, so that no
+            model gets better by leaving open what it is bad at.
     Raises RequestInvalid.
     """
 
@@ -55,6 +57,7 @@ class Case:
     volume_error: Fraction | None = None
     classes: tuple[tuple[str, str], ...] = ()
     failed: bool = False
+    undecided: bool = False
 
     def __post_init__(self) -> None:
         for share in (self.score, self.dice):
@@ -62,6 +65,8 @@ class Case:
                 raise RequestInvalid("a share of 0 to 1 wanted")
         if self.failed and (self.positive is not None or self.score is not None):
             raise RequestInvalid("a failed case has no answer")
+        if self.undecided and (self.positive is not None or self.failed):
+            raise RequestInvalid("what is left open is neither answered nor failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +181,8 @@ def _met(bound: Mapping[str, JsonValue], row: Row | None) -> bool:
 def _has(metric: str, case: Case) -> bool:
     """Whether the case says anything about the metric."""
     if metric in {"SENSITIVITY", "SPECIFICITY"}:
-        return case.truth is (metric == "SENSITIVITY") and (case.positive is not None or case.failed)
+        told = case.positive is not None or case.failed or case.undecided
+        return case.truth is (metric == "SENSITIVITY") and told
     if metric in {"AUC", "ECE", "BRIER"}:
         return case.truth is not None and case.score is not None
     if metric == "DICE":

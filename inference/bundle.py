@@ -1,8 +1,15 @@
-"""A MONAI bundle as a callable: canonical voxels in, label map and heat maps out. Worker side only.
+"""A MONAI bundle as a callable: canonical voxels in, label map, heat maps, scores and boxes out. Worker side only.
 
 Of a bundle's inference.json the parts `preprocessing`, `network_def`, `inferer` and `postprocessing` are used, by the
 names that MONAI's bundle specification and Model Zoo give them. A configuration is data here, not a program: Python
 expressions ("$..."), file macros ("%..."), and classes from outside `TARGETS` are refused before anything is built.
+
+What comes out has MONAI's names. `pred`: the label map (where the manifest has segments), then the heat maps, as
+channels. `scores`: a vector (C,) or (1, C) of the manifest's classifications, in their order, each from 0 to 1; the
+postprocessing makes probabilities of logits. A model of classifications alone has them in `pred`, as MONAI's bundles
+do. `box` (N, 6), `label` (N,) and `label_scores` (N,), as MONAI's Model Zoo names them: what was detected, see `found`;
+corners (x, y, z, x, y, z) on the grid of the network's input, whatever the preprocessing made of the image's. An
+inferer may give one tensor, which is `pred`, or several by name.
 """
 
 from __future__ import annotations
@@ -22,6 +29,8 @@ from monai.data import MetaTensor
 
 from inference.coarse_to_fine import Network, plain
 from inference.errors import ModelFailed, ModelRefused
+from inference.expected import Expected, judged_scores
+from inference.found import FoundBox, carried, judged_boxes
 from inference.types import Affine, FloatArray, LabelArray
 
 TARGETS: Final = ("monai.inferers.", "monai.networks.", "monai.transforms.", "inference.coarse_to_fine.")
@@ -37,10 +46,13 @@ WARM_UP_SHAPE: Final = (256, 256, 192)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """labels: (X, Y, Z) uint8 on the canonical grid; heat_maps: (maps, X, Y, Z) uint8; the rest: seconds by stage."""
+    """channels: (labels and heat maps, X, Y, Z) uint8 on the canonical grid; scores: of the manifest's classifications;
+    boxes: corners on the canonical grid; the rest: seconds by stage.
+    """
 
-    labels: LabelArray
-    heat_maps: LabelArray
+    channels: LabelArray
+    scores: tuple[float, ...]
+    boxes: tuple[FoundBox, ...]
     preprocess_s: float
     forward_s: float
     postprocess_s: float
@@ -83,12 +95,12 @@ class Bundle:
 
     Args:
         root: the bundle's folder, its files already verified. config: path of inference.json below it.
-        device: "cpu", "cuda:0", ... maps: how many heat maps it gives, as channels of `pred` behind the labels.
+        device: "cpu", "cuda:0", ... expected: what it has to answer.
     Raises ModelRefused (MODEL_CONFIG_REFUSED) for what we do not run, ModelFailed (MODEL_LOAD_FAILED) for a bundle
     without the parts we need; whatever MONAI and torch raise while they build the parts.
     """
 
-    def __init__(self, root: Path, config: str, device: str, maps: int = 0) -> None:
+    def __init__(self, root: Path, config: str, device: str, expected: Expected) -> None:
         path = root / config
         if path.suffix != ".json" or path.stat().st_size > CONFIG_BYTES_MAX:
             raise ModelRefused("MODEL_CONFIG_REFUSED", "the configuration is not a JSON file of reasonable size")
@@ -100,7 +112,7 @@ class Bundle:
         parser = ConfigParser({**content, "bundle_root": str(root), "device": device})
         parsed = {key: parser.get_parsed_content(key) for key in content}
         self.device = device
-        self.maps = maps
+        self.expected = expected
         self.preprocessing = parsed["preprocessing"]
         self.inferer = parsed["inferer"]
         self.postprocessing = parsed["postprocessing"]
@@ -109,25 +121,36 @@ class Bundle:
         self.networks = list(dict.fromkeys([self.network, *others]))
 
     def __call__(self, voxels: FloatArray, affine: Affine) -> Answer:
-        """Label map and heat maps of voxels (X, Y, Z) in RAS order with this RAS affine (4, 4).
+        """What is expected of voxels (X, Y, Z) in RAS order with this RAS affine (4, 4).
 
-        Raises ModelFailed (MODEL_OUTPUT_INVALID) unless each is one whole number from 0 to 255 for each voxel.
+        Raises ModelFailed (MODEL_OUTPUT_INVALID) unless label map and heat maps are one whole number from 0 to 255 for
+        each voxel, there is one score from 0 to 1 for each classification, and boxes are as `found` wants them.
         """
         before = sum(network.elapsed_s for network in self.networks)
         with torch.inference_mode():
             started = time.perf_counter()
             image = MetaTensor(torch.from_numpy(voxels)[None].to(self.device), affine=torch.from_numpy(affine))
             data = self.preprocessing({"image": image})
+            # Boxes are on this grid, and what comes after may change what `image` is.
+            place = data["image"]
             ready = time.perf_counter()
-            data["pred"] = _like(self.inferer(data["image"][None], self.network)[0], data["image"])
+            given = _outputs(self.inferer(data["image"][None], self.network))
+            data |= {name: _like(value, data["image"]) for name, value in given.items()}
             inferred = time.perf_counter()
             data = self.postprocessing(data)
-            channels = _whole(plain(data["pred"]), (1 + self.maps, *voxels.shape))
+            channels, scores = self._answered(data, voxels.shape)
+            boxes = _boxes(data, self.expected.kinds, place, affine) if self.expected.kinds else ()
             done = time.perf_counter()
         forward_s = sum(network.elapsed_s for network in self.networks) - before
         # What the inferer does besides its networks (resizing, windows, boxes) is preparation for them.
         prepared_s = ready - started + inferred - ready - forward_s
-        return Answer(channels[0], channels[1:], prepared_s, forward_s, done - inferred)
+        return Answer(channels, scores, boxes, prepared_s, forward_s, done - inferred)
+
+    def _answered(self, data: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[LabelArray, tuple[float, ...]]:
+        count, wanted = self.expected.channels, self.expected.scores
+        channels = np.zeros((0, *shape), np.uint8) if not count else _whole(_named(data, "pred"), (count, *shape))
+        scores = _vector(_named(data, self.expected.scores_name), wanted) if wanted else ()
+        return channels, scores
 
     def warm_up(self) -> None:
         """Run once on an invented volume, so that the first study does not pay for first times."""
@@ -169,6 +192,40 @@ def _timed(network: Any, device: str) -> Network:
     if isinstance(network, Network):
         return network
     return Network(network.to(device).eval(), device)
+
+
+def _outputs(given: Any) -> dict[str, torch.Tensor]:
+    """What an inferer gave of its one image, without the dimension of batches; detectors give a list of one mapping."""
+    if isinstance(given, Mapping):
+        return {str(name): value[0] for name, value in given.items()}
+    return (
+        {str(name): value for name, value in given[0].items()} if isinstance(given[0], Mapping) else {"pred": given[0]}
+    )
+
+
+def _named(data: Mapping[str, Any], name: str) -> torch.Tensor:
+    if name not in data:
+        raise ModelFailed("MODEL_OUTPUT_INVALID", f"the answer has no {name}")
+    return plain(data[name])
+
+
+def _vector(scores: torch.Tensor, wanted: int) -> tuple[float, ...]:
+    if tuple(scores.shape) not in {(wanted,), (1, wanted)} or not scores.is_floating_point():
+        raise ModelFailed("MODEL_OUTPUT_INVALID", f"scores are {tuple(scores.shape)} {scores.dtype}, not ({wanted},)")
+    return judged_scores(scores.flatten().tolist(), wanted)
+
+
+def _boxes(data: Mapping[str, Any], kinds: int, place: torch.Tensor, affine: Affine) -> tuple[FoundBox, ...]:
+    if not isinstance(place, MetaTensor):
+        raise ModelFailed(
+            "MODEL_OUTPUT_INVALID", "the preprocessing lost the image's place in space, and so the boxes'"
+        )
+    names = ("box", "label", "label_scores")
+    given, labels, scores = (_named(data, name).to("cpu", torch.float64).numpy() for name in names)
+    judged_boxes(given, labels, scores, kinds)
+    placed = carried(given, place.affine.numpy().astype(np.float64), affine)
+    rows = np.column_stack([labels, placed, scores]).tolist()
+    return tuple(FoundBox.read(row) for row in rows)
 
 
 def _like(pred: torch.Tensor, image: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from inference.errors import Code, InputUnfit, OutputImplausible
+from inference.expected import presence_of
 from inference.types import BoolArray, Findings, Volume
 from models.codes import Range
 from models.manifest import Manifest, MeasurementSpec
@@ -63,7 +64,8 @@ def plausible(findings: Findings, volume: Volume, manifest: Manifest) -> None:
     Codes, in the order of the checks: OUTPUT_SHAPE (segments or measurements missing, surplus or on another grid),
     OUTPUT_NOT_FINITE, OUTPUT_EMPTY (unless a measurement of that segment may be 0), OUTPUT_IMPLAUSIBLE (a value
     outside its range), OUTPUT_TOUCHES_BORDER (a mask that the array's border cuts). Detections, classifications,
-    heat maps: OUTPUT_SHAPE (not the manifest's, or off the grid), OUTPUT_IMPLAUSIBLE (a score below its threshold).
+    heat maps: OUTPUT_SHAPE (not the manifest's, or off the grid), OUTPUT_IMPLAUSIBLE (a score below its threshold, or a
+    presence that is not what the manifest makes of its score).
     """
     _statements(findings, volume, manifest)
     if findings.inconclusive is not None:
@@ -94,6 +96,9 @@ def plausible(findings: Findings, volume: Volume, manifest: Manifest) -> None:
 def _statements(findings: Findings, volume: Volume, manifest: Manifest) -> None:
     if [one.id for one in findings.classifications] != [spec.id for spec in manifest.classifications]:
         raise OutputImplausible("OUTPUT_SHAPE", "classifications are not those of the manifest")
+    for said, one in zip(findings.classifications, manifest.classifications, strict=True):
+        if said.score is not None and findings.inconclusive is None and said.presence != presence_of(said.score, one):
+            raise OutputImplausible("OUTPUT_IMPLAUSIBLE", f"{said.id} is not what its score comes to")
     wanted = () if findings.inconclusive is not None else tuple(spec.id for spec in manifest.heat_maps)
     right = all(one.shape == volume.shape for one in findings.heat_maps)
     if tuple(one.id for one in findings.heat_maps) != wanted or not right:

@@ -36,6 +36,8 @@ from inference.errors import (
     ModelFailed,
     ModelRefused,
 )
+from inference.expected import Expected
+from inference.found import FoundBox
 from inference.geometry import Reorientation
 from inference.types import LabelArray, Prediction, Volume
 from models.library import VerifiedModel
@@ -135,7 +137,9 @@ class Engine:
             self._load(self._alive(), model)
 
     def infer(self, model: VerifiedModel, volume: Volume, deadline_s: float) -> Prediction:
-        """Label map and heat maps on the volume's own grid. Loads the model first if need be, under a limit of its own.
+        """Label map, heat maps and boxes on the volume's own grid, and the model's scores.
+
+        Loads the model first if need be, under a limit of its own.
 
         Raises EngineTimeout (DEADLINE_EXCEEDED, LOAD_DEADLINE_EXCEEDED), EngineDied (ENGINE_DIED), ModelRefused,
         ModelFailed, EngineError (ENGINE_OUT_OF_MEMORY), EngineCancelled, EngineClosed. After each of them the next call
@@ -148,7 +152,9 @@ class Engine:
             answer, channels = self._compute(child, model, volume, deadline_s)
             timing_ms = {stage: int(answer[stage]) for stage in ("preprocess", "forward", "postprocess")}
             timing_ms |= {"load": load_ms, "total": _ms_since(started)}
-            return Prediction(channels[0], timing_ms, child.device, child.runtime, tuple(channels[1:]))
+            labels = channels.pop(0) if Expected.of(model.manifest).labels else np.zeros(volume.shape, np.uint8)
+            scores, boxes = tuple(answer["scores"]), tuple(answer["boxes"]) if model.manifest.detections else None
+            return Prediction(labels, timing_ms, child.device, child.runtime, tuple(channels), scores, boxes)
 
     def cancel(self, digest: str | None) -> bool:
         """End what runs of the model of this digest (None: of any), and what waits for its turn; whether anything ran.
@@ -208,7 +214,9 @@ class Engine:
     def _compute(
         self, child: _Child, model: VerifiedModel, volume: Volume, deadline_s: float
     ) -> tuple[dict[str, Any], list[LabelArray]]:
-        """The child's answer, and the label map, then the manifest's heat maps, turned back to the source grid."""
+        """The child's answer, and the label map, then the manifest's heat maps, turned back to the source grid; so are
+        the answer's boxes.
+        """
         turn = Reorientation.to_canonical(volume.affine)
         canonical = turn.apply(volume.voxels).shape
         count = volume.voxels.size
@@ -223,7 +231,7 @@ class Engine:
         except OSError as error:
             raise EngineError("ENGINE_OUT_OF_MEMORY", "no memory for the voxels") from error
         # Voxels first (float32), then room for labels and maps (uint8). All go with the last descriptor and mapping.
-        count_out = 1 + len(model.manifest.heat_maps)
+        count_out = Expected.of(model.manifest).channels
         try:
             memory = _mapped(descriptor, (4 + count_out) * count)
             turn.copy_to_canonical(volume.voxels, np.frombuffer(memory, np.float32, count).reshape(canonical))
@@ -231,7 +239,9 @@ class Engine:
         finally:
             os.close(descriptor)
         channels = np.frombuffer(memory, np.uint8, count_out * count, 4 * count).reshape(count_out, *canonical)
-        return answer, [np.ascontiguousarray(turn.undo(one)) for one in channels]
+        given = [FoundBox.read(said) for said in answer["boxes"]]
+        boxes = [FoundBox(one.kind, *turn.undo_box(one.low, one.high, canonical), one.score) for one in given]
+        return answer | {"boxes": boxes}, [np.ascontiguousarray(turn.undo(one)) for one in channels]
 
     def _load(self, child: _Child, model: VerifiedModel) -> int:
         """Milliseconds that loading took; 0 if the model was warm."""
@@ -242,11 +252,9 @@ class Engine:
             "key": model.ref.digest,
             "root": str(model.path),
             "config": model.manifest.bundle.inference,
-            "maps": len(model.manifest.heat_maps),
+            "expected": Expected.of(model.manifest).said(),
         }
         answer = self._ask(child, request, LOAD_DEADLINE_S, "LOAD_DEADLINE_EXCEEDED")
-        child.warm.clear()
-        child.warm.update(answer["warm"])
         self._log("engine_model_loaded", model=model.ref.name, version=model.ref.version, ms=int(answer["load_ms"]))
         return int(answer["load_ms"])
 
@@ -271,6 +279,8 @@ class Engine:
         except BaseException:  # an interrupt here would leave an answer in the channel
             self._drop()
             raise
+        child.warm.clear()
+        child.warm.update(answer["warm"])
         if not answer.get("ok"):
             raise self._error_of(answer)
         return answer

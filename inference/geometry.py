@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from inference.types import Affine
+from inference.types import Affine, Point
 
 LPS_RAS: Final = np.diag((-1.0, -1.0, 1.0, 1.0))
 """Its own inverse."""
@@ -59,6 +59,15 @@ class Reorientation:
         view = array[tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)]
         inverse = [self.order.index(axis) for axis in range(3)]
         return view.transpose(inverse)
+
+    def undo_box(self, low: Point, high: Point, shape: tuple[int, ...]) -> tuple[Point, Point]:
+        """Corners in index coordinates of a canonical array of this shape (X, Y, Z), on the source grid (K, R, C)."""
+        corners = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+        for axis, (source, flip) in enumerate(zip(self.order, self.flipped, strict=True)):
+            ends = (shape[axis] - 1 - high[axis], shape[axis] - 1 - low[axis]) if flip else (low[axis], high[axis])
+            corners[0][source], corners[1][source] = ends
+        (a, b, c), (d, e, f) = corners
+        return (a, b, c), (d, e, f)
 
     def apply_to_affine(self, affine: Affine, shape: tuple[int, int, int]) -> Affine:
         """RAS affine (4, 4) of the canonical array, from the source's LPS affine and its shape (K, R, C)."""

@@ -10,6 +10,7 @@ import numpy as np
 from ethics_review.permit import Permit
 from inference import checks
 from inference.errors import ModelFailed, OutputImplausible, PermitRefused
+from inference.expected import classified, detected
 from inference.types import Findings, HeatMap, Measurement, Prediction, SegmentMask, Volume
 from models.library import VerifiedModel
 from models.manifest import Manifest
@@ -18,13 +19,13 @@ MM3_PER_CM3 = 1000.0
 
 
 class EnginePort(Protocol):
-    """What runs a model. Promises: one label map, and the manifest's heat maps, on the volume's own grid; or an
-    EngineError within the deadline (and, if the model must be loaded first, the engine's own limit for that). Callable
-    from any thread.
+    """What runs a model. Promises: one label map, and the manifest's heat maps, on the volume's own grid, a score for
+    each of its classifications, and the boxes of what it detects; or an EngineError within the deadline (and, if the
+    model must be loaded first, the engine's own limit for that). Callable from any thread.
     """
 
     def infer(self, model: VerifiedModel, volume: Volume, deadline_s: float) -> Prediction:
-        """Label map and heat maps, (K, R, C) uint8, of the volume; `deadline_s` in seconds for computing alone."""
+        """Label map and heat maps, (K, R, C) uint8, scores and boxes; `deadline_s` in seconds for computing alone."""
 
 
 def run(permit: Permit, model: VerifiedModel, volume: Volume, engine: EnginePort, now: datetime) -> Findings:
@@ -54,10 +55,10 @@ def _check_permit(permit: Permit, model: VerifiedModel, volume: Volume, now: dat
 
 
 def findings_of(prediction: Prediction, volume: Volume, manifest: Manifest) -> Findings:
-    """The manifest's segments and measurements in a label map, not yet judged. Raises InferenceError."""
-    if manifest.detections or manifest.classifications:
-        # A label map does not tell them, and without them the report would say that nothing is there.
-        raise ModelFailed("MODEL_OUTPUT_INVALID", "a label map holds no detections or classifications")
+    """What the manifest names in a prediction, not yet judged. Raises InferenceError."""
+    if manifest.detections and prediction.boxes is None:
+        # Nobody looked, and the report would say that nothing is there.
+        raise ModelFailed("MODEL_OUTPUT_INVALID", "no boxes of a model that detects")
     if len(prediction.heat_maps) != len(manifest.heat_maps):
         raise ModelFailed("MODEL_OUTPUT_INVALID", "not as many heat maps as the manifest names")
     labels = prediction.labels
@@ -76,5 +77,7 @@ def findings_of(prediction: Prediction, volume: Volume, manifest: Manifest) -> F
         timing_ms=prediction.timing_ms,
         device=prediction.device,
         runtime=prediction.runtime,
+        detections=detected(prediction.boxes or (), manifest.detections, volume.shape),
+        classifications=classified(prediction.scores, manifest.classifications),
         heat_maps=tuple(HeatMap(s.id, m) for s, m in zip(manifest.heat_maps, prediction.heat_maps, strict=True)),
     )

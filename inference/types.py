@@ -22,6 +22,7 @@ import numpy.typing as npt
 from audit import durable
 from inference.boxes import fits, placed, read_only, smallest_box
 from inference.errors import FindingsCorrupt, VolumeInvalid
+from inference.found import FoundBox
 from inference.heat_map import LEVELS as LEVELS
 from inference.heat_map import HeatMap as HeatMap
 
@@ -216,10 +217,12 @@ class Classification:
 class Prediction:
     """What the engine gives back: a label map on the volume's grid, and how it came about.
 
-    labels: (K, R, C) uint8, 0 is background, other values are segment numbers.
+    labels: (K, R, C) uint8, 0 is background, other values are segment numbers; all 0 of a model without segments.
     timing_ms: one whole number of milliseconds for each of `TIMING_KEYS`.
     device: "cpu", "cuda:0", ...; runtime: versions and settings that could change a result.
     heat_maps: each (K, R, C) uint8, 255 for 1, in the manifest's order.
+    scores: 0 to 1, one for each of the manifest's classifications, in their order. boxes: what was detected, in any
+        order and whatever its score, corners (k, r, c); None of a model that detects nothing.
     """
 
     labels: LabelArray
@@ -227,6 +230,8 @@ class Prediction:
     device: str
     runtime: Mapping[str, str]
     heat_maps: tuple[LabelArray, ...] = ()
+    scores: tuple[float, ...] = ()
+    boxes: tuple[FoundBox, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

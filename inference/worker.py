@@ -92,25 +92,29 @@ def _serve(channel: Channel, wanted: str) -> None:
         finally:
             if descriptor is not None:
                 os.close(descriptor)
-        channel.send(reply | {"id": request.get("id")})
+        # With every answer: a load that failed may have pushed another bundle out.
+        channel.send(reply | {"id": request.get("id"), "warm": list(bundles)})
 
 
 def _load(bundles: OrderedDict[str, Any], request: dict[str, Any], device: str) -> dict[str, Any]:
     from inference.bundle import Bundle
+    from inference.expected import Expected
 
     started = time.perf_counter()
     key = request["key"]
     if key not in bundles:
         while len(bundles) >= BUNDLES_WARM_MAX:
             bundles.popitem(last=False)
-        loaded = Bundle(Path(request["root"]), request["config"], device, request["maps"])
+        loaded = Bundle(Path(request["root"]), request["config"], device, Expected.read(request["expected"]))
         loaded.warm_up()
         bundles[key] = loaded
-    return {"ok": True, "warm": list(bundles), "load_ms": _ms(time.perf_counter() - started)}
+    return {"ok": True, "load_ms": _ms(time.perf_counter() - started)}
 
 
 def _infer(bundles: OrderedDict[str, Any], request: dict[str, Any], descriptor: int | None) -> dict[str, Any]:
-    """Voxels are float32 at the start of the memory, labels and heat maps uint8 behind them, each (X, Y, Z)."""
+    """Voxels are float32 at the start of the memory, labels and heat maps uint8 behind them, each (X, Y, Z); scores
+    and boxes come in the reply.
+    """
     if descriptor is None:
         raise ModelFailed("MODEL_RUN_FAILED", "no voxels came with the request")
     bundles.move_to_end(request["key"])
@@ -118,14 +122,16 @@ def _infer(bundles: OrderedDict[str, Any], request: dict[str, Any], descriptor: 
     count = int(np.prod(shape))
     # Not closed by hand: tensors may still look into it, and the last of them to go unmaps it.
     bundle = bundles[request["key"]]
-    channels = 1 + bundle.maps
+    channels = bundle.expected.channels
     memory = mmap.mmap(descriptor, (4 + channels) * count, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     voxels = np.frombuffer(memory, np.float32, count).reshape(shape)
     out = np.frombuffer(memory, np.uint8, channels * count, 4 * count).reshape(channels, *shape)
     answer = bundle(voxels, np.array(request["affine"], dtype=np.float64))
-    out[0], out[1:] = answer.labels, answer.heat_maps
+    out[:] = answer.channels
     return {
         "ok": True,
+        "scores": answer.scores,
+        "boxes": [one.said() for one in answer.boxes],
         "preprocess": _ms(answer.preprocess_s),
         "forward": _ms(answer.forward_s),
         "postprocess": _ms(answer.postprocess_s),

@@ -15,6 +15,9 @@ from typing import Final
 from models.codes import AUTONOMY_LEVELS, MATRIX_MAX, ORIENTATIONS, Code, Range, is_part
 from models.errors import ManifestError, RefInvalid
 from models.ref import ModelRef, is_member_path
+from models.statements import ClassificationSpec as ClassificationSpec
+from models.statements import DetectionSpec as DetectionSpec
+from models.statements import read_classification, read_detection
 from models.strict import Fields, Malformed, parse_json
 
 SCHEMA: Final = "zhiying.model/1"
@@ -123,33 +126,6 @@ class MeasurementSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class DetectionSpec:
-    """One kind of thing that the model looks for, each found one with its place and score.
-
-    Attributes:
-        concept, category, site: what it is, CID 7150, and where in the body it is looked for.
-        calibrated: whether a score is a probability; otherwise it is shown as a model's score and never called one.
-        threshold: the lowest score that counts as found, 0 to 1.
-    """
-
-    id: str
-    concept: Code
-    category: Code
-    site: Code
-    calibrated: bool
-    threshold: float
-
-
-@dataclass(frozen=True, slots=True)
-class ClassificationSpec:
-    """One thing of which the model says whether the study shows it; `calibrated` as in DetectionSpec."""
-
-    id: str
-    concept: Code
-    calibrated: bool
-
-
-@dataclass(frozen=True, slots=True)
 class HeatMapSpec:
     """A map of how much the model sees of one thing in each voxel; `calibrated`: as a probability that it is there.
 
@@ -218,8 +194,8 @@ def _manifest(top: Fields) -> Manifest:
         ModelRef(name, version, _DIGEST_OF_NOTHING)
     except RefInvalid as wrong:
         raise Malformed("name", str(wrong)) from None
-    detections = top.items("detections", _detection) if top.has("detections") else ()
-    classifications = top.items("classifications", _classification) if top.has("classifications") else ()
+    detections = top.items("detections", read_detection) if top.has("detections") else ()
+    classifications = top.items("classifications", read_classification) if top.has("classifications") else ()
     heat_maps = top.items("heat_maps", _heat_map) if top.has("heat_maps") else ()
     segments = top.items("segments", _segment, fewest=0 if detections or classifications else 1, most=255)
     if [segment.number for segment in segments] != list(range(1, len(segments) + 1)):
@@ -348,23 +324,6 @@ def _measurement(value: object, path: str) -> MeasurementSpec:
         site=one.code("site"),
         method=None if one.value("method") is None else one.code("method"),
     )
-
-
-def _detection(value: object, path: str) -> DetectionSpec:
-    one = Fields(value, path, DetectionSpec.__slots__)
-    return DetectionSpec(
-        id=one.word("id"),
-        concept=one.code("concept"),
-        category=one.code("category"),
-        site=one.code("site"),
-        calibrated=one.boolean("calibrated"),
-        threshold=one.number("threshold", 0.0, 1.0),
-    )
-
-
-def _classification(value: object, path: str) -> ClassificationSpec:
-    one = Fields(value, path, ClassificationSpec.__slots__)
-    return ClassificationSpec(id=one.word("id"), concept=one.code("concept"), calibrated=one.boolean("calibrated"))
 
 
 def _heat_map(value: object, path: str) -> HeatMapSpec:

@@ -1,6 +1,7 @@
 """A labelled local set: a folder with dataset.json, images and masks. Strictly read, and named by a digest over it all.
 
 {"schema": "zhiying.dataset/1", "id": "...", "task": "SEGMENTATION" | "CLASSIFICATION", "segment": 1 | null,
+ "classification": "..." (may be left out: which of the model's the truths are of),
  "rights": "sha256:... of the statement by which the hospital may use these images for this",
  "cases": [{"id": "...", "folder": "...", "truth": "PRESENT" | "ABSENT" | null, "mask": "..." | null,
             "volume_cm3": "1234.5" | null}, ...]}
@@ -48,7 +49,10 @@ class LabelledCase:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A dataset as its file describes it. `segment`: which of the model's the masks and volumes are of."""
+    """A dataset as its file describes it. `segment`: which of the model's the masks and volumes are of.
+
+    classification: which of the model's the truths are of; None: whether it draws or detects anything at all.
+    """
 
     root: Path
     id: str
@@ -56,6 +60,7 @@ class Dataset:
     segment: int | None
     rights: str
     cases: tuple[LabelledCase, ...]
+    classification: str | None = None
 
     def digest(self) -> str:
         """ "sha256:..." over dataset.json, every file of every case and every mask, by name and content."""
@@ -86,12 +91,15 @@ def read(root: Path) -> Dataset:
 
 
 def _dataset(root: Path, value: object) -> Dataset:
-    top = Fields(value, "", ("schema", "id", "task", "segment", "rights", "cases"))
+    top = Fields(value, "", ("schema", "id", "task", "segment", "rights", "cases"), ("classification",))
     top.choice("schema", (SCHEMA,))
     task = top.choice("task", TASKS)
     segment = None if top.value("segment") is None else top.integer("segment", 1, SEGMENT_MAX)
     if (segment is None) is (task == "SEGMENTATION"):
         raise Malformed("segment", "the model's segment for SEGMENTATION, null for CLASSIFICATION wanted")
+    classification = top.word("classification") if top.has("classification") else None
+    if classification is not None and task != "CLASSIFICATION":
+        raise Malformed("classification", "only of CLASSIFICATION")
     rights = top.text("rights", longest=71)
     if not is_digest(rights):
         raise Malformed("rights", "sha256 digest of the statement wanted")
@@ -99,7 +107,7 @@ def _dataset(root: Path, value: object) -> Dataset:
     for name in ("id", "folder"):
         if len({getattr(case, name) for case in cases}) != len(cases):
             raise Malformed("cases", f"two cases have one {name}")
-    return Dataset(root, _id(top), task, segment, rights, cases)
+    return Dataset(root, _id(top), task, segment, rights, cases, classification)
 
 
 def _case(root: Path, item: object, path: str, task: str) -> LabelledCase:

@@ -33,7 +33,7 @@ from dicom_bridge.truth import TruthUnusable, read_mask
 from dicom_bridge.validity import OutputInvalid
 from dicom_bridge.volume import LoadedSeries
 from ethics_review import acceptance, metrics
-from ethics_review.acceptance import NO, REFUSED, YES, Acceptance, Claim
+from ethics_review.acceptance import NO, REFUSED, UNDECIDED, YES, Acceptance, Claim
 from ethics_review.dossier import Approval
 from ethics_review.errors import Refused
 from ethics_review.gate import NOT_KNOWN, NOT_MET, decide
@@ -102,9 +102,15 @@ class Evaluation:
     """One dataset, one model, one approval."""
 
     def __init__(self, parts: Parts, model: VerifiedModel, approval: Approval, dataset: Dataset) -> None:
-        """Raises DatasetInvalid where the labels are of a segment that the model has not; OSError."""
+        """Raises DatasetInvalid where the labels are not of what the model answers; OSError."""
         if dataset.segment is not None and dataset.segment not in {one.number for one in model.manifest.segments}:
             raise DatasetInvalid(f"segment: the model has no segment {dataset.segment}")
+        told = [one.id for one in model.manifest.classifications]
+        if dataset.classification is not None and dataset.classification not in told:
+            raise DatasetInvalid(f"classification: the model has no classification {dataset.classification}")
+        if dataset.task == "CLASSIFICATION" and told and dataset.classification is None:
+            # Guessed, the truth of one thing would be held against the answer to another.
+            raise DatasetInvalid(f"classification: one of the model's wanted: {', '.join(told)}")
         self._p, self._model, self._approval, self._dataset = parts, model, approval, dataset
         self.digest = dataset.digest()
         self.claim = Claim(model.ref.digest, approval.id, self.digest, metrics.fewest(approval.acceptance))
@@ -284,7 +290,7 @@ class Evaluation:
         found = {one.number: one.mask for one in findings.segments}
         said: dict[str, JsonValue] = {}
         if case.truth is not None:
-            said["positive"] = YES if any(mask.any() for mask in found.values()) else NO
+            said |= self._told(findings)
         mine = found.get(self._dataset.segment or 0)
         if mine is None:
             return said
@@ -300,6 +306,15 @@ class Evaluation:
         if error is not None:
             said["volume_error"] = text(error)
         return said
+
+    def _told(self, findings: Findings) -> dict[str, JsonValue]:
+        """Whether it is there, by the model: the classification that the dataset names, or anything at all."""
+        named = [one for one in findings.classifications if one.id == self._dataset.classification]
+        if not named:
+            return {"positive": YES if findings.detections or any(one.part.size for one in findings.segments) else NO}
+        [one] = named
+        positive = {"PRESENT": YES, "ABSENT": NO}.get(one.presence, UNDECIDED)
+        return {"positive": positive, "score": None if one.score is None else text(Fraction(one.score))}
 
     def _failed(self, call: str, case: LabelledCase) -> None:
         """No answer is the worst one: nothing of the outline was found, all of the volume is missing."""

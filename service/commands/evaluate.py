@@ -30,6 +30,7 @@ def evaluate(
             "cases": done.found.cases,
             "refused": done.found.refused,
             "failed": done.found.failed,
+            "undecided": done.found.undecided,
             "bounds": len(done.about.bounds),
             "unmet": done.unmet,
             "rows": rows,

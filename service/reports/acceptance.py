@@ -40,8 +40,10 @@ _HOW: Final[tuple[Words, ...]] = (
         f"Below {N_MIN} cases nothing is said, but where the reviewer signed a bound of fewer.",
     ),
     (
-        "失败病例计为最差：Dice 0，体积误差 -1，阳性与阴性均计为错误。被门控拒绝的病例不在任何一行内，另行计数。",
+        "失败病例计为最差：Dice 0，体积误差 -1，阳性与阴性均计为错误；模型判为“未定”者同样计为错误。"  # noqa: ISC004
+        "被门控拒绝的病例不在任何一行内，另行计数。",
         "A failed case counts as the worst: Dice 0, volume error -1, wrong whatever its truth. "  # noqa: ISC004
+        "What the model leaves open is wrong whatever its truth as well. "
         "A case that the gate refused is in no row, and counted apart.",
     ),
     ("AI 结果须经医师审核；任何验收都不改变这一点。", "AI results await a physician; no acceptance changes that."),
@@ -114,6 +116,7 @@ def _scope(found: Acceptance, about: About, language: Language) -> Table:
         (("病例", "Cases"), str(found.cases)),
         (("其中被拒绝", "Refused among them"), str(found.refused)),
         (("其中失败", "Failed among them"), str(found.failed)),
+        (("其中未定", "Left open among them"), str(found.undecided)),
         (("日志条目", "Log entries"), f"{found.first} - {found.last}"),
         (("计算代码摘要", "Digest of the code"), about.code),
     )

@@ -149,8 +149,8 @@ def manifest(*, lesions: bool = False, kind: str = "segments") -> Manifest:
         ]
     if kind == "classifications":
         document["classifications"] = [
-            {"id": "effusion", "concept": _EFFUSION, "calibrated": True},
-            {"id": "pneumothorax", "concept": _PNEUMOTHORAX, "calibrated": False},
+            _classification("effusion", _EFFUSION, True, 0.2, 0.5),
+            _classification("pneumothorax", _PNEUMOTHORAX, False, 0.5, 0.5),
         ]
     return parse_manifest(json.dumps(document).encode())
 
@@ -163,6 +163,18 @@ def _detection(name: str, concept: object, site: object, calibrated: bool) -> di
         "site": site,
         "calibrated": calibrated,
         "threshold": 0.5,
+    }
+
+
+def _classification(
+    name: str, concept: object, calibrated: bool, absent_below: float, present_from: float
+) -> dict[str, object]:
+    return {
+        "id": name,
+        "concept": concept,
+        "calibrated": calibrated,
+        "absent_below": absent_below,
+        "present_from": present_from,
     }
 
 

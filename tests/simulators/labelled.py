@@ -43,11 +43,13 @@ class Labelled:
     task: str = "SEGMENTATION"
     cases: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, *, drawn: float = site.BALL_RADIUS, label: Mapping[str, object] | None = None, **tags: str) -> str:
-        """One case whose outline has the radius `drawn`; `tags` go into its images; its id."""
+    def add(
+        self, *, drawn: float = site.BALL_RADIUS, label: Mapping[str, object] | None = None, value: int = 1, **tags: str
+    ) -> str:
+        """One case whose outline has the radius `drawn`; its id. `value`: of the ball; `tags` go into its images."""
         number = len(self.cases)
         folder = self.root / f"{CANARY}-{number}"
-        files = series_of(folder, f"case {number}", tags)
+        files = series_of(folder, f"case {number}", tags, value)
         assert files
         name = f"mask{number}.nii.gz"
         save_mask(self.root / name, ball(drawn))
@@ -69,13 +71,13 @@ class Labelled:
         return self.root
 
 
-def series_of(folder: Path, seed: str, tags: Mapping[str, str]) -> list[Path]:
-    """The site's series of a ball, with these attributes changed."""
+def series_of(folder: Path, seed: str, tags: Mapping[str, str], value: int = 1) -> list[Path]:
+    """The site's series of a ball of this value, with these attributes changed."""
 
     def spoil(index: int, ds: Header) -> None:
-        site.ball(index, ds)
-        for name, value in tags.items():
-            setattr(ds, name, value)
+        site.ball(index, ds, value=value)
+        for name, other in tags.items():
+            setattr(ds, name, other)
 
     shape = (site.ROWS, site.COLUMNS)
     return series.write_series(folder, spoil=spoil, seed=seed, shape=shape, count=site.SLICES)

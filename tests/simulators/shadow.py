@@ -13,6 +13,7 @@ from audit.note import Signer
 from audit.ticket import Proviso
 from ethics_review.dossier import Approval
 from ethics_review.register import Register
+from inference.found import FoundBox
 from inference.types import Prediction, Volume
 from models.library import Library, VerifiedModel
 from models.ref import ModelRef
@@ -63,6 +64,8 @@ class Bright:
         self.failures: list[Exception] = []
         self.refuses_to_load: Exception | None = None
         self.inferred = 0
+        self.scores: tuple[float, ...] = ()
+        self.boxes: tuple[FoundBox, ...] | None = None
         self.answer: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] = lambda voxels: voxels > 0.5
 
     def warm(self, _model: VerifiedModel) -> None:
@@ -83,13 +86,15 @@ class Bright:
             raise WrongOrder("the model saw voxels before CALL_INTENT was logged")
         if self.failures:
             raise self.failures.pop(0)
-        return Prediction(self.answer(volume.voxels).astype(np.uint8), TIMING_MS, "cpu", {"torch": "2.13.0"})
+        labels = self.answer(volume.voxels).astype(np.uint8)
+        return Prediction(labels, TIMING_MS, "cpu", {"torch": "2.13.0"}, scores=self.scores, boxes=self.boxes)
 
 
 class Shadow:
     """Everything that an evaluation needs; `evaluation()` makes one, and a second one is the process after a crash."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **changes: object) -> None:
+        """`changes`: of the model's manifest."""
         self.folder, self.clock = folder, Clock()
         signer = Signer.generate(ORIGIN)
         opened = AuditLog.open(
@@ -101,7 +106,7 @@ class Shadow:
         contract = fields["input"] | {"slices": [8, 40], "fov_mm": [10.0, 100.0]}
         measured = [fields["measurements"][0] | {"plausible": [0.1, 50.0]}]
         self.ref: ModelRef = self.library.install(
-            small_model.stage(folder / "staged", input=contract, measurements=measured)
+            small_model.stage(folder / "staged", **{"input": contract, "measurements": measured} | changes)
         )
         self.parties = Parties()
         self.register = Register(opened, self.parties.trust(), signer.verifier)

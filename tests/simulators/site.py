@@ -159,8 +159,13 @@ reading_mode = "second_reader"
         """Take the tiny model in."""
         return Library(self.data / "models").install(stage_model(self.root / "staged", network))
 
-    def approve(self, ref: ModelRef, *, number: int = 1, **conditions: Any) -> str:
-        """The whole life of its dossier, so that it may run LIVE from here on; gives the approval's note."""
+    def approve(
+        self, ref: ModelRef, *, number: int = 1, bounds: Sequence[Mapping[str, Any]] | None = None, **conditions: Any
+    ) -> str:
+        """The whole life of its dossier, so that it may run LIVE from here on; gives the approval's note.
+
+        `bounds`: those of a local acceptance, where they are others than usual.
+        """
         terms = {
             "approval": f"TEST-{number:04d}",
             "criteria_set": "TEST/1",
@@ -168,6 +173,7 @@ reading_mode = "second_reader"
             "model": {"name": ref.name, "version": ref.version, "digest": ref.digest},
             "valid": {"from": "2020-01-01", "to": "2099-12-31"},
             **TERMS,
+            "acceptance": list(TERMS["acceptance"] if bounds is None else bounds),
             "conditions": {
                 "modality": ["MR"],
                 "body_part": ["BRAIN"],

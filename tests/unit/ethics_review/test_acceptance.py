@@ -1,5 +1,6 @@
 """The numbers of an acceptance: made again from the entries to the digit, and every forgery of them found."""
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -107,6 +108,42 @@ def test_subgroups(found: Acceptance) -> None:
         *(None, "SEX:F", "SEX:M", "AGE_YEARS:60-79", "SITE:test-site"),
         *("SLICE_SPACING_MM:to 1", "SLICE_SPACING_MM:to 5"),
     }
+
+
+def test_what_the_model_leaves_open() -> None:
+    """Told by a word of its own: in the rows as wrong, counted, and found where somebody makes an answer of it."""
+    log = Told()
+    for truth, positive, score in (
+        ("PRESENT", "YES", "0.900000"),
+        ("PRESENT", "UNDETERMINED", "0.500000"),
+        ("ABSENT", "UNDETERMINED", "0.400000"),
+        ("ABSENT", "NO", "0.100000"),
+    ):
+        call = log.call()
+        log.result(call)
+        log.case(call, truth=truth, positive=positive, score=score)
+    claim = replace(CLAIM, n_min=2)
+    found = acceptance_of(log.entries, claim)
+    assert (found.undecided, found.unbacked, found.judged) == (2, 0, 4)
+    value = {row.metric: (row.n, row.value) for row in found.rows if row.subgroup is None}
+    assert (value["SENSITIVITY"], value["SPECIFICITY"]) == ((2, "0.500000"), (2, "0.500000"))
+    assert value["AUC"] == (4, "1.000000")
+    log.acceptance(found)
+    few = {APPROVAL: [BOUND | {"n": 2}]}
+    assert [one.what for one in differences(log.entries, few)] == ["unmet"]  # of a Dice that nobody has
+    better = parse(4 * 3 - 4, log.entries[5].to_bytes().replace(b"UNDETERMINED", b"YES"))
+    forged = [*log.entries[:5], better, *log.entries[6:]]
+    assert "row SENSITIVITY ALL" in [one.what for one in differences(forged, few)]
+
+
+def test_an_answer_that_nobody_knows_is_none() -> None:
+    """A word that is neither yes, no nor open is no figure: the case has nothing behind it."""
+    log = Told()
+    call = log.call()
+    log.result(call)
+    log.case(call, truth="PRESENT", positive="PERHAPS")
+    found = acceptance_of(log.entries, CLAIM)
+    assert (found.unbacked, found.judged, found.undecided) == (1, 0, 0)
 
 
 def rows_with(found: Acceptance, place: int, **changes: Any) -> list[dict[str, Any]]:

@@ -94,6 +94,35 @@ def test_by_hand() -> None:
     ]
 
 
+def test_what_is_left_open_is_wrong_whatever_the_truth() -> None:
+    """It counts among the cases of its kind, and its score among the scores: nothing is better for leaving it out."""
+    open_present = Case(True, None, Fraction(1, 2), undecided=True)
+    open_absent = Case(False, None, Fraction(1, 2), undecided=True)
+    told = [finding(truth=True, positive=True, score="0.9"), finding(truth=False, positive=False, score="0.1")]
+    found = rows([*told * 3, open_present, open_absent], seed="s", n_min=1)
+    assert (named(found, "SENSITIVITY").n, named(found, "SENSITIVITY").value) == (4, "0.750000")
+    assert (named(found, "SPECIFICITY").n, named(found, "SPECIFICITY").value) == (4, "0.750000")
+    assert (named(found, "AUC").n, named(found, "BRIER").n, named(found, "FAILURES").value) == (8, 8, "0.000000")
+    assert named(found, "BRIER").value == f"{(6 * 0.01 + 2 * 0.25) / 8:.6f}"
+
+
+@pytest.mark.parametrize("more", [{"positive": True}, {"positive": False}, {"failed": True}])
+def test_nothing_is_left_open_and_answered(more: dict[str, bool]) -> None:
+    """One of the three: answered, failed, left open."""
+    with pytest.raises(RequestInvalid):
+        Case(truth=True, undecided=True, **more)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([True, False, None])), min_size=1, max_size=40))
+def test_leaving_a_case_open_never_helps(cases: list[tuple[bool, bool | None]]) -> None:
+    """Were it answered right instead, no share would be lower, and none has fewer cases."""
+    as_said = rows([Case(t, p, undecided=p is None) for t, p in cases], seed="s", n_min=1)
+    answered = rows([Case(t, t if p is None else p) for t, p in cases], seed="s", n_min=1)
+    for one, other in zip(as_said, answered, strict=True):
+        assert (one.metric, one.n) == (other.metric, other.n)
+        assert float(one.value or 0) <= float(other.value or 0) or one.metric == "FAILURES"
+
+
 def test_wilson_is_published() -> None:
     """81 of 263 has the interval 0.2553 to 0.3662 (Newcombe 1998, Statistics in Medicine 17:857, method 3)."""
     cases = [finding(truth=True, positive=number < 81) for number in range(263)]

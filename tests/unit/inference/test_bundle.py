@@ -15,6 +15,7 @@ from inference import bundle
 from inference.bundle import Bundle, refuse_programs
 from inference.coarse_to_fine import CoarseToFineInferer
 from inference.errors import ModelFailed, ModelRefused
+from inference.expected import Expected
 from models.manifest import read_manifest
 from models.pull import CARDS
 from tests.simulators import tiny_model
@@ -67,7 +68,7 @@ def test_a_bundle_without_a_part_is_not_loaded(tmp_path: Path, part: str) -> Non
     del content[part]
     path.write_text(json.dumps(content))
     with pytest.raises(ModelFailed, match=part) as caught:
-        Bundle(model.path, CONFIG, "cpu")
+        Bundle(model.path, CONFIG, "cpu", Expected())
     assert caught.value.code == "MODEL_LOAD_FAILED"
 
 
@@ -75,7 +76,7 @@ def test_an_enormous_configuration_is_refused(tmp_path: Path) -> None:
     """A configuration beyond any real one's size is not parsed."""
     model = tiny_model.build(tmp_path / "m", padding="x" * bundle.CONFIG_BYTES_MAX)
     with pytest.raises(ModelRefused):
-        Bundle(model.path, CONFIG, "cpu")
+        Bundle(model.path, CONFIG, "cpu", Expected())
 
 
 @pytest.mark.parametrize(
@@ -84,10 +85,10 @@ def test_an_enormous_configuration_is_refused(tmp_path: Path) -> None:
 def test_the_bundles_own_orientation_is_undone(tmp_path: Path, affine: np.ndarray) -> None:  # type: ignore[type-arg]
     """Whatever the bundle's own transforms turn, its answer is on the grid that it was given."""
     voxels = _image()
-    loaded = Bundle(tiny_model.build(tmp_path / "m").path, CONFIG, "cpu")
+    loaded = Bundle(tiny_model.build(tmp_path / "m").path, CONFIG, "cpu", Expected())
     answer = loaded(voxels, affine)
-    assert answer.labels.dtype == np.uint8
-    assert np.array_equal(answer.labels, voxels > 0.5)
+    assert answer.channels[0].dtype == np.uint8
+    assert np.array_equal(answer.channels[0], voxels > 0.5)
     assert answer.forward_s > 0
     assert min(answer.preprocess_s, answer.postprocess_s) >= 0
 
@@ -118,10 +119,10 @@ def test_only_label_maps_are_answers(pred: torch.Tensor, accepted: bool) -> None
 
 def test_warm_up_leaves_a_bundle_that_answers(tmp_path: Path) -> None:
     """A warm-up changes nothing but the time of the first answer."""
-    loaded = Bundle(tiny_model.build(tmp_path / "m").path, CONFIG, "cpu")
+    loaded = Bundle(tiny_model.build(tmp_path / "m").path, CONFIG, "cpu", Expected())
     loaded.warm_up()
     voxels = _image()
-    assert np.array_equal(loaded(voxels, np.eye(4)).labels, voxels > 0.5)
+    assert np.array_equal(loaded(voxels, np.eye(4)).channels[0], voxels > 0.5)
 
 
 def test_a_wanted_device_is_taken_as_it_is() -> None:
@@ -170,7 +171,7 @@ def test_card_is_built_by_monais_parser(tmp_path: Path) -> None:
     network = (model.path / "models" / "model.pt").read_bytes()
     (model.path / "models" / "bbox_model.pt").write_bytes(network)
     (model.path / CONFIG).write_bytes((CARD / CONFIG).read_bytes())
-    loaded = Bundle(model.path, CONFIG, "cpu")
+    loaded = Bundle(model.path, CONFIG, "cpu", Expected())
     assert isinstance(loaded.inferer, CoarseToFineInferer)
     assert len(loaded.networks) == 2
     assert loaded.inferer.threshold == 0.5

@@ -313,7 +313,8 @@ from types import SimpleNamespace
 def main():
     bundle = SimpleNamespace(inference="configs/inference.json")
     ref = ModelRef("tiny", "1", "sha256:" + "a" * 64)
-    model = VerifiedModel(ref, SimpleNamespace(bundle=bundle, heat_maps=()), Path(sys.argv[1]), MappingProxyType({}))
+    manifest = SimpleNamespace(bundle=bundle, segments=(1,), heat_maps=(), classifications=(), detections=())
+    model = VerifiedModel(ref, manifest, Path(sys.argv[1]), MappingProxyType({}))
     engine = Engine(device="cpu", log=lambda event, **values: None)
     engine.warm(model)
     heavy = sorted(name for name in sys.modules if name.split(".")[0] in ("torch", "monai", "scipy"))

@@ -280,7 +280,7 @@ DETECTION = {
     "site": {"value": "39607008", "scheme": "SCT", "meaning": "Lung"}, "calibrated": True, "threshold": 0.5,
 }  # fmt: skip
 CLASS = {"id": "effusion", "concept": {"value": "60046008", "scheme": "SCT", "meaning": "Pleural effusion"},
-         "calibrated": False}  # fmt: skip
+         "calibrated": False, "absent_below": 0.25, "present_from": 0.5}  # fmt: skip
 
 
 def test_a_model_may_detect_or_classify_instead_of_drawing() -> None:
@@ -288,7 +288,8 @@ def test_a_model_may_detect_or_classify_instead_of_drawing() -> None:
     nothing: Any = {"segments": [], "measurements": []}
     both = parse_manifest(as_json(manifest_fields(**nothing, detections=[DETECTION], classifications=[CLASS])))
     assert (both.segments, both.detections[0].threshold, both.detections[0].calibrated) == ((), 0.5, True)
-    assert (both.classifications[0].id, both.classifications[0].calibrated) == ("effusion", False)
+    (said,) = both.classifications
+    assert (said.id, said.calibrated, said.absent_below, said.present_from) == ("effusion", False, 0.25, 0.5)
     assert refused_at(manifest_fields(**nothing)) == "segments"
 
 
@@ -300,6 +301,16 @@ def test_a_model_may_detect_or_classify_instead_of_drawing() -> None:
         ("detections[0].extra", {"detections": [DETECTION | {"extra": 1}]}),
         ("detections[1].id", {"detections": [DETECTION, DETECTION]}),
         ("classifications[0].calibrated", {"classifications": [CLASS | {"calibrated": 1}]}),
+        ("classifications[0].threshold", {"classifications": [CLASS | {"threshold": 0.5}]}),
+        ("classifications[0].absent_below", {"classifications": [CLASS | {"absent_below": -0.01}]}),
+        ("classifications[0].absent_below", {"classifications": [CLASS | {"absent_below": None}]}),
+        ("classifications[0].absent_below", {"classifications": [CLASS | {"absent_below": "0.25"}]}),
+        ("classifications[0].absent_below", {"classifications": [{k: CLASS[k] for k in CLASS if k != "absent_below"}]}),
+        ("classifications[0].present_from", {"classifications": [{k: CLASS[k] for k in CLASS if k != "present_from"}]}),
+        ("classifications[0].present_from", {"classifications": [CLASS | {"present_from": 1.01}]}),
+        ("classifications[0].present_from", {"classifications": [CLASS | {"present_from": True}]}),
+        ("classifications[0].present_from", {"classifications": [CLASS | {"present_from": 0.2499}]}),
+        ("classifications[0].present_from", {"classifications": [CLASS | {"absent_below": 0.0, "present_from": 0.0}]}),
         ("classifications[0].id", {"classifications": [CLASS | {"id": "nodule"}], "detections": [DETECTION]}),
         ("classifications[0].concept", {"classifications": [CLASS | {"concept": DETECTION["concept"]}],
                                         "detections": [DETECTION]}),
@@ -308,3 +319,23 @@ def test_a_model_may_detect_or_classify_instead_of_drawing() -> None:
 def test_detections_and_classifications_are_strictly_read(where: str, changes: Any) -> None:
     """Unknown keys, double names, values out of bounds and a target spoken of twice are refused by their key."""
     assert refused_at(manifest_fields(**changes)) == where
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_bound_of_a_classification_is_a_number(number: str) -> None:
+    """What JSON does not know, and what no float holds, is no bound."""
+    text = as_json(manifest_fields(classifications=[CLASS])).replace(b"0.25", number.encode())
+    with pytest.raises(ManifestError):
+        parse_manifest(text)
+
+
+@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_bounds_of_a_classification_are_ordered(absent_below: float, present_from: float) -> None:
+    """Any two in order, the equal ones too, are read as written; others are refused, as is that all is PRESENT."""
+    one = CLASS | {"absent_below": absent_below, "present_from": present_from}
+    document = manifest_fields(classifications=[one])
+    if present_from > 0.0 and absent_below <= present_from:
+        (said,) = parse_manifest(as_json(document)).classifications
+        assert (said.absent_below, said.present_from) == (absent_below, present_from)
+    else:
+        assert refused_at(document) == "classifications[0].present_from"

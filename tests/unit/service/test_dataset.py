@@ -122,6 +122,23 @@ def test_classification(root: Path) -> None:
         given(root, said | {"segment": 1})
 
 
+def test_which_classification(root: Path) -> None:
+    """By its id in the manifest, or not at all; it is part of the digest, and of no other task."""
+    bare = {"mask": None, "volume_cm3": None, "truth": "ABSENT"}
+    said = fields() | {"task": "CLASSIFICATION", "segment": None}
+    said["cases"] = [one | bare for one in said["cases"]]
+    silent = given(root, said)
+    before = silent.digest()
+    named = given(root, said | {"classification": "bleed"})
+    assert (silent.classification, named.classification) == (None, "bleed")
+    assert named.digest() != before
+    for wrong in (None, "", "Bleed", 1, ["bleed"]):
+        with pytest.raises(DatasetInvalid, match="classification"):
+            given(root, said | {"classification": wrong})
+    with pytest.raises(DatasetInvalid, match="classification: only of CLASSIFICATION"):
+        given(root, fields() | {"classification": "bleed"})
+
+
 def test_no_file(tmp_path: Path) -> None:
     """A folder without dataset.json, and one whose file is no JSON."""
     with pytest.raises(DatasetInvalid, match=r"holds no dataset\.json"):
