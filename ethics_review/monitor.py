@@ -169,8 +169,9 @@ class Monitor:
             self.duties.take(fact)
         if fact.what is What.INVARIANT and fact.model in {None, self.plan.model.digest}:
             yield self._broken(fact.code, fact.index, fact.index, "1.000000", "0.000000")
-        if fact.what is What.FAILED and fact.code == EGRESS_BLOCKED and fact.call in self.calls:
-            yield self._broken(EGRESS_BLOCKED, int(str(self.calls[fact.call][0])), fact.index, "1.000000", "0.000000")
+        call = self.calls.get(fact.call) if fact.call is not None and fact.code == EGRESS_BLOCKED else None
+        if fact.what is What.FAILED and call is not None:
+            yield self._broken(EGRESS_BLOCKED, int(str(call[0])), fact.index, "1.000000", "0.000000")
         if fact.what is What.RECONCILED:
             new, first = self.duties.unknown(fact, self.plan.model.digest)
             if new:

@@ -30,12 +30,11 @@ _ALLOW, _KILL_PROCESS, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050000 | 38
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # in struct seccomp_data
 
 
-def raise_wall() -> None:
-    """From now on this process has no network. Raises OSError where the kernel has no such filter."""
-    try:
-        architecture, socket_call, seccomp_call = _ARCHITECTURES[platform.machine()]
-    except KeyError:
-        raise OSError(f"no wall against the network is known on {platform.machine()}") from None
+def raise_wall(machine: str = platform.machine()) -> None:
+    """From now on this process has no network. Raises OSError where there is no such filter."""
+    if machine not in _ARCHITECTURES:
+        raise OSError(f"no wall against the network is known on {machine}")
+    architecture, socket_call, seccomp_call = _ARCHITECTURES[machine]
     code = b"".join(struct.pack("<HBBI", *one) for one in _program(architecture, socket_call))
     filters = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(filters))

@@ -162,7 +162,7 @@ sys.exit(worker.main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_a_model_that_reaches_for_the_network_is_ended(model: VerifiedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_reaches_for_the_network_is_ended(model: VerifiedModel) -> None:
     """By the kernel, before a byte leaves: the call says so, is not tried again by itself, and the engine goes on."""
     events = Events()
 
@@ -170,10 +170,10 @@ def test_a_model_that_reaches_for_the_network_is_ended(model: VerifiedModel, mon
         return subprocess.Popen([*command[:2], "-c", CALLING_HOME, *command[4:]], **how)
 
     with Engine(device="cpu", log=events) as one:
-        with monkeypatch.context() as changed:
-            changed.setattr(one, "_launch", calling_home)
-            with pytest.raises(ModelFailed) as caught:
-                one.infer(model, volumes.block(), DEADLINE_S)
+        one._launch = calling_home
+        with pytest.raises(ModelFailed) as caught:
+            one.infer(model, volumes.block(), DEADLINE_S)
+        one._launch = subprocess.Popen
         assert (caught.value.code, caught.value.fault, caught.value.retry) == ("EGRESS_BLOCKED", "MODEL", False)
         assert events.names()[-1] == "engine_egress_blocked"
         assert _answers(one, model)
