@@ -10,6 +10,6 @@ cd "$(dirname "$0")/.."
 if [ "${1:-}" = lint ]; then exit 0; fi
 # Threads of a network that wait for each other sleep: spinning they take the core from the tests beside them.
 export OMP_WAIT_POLICY=PASSIVE
-# Four on two cores: a third of what the tests do is to wait. The longest first, so that none of them is left over for one worker at the end.
+# The longest first, so that none of them is left over for one worker at the end.
 # Drawn examples are the same each time here: what a new one finds is for whoever runs pytest by hand, not for a release.
-exec .venv/bin/pytest --hypothesis-profile=ci -n 4 --dist loadfile --no-loadscope-reorder --durations=30 tests/faults tests/story tests/unit tests/house
+exec .venv/bin/pytest --hypothesis-profile=ci -n 3 --dist loadfile --no-loadscope-reorder --durations=30 tests/faults tests/story tests/unit tests/house
