@@ -427,6 +427,17 @@ def test_a_stopped_listener_frees_its_port_and_can_start_again(tmp_path: Path) -
         assert send_all(scp.listener.port, [make_slice(0)], lambda _: None) == [0]
 
 
+def stops_only_after(release: threading.Event, scp: Running) -> None:
+    """Stopping does not return before this is set, and does then."""
+    stopper = threading.Thread(target=scp.listener.stop)
+    stopper.start()
+    stopper.join(1.0)
+    assert stopper.is_alive()
+    release.set()
+    stopper.join(10)
+    assert not stopper.is_alive()
+
+
 @pytest.mark.slow
 def test_stopping_finishes_what_is_being_stored_and_ends_the_rest(tmp_path: Path) -> None:
     """stop returns when the instance at the disk is held; the association is aborted; the inbox may be closed."""
@@ -442,13 +453,7 @@ def test_stopping_finishes_what_is_being_stored_and_ends_the_rest(tmp_path: Path
         sender = threading.Thread(target=lambda: send_all(scp.port, [make_slice(0), make_slice(1)], lambda _: None))
         sender.start()
         assert entered.wait(10)
-        stopper = threading.Thread(target=scp.listener.stop)
-        stopper.start()
-        stopper.join(1.0)
-        assert stopper.is_alive()
-        release.set()
-        stopper.join(10)
-        assert not stopper.is_alive()
+        stops_only_after(release, scp)
         sender.join(15)
         assert len(scp.inbox.instances(STUDY)) == 1
 
@@ -469,13 +474,7 @@ def test_stopping_waits_until_the_end_of_an_association_was_told(tmp_path: Path)
             with association(scp.port, MR) as made:
                 assert made.is_established
             assert told.acquire(timeout=10)
-        stopper = threading.Thread(target=scp.listener.stop)
-        stopper.start()
-        stopper.join(0.5)
-        assert stopper.is_alive()
-        release.set()
-        stopper.join(10)
-        assert not stopper.is_alive()
+        stops_only_after(release, scp)
 
 
 def test_connections_have_no_delay_and_leave_no_descriptor(scp: Running) -> None:

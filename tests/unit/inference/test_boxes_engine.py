@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,13 +24,6 @@ DEADLINE_S = 30.0
 SHAPE = (8, 10, 12)
 LOW, HIGH = (2, 1, 5), (5, 4, 9)
 """The bright block's first and last voxel."""
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    """One engine for all tests of the module."""
-    with Engine(device="cpu", log=lambda _event, **_values: None) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

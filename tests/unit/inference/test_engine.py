@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -153,12 +153,34 @@ def test_a_child_killed_in_a_call_is_reported_and_replaced(engine: Engine, model
     assert _answers(engine, model)
 
 
-CALLING_HOME = """
+CHILD = """
 import socket, sys
-from inference import worker
-worker._infer = lambda *_: socket.create_connection(("192.0.2.1", 443), 5)
+from inference import wall, worker
+{}
 sys.exit(worker.main(sys.argv[1:]))
 """
+CALLING_HOME = 'worker._infer = lambda *_: socket.create_connection(("192.0.2.1", 443), 5)'
+NO_WALL = 'worker.raise_wall = lambda: wall.raise_wall("a machine without")'
+
+
+def changed_child(change: str) -> Callable[..., subprocess.Popen[bytes]]:
+    """What starts the child with one thing in it another."""
+
+    def launch(command: list[str], **how: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*command[:2], "-c", CHILD.format(change), *command[4:]], **how)
+
+    return launch
+
+
+@pytest.mark.slow
+def test_no_model_is_loaded_without_the_wall(model: VerifiedModel) -> None:
+    """Where the kernel cannot keep the network away, the child ends before it has read a model."""
+    events = Events()
+    with Engine(device="cpu", log=events) as one:
+        one._launch = changed_child(NO_WALL)
+        with pytest.raises(EngineDied):
+            one.infer(model, volumes.block(), DEADLINE_S)
+    assert events.names() == ["engine_died"]
 
 
 @pytest.mark.slow
@@ -166,11 +188,8 @@ def test_a_model_that_reaches_for_the_network_is_ended(model: VerifiedModel) -> 
     """By the kernel, before a byte leaves: the call says so, is not tried again by itself, and the engine goes on."""
     events = Events()
 
-    def calling_home(command: list[str], **how: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*command[:2], "-c", CALLING_HOME, *command[4:]], **how)
-
     with Engine(device="cpu", log=events) as one:
-        one._launch = calling_home
+        one._launch = changed_child(CALLING_HOME)
         with pytest.raises(ModelFailed) as caught:
             one.infer(model, volumes.block(), DEADLINE_S)
         one._launch = subprocess.Popen

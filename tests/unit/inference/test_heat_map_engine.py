@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,13 +45,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> VerifiedModel:
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=Warning)
         torch.jit.save(torch.jit.script(Warm()), str(made.path / "models" / "model.pt"))
     return replace(made, manifest=replace(made.manifest, heat_maps=(SPEC,)))
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    """One engine for all tests of the module."""
-    with Engine(device="cpu", log=lambda _event, **_values: None) as one:
-        yield one
 
 
 @pytest.mark.parametrize("affine", [*volumes.every_orientation()[:6], volumes.oblique(3)])

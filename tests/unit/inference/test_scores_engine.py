@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,6 @@ DEADLINE_S = 30.0
 SAID = [("bleed", "PRESENT"), ("calm", "ABSENT"), ("edema", "UNDETERMINED")]
 THING = Code("91723000", "SCT", "Anatomical Structure")
 COPY: dict[str, Any] = {"_target_": "monai.transforms.CopyItemsd", "keys": "pred", "names": "scores"}
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    """One engine for all tests of the module."""
-    with Engine(device="cpu", log=lambda _event, **_values: None) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
