@@ -68,18 +68,6 @@ def withheld(findings: Findings, manifest: Manifest) -> bool:
     return any(one.id not in calibrated for one in findings.heat_maps)
 
 
-def write_heat_maps(
-    findings: Findings,
-    manifest: Manifest,
-    ref: ModelRef,
-    sources: Sequence[Dataset],
-    context: ResultContext,
-) -> bytes | None:
-    """All heat maps of one call in one Part 10 file, already through their own validity check: see `make_heat_maps`."""
-    made = make_heat_maps(findings, manifest, ref, sources, context)
-    return None if made is None else made[0]
-
-
 def make_heat_maps(
     findings: Findings,
     manifest: Manifest,

@@ -65,7 +65,7 @@ def write_key_images(
 ) -> Iterator[tuple[int, bytes]]:
     """Number of the manifest's segment and its picture as a Part 10 file, already through our own validity check.
 
-    `sources` as for `write_seg`; `voxels` (K, R, C): the same slices in the modality's own unit. One at a time: each
+    `sources` as for `make_seg`; `voxels` (K, R, C): the same slices in the modality's own unit. One at a time: each
     has some 3 MB. A segment without a pixel has none. Raises OutputInvalid, CharsetRefused.
     """
     if voxels.shape != grid_shape(sources):

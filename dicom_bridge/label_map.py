@@ -49,17 +49,6 @@ _BACKGROUND: Final = SegmentSpec(
 """What is no segment, which the algorithm decided as well."""
 
 
-def write_label_map(
-    findings: Findings,
-    manifest: Manifest,
-    ref: ModelRef,
-    sources: Sequence[Dataset],
-    context: ResultContext,
-) -> bytes:
-    """The label map of one call as a Part 10 file, already through our own validity check: see `make_label_map`."""
-    return make_label_map(findings, manifest, ref, sources, context)[0]
-
-
 def make_label_map(
     findings: Findings,
     manifest: Manifest,

@@ -74,7 +74,7 @@ def write_sr(
 ) -> bytes:
     """The SR of one call as a Part 10 file, already through our own validity check.
 
-    `seg` is the SEG written for the same call (`write_seg`), None when no segment has a pixel. `failed`: coded reasons
+    `seg` is the SEG written for the same call (`make_seg`), None when no segment has a pixel. `failed`: coded reasons
     (upper case) of the parts of the model that did not come to an end; then the report is PARTIAL, and what the
     findings do not speak of is undetermined, never absent. `heat`: the heat maps written for the same call, which the
     report leads to and does not show. Raises OutputInvalid, CharsetRefused.

@@ -75,17 +75,6 @@ def grid_shape(sources: Sequence[Dataset]) -> tuple[int, int, int]:
     return (len(sources), *sizes.pop())
 
 
-def write_seg(
-    findings: Findings,
-    manifest: Manifest,
-    ref: ModelRef,
-    sources: Sequence[Dataset],
-    context: ResultContext,
-) -> bytes:
-    """The SEG of one call as a Part 10 file, already through our own validity check: see `make_seg`."""
-    return make_seg(findings, manifest, ref, sources, context)[0]
-
-
 def make_seg(
     findings: Findings,
     manifest: Manifest,

@@ -12,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from dicom_bridge.label_map import write_label_map
 from service.demo.servers import free_port
 from tests.simulators import findings as phantom
 from tests.simulators import ohif
 from tests.simulators.real_orthanc import RealOrthanc, orthanc_for, running
 from tests.simulators.series import make_slice, write_file
+from tests.simulators.written import write_label_map
 
 SHAPE = (6, 64, 64)
 SLICE = 2

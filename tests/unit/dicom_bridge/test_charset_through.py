@@ -17,12 +17,12 @@ from dicom_bridge.candidates import read_series
 from dicom_bridge.charset import person_name
 from dicom_bridge.errors import CharsetRefused
 from dicom_bridge.report import write_sr
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.validity import check_segmentation
 from dicom_bridge.volume import build, read_slices
 from tests.simulators import findings as phantom
 from tests.simulators import validators
 from tests.simulators.series import make_slice, write_file
+from tests.simulators.written import write_seg
 
 DIGEST = "sha256:" + "0" * 64
 NAME = "测试^幻影"

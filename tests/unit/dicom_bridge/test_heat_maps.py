@@ -17,10 +17,9 @@ from pydicom.dataset import Dataset
 
 from dicom_bridge import uids
 from dicom_bridge.heat_map_validity import check_heat_maps
-from dicom_bridge.heat_maps import make_heat_maps, shown_maps, withheld, write_heat_maps
+from dicom_bridge.heat_maps import make_heat_maps, shown_maps, withheld
 from dicom_bridge.peers import ReportGroups
 from dicom_bridge.report import write_sr
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.unfit import OutputInvalid
 from dicom_bridge.validity import check_report
 from inference.types import Findings, HeatMap
@@ -28,6 +27,7 @@ from models.codes import Code
 from models.manifest import HeatMapSpec, Manifest
 from tests.simulators import edited, validators
 from tests.simulators import findings as phantom
+from tests.simulators.written import write_heat_maps, write_seg
 from tests.unit.dicom_bridge.test_readers import SHAPE, headers, places
 
 CATEGORY = Code("49755003", "SCT", "Morphologically Abnormal Structure")

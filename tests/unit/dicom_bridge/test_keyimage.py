@@ -26,13 +26,14 @@ from dicom_bridge.keyimage import picture_of, write_key_images
 from dicom_bridge.offers import STORAGE_CLASSES
 from dicom_bridge.receipt import Receipt
 from dicom_bridge.result_context import DECIDE_AT, Algorithm
-from dicom_bridge.segmentation import DrawnSegment, drawn_segments, write_seg
+from dicom_bridge.segmentation import DrawnSegment, drawn_segments
 from dicom_bridge.store_scu import send
 from dicom_bridge.validity import OutputInvalid
 from inference.types import Measurement
 from tests.simulators import findings as phantom
 from tests.simulators import validators
 from tests.simulators.pacs import FakePacs
+from tests.simulators.written import write_seg
 
 SHAPE = (12, 32, 40)
 RED = [34886, 53484, 50172]

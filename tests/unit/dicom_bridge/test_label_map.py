@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_bridge.label_map import make_label_map, write_label_map
+from dicom_bridge.label_map import make_label_map
 from dicom_bridge.label_map_validity import check_label_map
 from dicom_bridge.peers import ReportGroups, Segmentation
 from dicom_bridge.report import write_sr
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.segmented import write_segmentation
 from dicom_bridge.unfit import OutputInvalid
 from inference.types import Findings, SegmentMask
 from tests.simulators import edited, validators
 from tests.simulators import findings as phantom
+from tests.simulators.written import write_label_map, write_seg
 from tests.unit.dicom_bridge.test_readers import SHAPE, SOURCES, assert_same, headers, places
 
 ODD = (5, 13, 11)

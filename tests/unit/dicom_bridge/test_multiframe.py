@@ -30,13 +30,13 @@ from dicom_bridge.candidates import read_series
 from dicom_bridge.errors import VolumeRefused
 from dicom_bridge.report import write_sr
 from dicom_bridge.rules import SeriesSummary
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.validity import OutputInvalid, check_report, check_segmentation
 from dicom_bridge.volume import FrameRef, LoadedSeries, load
 from tests.simulators import findings as phantom
 from tests.simulators import validators
 from tests.simulators.enhanced import content, item, make_enhanced, make_legacy
 from tests.simulators.series import AXIAL, SAGITTAL, write_file
+from tests.simulators.written import write_seg
 
 DIGEST = "sha256:" + "0" * 64
 MODALITIES = ("MR", "CT")

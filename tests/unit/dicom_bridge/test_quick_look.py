@@ -12,11 +12,11 @@ from pydicom.dataset import Dataset
 
 from dicom_bridge.key_picture import MARGIN_PX, SIDE_PX, outline_colour
 from dicom_bridge.quick_look import LookRefused, Named, picture, segments
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.volume import load
 from tests.simulators import findings as phantom
 from tests.simulators import series
 from tests.simulators.enhanced import make_enhanced
+from tests.simulators.written import write_seg
 
 SHAPE = (6, 15, 13)
 """Frames of 195 bits: the second does not begin with an octet."""

@@ -18,13 +18,13 @@ from scipy.spatial import KDTree
 
 from dicom_bridge.peers import ReportGroups
 from dicom_bridge.report import write_sr
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.volume import load
 from inference.types import Findings
 from tests.simulators import findings as phantom
 from tests.simulators import validators
 from tests.simulators.enhanced import make_enhanced
 from tests.simulators.series import write_file
+from tests.simulators.written import write_seg
 
 SHAPE = (6, 16, 12)
 OBLIQUE = (0.9396926208, 0.3420201433, 0.0, -0.2961981327, 0.8137976814, 0.5)

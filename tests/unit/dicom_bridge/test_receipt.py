@@ -15,9 +15,9 @@ from audit.note import Signer
 from dicom_bridge import receipt
 from dicom_bridge.receipt import Receipt, ReceiptRefused
 from dicom_bridge.report import write_sr
-from dicom_bridge.segmentation import write_seg
 from tests.simulators import findings as phantom
 from tests.simulators import validators
+from tests.simulators.written import write_seg
 
 SHAPE = (12, 32, 40)
 LOG = Signer.generate("hospital.example/audit")

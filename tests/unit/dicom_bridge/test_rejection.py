@@ -23,11 +23,11 @@ from dicom_bridge.rejection import (
 )
 from dicom_bridge.report import write_sr
 from dicom_bridge.result_context import MARKING
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.validity import OutputInvalid
 from dicom_bridge.verdict import rejects
 from tests.simulators import findings as phantom
 from tests.simulators import validators
+from tests.simulators.written import write_seg
 from tests.unit.dicom_bridge.test_report_matrix import coded, named
 
 SHAPE = (12, 32, 40)

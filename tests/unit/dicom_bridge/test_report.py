@@ -19,12 +19,12 @@ from dicom_bridge import uids
 from dicom_bridge.contour import POINTS_MAX, key_outline
 from dicom_bridge.report import write_denial, write_sr
 from dicom_bridge.result_context import MARKING, NOT_PERFORMED
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.validity import OutputInvalid, check_report
 from inference.types import Findings, Measurement
 from models.codes import snomed_check_digit_ok
 from tests.simulators import findings as phantom
 from tests.simulators import validators
+from tests.simulators.written import write_seg
 
 SHAPE = (12, 32, 40)
 

@@ -20,7 +20,6 @@ from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation
 from dicom_bridge.peers import ReportGroups
 from dicom_bridge.report import write_denial, write_sr
 from dicom_bridge.result_context import DECIDE_AT, INCONCLUSIVE, PARTLY_FAILED
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.validity import OutputInvalid, check_report
 from dicom_bridge.volume import load
 from inference.types import Classification, Detection, Findings, SegmentMask
@@ -29,6 +28,7 @@ from tests.simulators import findings as phantom
 from tests.simulators import validators
 from tests.simulators.enhanced import make_enhanced
 from tests.simulators.series import write_file
+from tests.simulators.written import write_seg
 
 BOX = Detection("nodule", (1.0, 4.0, 3.0), (3.0, 9.5, 8.25), 0.8125)
 POINT = Detection("bleed", (4.0, 7.0, 5.0), (4.0, 7.0, 5.0), 0.5)

@@ -15,14 +15,13 @@ from pydicom.dataset import Dataset
 
 from dicom_bridge import overlay
 from dicom_bridge.key_picture import outline_colour
-from dicom_bridge.label_map import write_label_map
 from dicom_bridge.quick_look import LookRefused, Named, picture, segments
 from dicom_bridge.readback import read_segmentation
 from dicom_bridge.segment_pixels import described, frame_numbers, is_label_map, mask_of, readable_kind
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.volume import load
 from tests.simulators import findings as phantom
 from tests.simulators import series
+from tests.simulators.written import write_label_map, write_seg
 
 SHAPE = (6, 15, 13)
 

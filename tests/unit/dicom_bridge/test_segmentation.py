@@ -17,13 +17,14 @@ from pydicom.dataset import Dataset
 from dicom_bridge import explicit
 from dicom_bridge.charset import person_name
 from dicom_bridge.result_context import Algorithm, series_description, tracking
-from dicom_bridge.segmentation import make_seg, write_seg
+from dicom_bridge.segmentation import make_seg
 from dicom_bridge.validity import OutputInvalid, check_segmentation
 from inference.types import Findings, SegmentMask
 from models.codes import Code
 from models.ref import ModelRef
 from tests.simulators import findings as phantom
 from tests.simulators import validators
+from tests.simulators.written import write_seg
 
 SHAPE = (12, 32, 40)
 # Row and column cosines: axial, coronal, sagittal, oblique about two axes, and an axial whose rows run right to left.

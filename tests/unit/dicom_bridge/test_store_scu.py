@@ -18,10 +18,10 @@ from pydicom.uid import JPEG2000Lossless
 
 from dicom_bridge.peers import Peer
 from dicom_bridge.report import write_sr
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.store_scu import SendRefused, send
 from tests.simulators import findings as phantom
 from tests.simulators.pacs import COMPREHENSIVE_3D_SR, SEGMENTATION, FakePacs
+from tests.simulators.written import write_seg
 
 SHAPE = (6, 16, 16)
 

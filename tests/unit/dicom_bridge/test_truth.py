@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.truth import TruthUnusable, read_mask
 from dicom_bridge.volume import LoadedSeries, load
 from inference.types import Volume
 from tests.simulators import findings as phantom
 from tests.simulators import series
+from tests.simulators.written import write_seg
 
 SHAPE = (5, 6, 7)
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -11,9 +11,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_bridge import explicit
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.validity import OutputInvalid, check_segmentation
 from tests.simulators import findings as phantom
+from tests.simulators.written import write_seg
 
 SHAPE = (12, 32, 40)
 PAGE = 160

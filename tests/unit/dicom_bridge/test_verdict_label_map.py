@@ -14,17 +14,16 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_bridge.label_map import write_label_map
 from dicom_bridge.peers import ReportGroups
 from dicom_bridge.report import write_sr
 from dicom_bridge.segment_pixels import LABEL_MAP_STORAGE
-from dicom_bridge.segmentation import write_seg
 from dicom_bridge.verdict import Change, Tie, Verdict
 from dicom_bridge.verdict_match import Base, VerdictUnmatched, judge
 from dicom_bridge.verdict_segments import compare_segmentation, tie_of_segmentation
 from dicom_bridge.verdict_tree import VerdictUnusable
 from tests.simulators import edited
 from tests.simulators import findings as phantom
+from tests.simulators.written import write_label_map, write_seg
 
 SHAPE = (12, 31, 37)
 CONTEXT = phantom.context(report_groups=ReportGroups.PLANAR)

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from dicom_bridge.heat_maps import write_heat_maps
 from inference.coarse_to_fine import CoarseToFineInferer, Network
 from inference.engine import Engine
 from inference.errors import ModelFailed
@@ -23,6 +22,7 @@ from models.library import VerifiedModel
 from models.manifest import HeatMapSpec
 from tests.simulators import findings as phantom
 from tests.simulators import tiny_model, volumes
+from tests.simulators.written import write_heat_maps
 
 DEADLINE_S = 30.0
 BLEED = Code("50960005", "SCT", "Hemorrhage")

@@ -27,7 +27,6 @@ from dicom_bridge.keyimage import KIND, uid_parts, write_key_images
 from dicom_bridge.peers import Peer
 from dicom_bridge.receipt import CREATOR, GROUP, Receipt
 from dicom_bridge.report import write_denial, write_sr
-from dicom_bridge.segmentation import write_seg
 from ethics_review.errors import Refused
 from ethics_review.facts import fact_of
 from ethics_review.gate import decide
@@ -48,6 +47,7 @@ from tests.simulators.query_pacs import QueryPacs, serving
 from tests.simulators.real_orthanc import orthanc_for, running
 from tests.simulators.reviewer import fields, request
 from tests.simulators.watched import FakeWatched
+from tests.simulators.written import write_seg
 
 SHAPE = (6, 12, 16)
 PERIOD = ("--from", "2026-11-01")
