@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import shutil
 
 import pytest
 
@@ -13,9 +12,9 @@ from tests.simulators.demo_run import Told, demo
 
 @pytest.fixture(scope="session")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """The demo of an empty folder. It takes most of a minute, so all who judge it share it and leave it as it is.
+    """The demo of an empty folder. It takes minutes, so all who judge it share it; who would change it takes a copy.
 
-    One for all of pytest-xdist's workers as well: two demos at once would be after the same ports.
+    One for all of pytest-xdist's workers as well: each reads it at any time, and the demo is made once.
     """
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     folder = tmp_path_factory.getbasetemp().parent / f"demo-{run}" if run else tmp_path_factory.mktemp("demo")
@@ -26,11 +25,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
         if not printed.exists():
             done = demo(folder)
             assert done.returncode == 0, done.stdout + done.stderr
-            # A second run writes its results over the first one's.
-            shutil.copytree(folder / "out", folder / "first")
-            # Of the PACS too: two Orthancs on one folder, a second run's and a judge's, would end each other.
-            shutil.copytree(folder / "work" / "pacs", folder / "pacs")
             printed.write_text(done.stdout, encoding="utf-8")
-    first = folder / "first"
-    said = json.loads((first / "run.json").read_text(encoding="utf-8"))
-    return Told(folder, printed.read_text("utf-8"), said, (first / PACKAGE).read_bytes(), (first / KEYS).read_bytes())
+    out = folder / "out"
+    said = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    return Told(folder, printed.read_text("utf-8"), said, (out / PACKAGE).read_bytes(), (out / KEYS).read_bytes())

@@ -85,11 +85,18 @@ def test_overlay_is_a_picture_with_an_outline(told: Told) -> None:
     assert (pixels == (255, 196, 0)).all(axis=-1).sum() > 2000
 
 
+@pytest.fixture
+def again(told: Told, tmp_path: Path) -> Path:
+    """A copy of what the demo left, for a run that changes it: others read the first at the same time."""
+    shutil.copytree(told.folder / "work", tmp_path / "work")
+    return tmp_path
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_second_run_duplicates_nothing(told: Told) -> None:
+def test_second_run_duplicates_nothing(told: Told, again: Path) -> None:
     """Run again, it finds the same report, says that the refusal is history, and adds no entry and no object."""
-    folder, first = told.folder, told.run
+    folder, first = again, told.run
     done = demo(folder, "--keep")
     try:
         assert done.returncode == 0, done.stdout + done.stderr
@@ -115,10 +122,10 @@ def test_second_run_duplicates_nothing(told: Told) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_interrupted_demo_leaves_nothing_running(told: Told) -> None:
+def test_interrupted_demo_leaves_nothing_running(again: Path) -> None:
     """Ended from outside while its servers run, the demo stops them before it goes, and says so by its status."""
-    folder = told.folder
-    command = [ZHIYING, "demo", "--workdir", str(folder / "work"), "--output", str(folder / "other")]
+    folder = again
+    command = [ZHIYING, "demo", "--workdir", str(folder / "work"), "--output", str(folder / "out")]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ))
     try:
         servers: list[dict[str, Any]] = []

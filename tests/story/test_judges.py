@@ -6,6 +6,7 @@ running. Our own readers and validity checks are not used here: pydicom and high
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -38,10 +39,12 @@ WAYS = ("C-GET", "C-MOVE", "REST")
 
 
 @pytest.fixture(scope="module")
-def pacs(told: Told) -> Iterator[Orthanc]:
+def pacs(told: Told, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     """The demo's PACS, up again, with what it holds."""
     station = Node("reading-room", STATION, free_port())
-    with running_orthanc(told.folder / "pacs", known=(station,)) as running:
+    held = tmp_path_factory.mktemp("judged") / "pacs"
+    shutil.copytree(told.folder / "work" / "pacs", held)
+    with running_orthanc(held, known=(station,)) as running:
         yield running
 
 

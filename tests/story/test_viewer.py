@@ -99,7 +99,7 @@ def studies(told: Told, tmp_path_factory: pytest.TempPathFactory) -> dict[Report
     read = [(pydicom.dcmread(path, stop_before_pixels=True), path) for path in paths]
     read.sort(key=lambda one: float(one[0].ImagePositionPatient[2]))
     images = [path for _, path in read]
-    out = told.folder / "first"
+    out = told.folder / "out"
     seg, sr, sc = (pydicom.dcmread(out / f"{kind}.dcm") for kind in ("seg", "sr", "sc"))
     usual = Study(images, [ds for ds, _ in read], seg, sr, sc)
     data = told.folder / "work" / "hospital" / "data"
