@@ -24,7 +24,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import figures
-from service import wire
+from service import looking
 from service.demo.pacs import Node, Orthanc, quick_network
 from service.demo.servers import free_port
 from service.store import Run, State
@@ -124,7 +124,7 @@ def run_hour(root: Path, number: int, minutes: float) -> dict[str, Any]:
         cpu_s = hospital.cpu_s() - cpu_s
         held = in_the_pacs(pacs)
         hospital.stop()
-        with wire.ledger(hospital.config_file) as (store, _):
+        with looking.ledger(hospital.config_file) as (store, _):
             runs = {study.uid: store.of_study(study.uid) for study in studies}
         at = hospital.at_stamps()
     return {

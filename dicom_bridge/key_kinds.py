@@ -7,11 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from pydicom.uid import (
-    GrayscaleSoftcopyPresentationStateStorage,
-    KeyObjectSelectionDocumentStorage,
-    SecondaryCaptureImageStorage,
-)
+_SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 
 
 class KeyImage(StrEnum):
@@ -28,10 +24,10 @@ class KeyImage(StrEnum):
 
 CLASSES: Final[Mapping[KeyImage, str]] = MappingProxyType(
     {
-        KeyImage.SC: str(SecondaryCaptureImageStorage),
-        KeyImage.GSPS: str(GrayscaleSoftcopyPresentationStateStorage),
-        KeyImage.KOS: str(KeyObjectSelectionDocumentStorage),
-        KeyImage.NO_FINDING: str(SecondaryCaptureImageStorage),
+        KeyImage.SC: _SECONDARY_CAPTURE,
+        KeyImage.GSPS: "1.2.840.10008.5.1.4.1.1.11.1",
+        KeyImage.KOS: "1.2.840.10008.5.1.4.1.1.88.59",
+        KeyImage.NO_FINDING: _SECONDARY_CAPTURE,
     }
 )
-"""The SOP class of each kind."""
+"""The SOP class of each kind (PS3.4 B.5), written out: the configuration needs it, and pydicom takes long to load."""

@@ -14,6 +14,7 @@ from models.ref import ModelRef
 from service import dataset, evaluating, wire
 from service.config import Config
 from service.errors import CommandRefused
+from service.identity import IdentityMap
 from service.permitting import Practice
 from service.pipeline import Device
 from service.reports import files
@@ -106,7 +107,7 @@ def _parts(config: Config, site: wire.Site, engine: Device) -> evaluating.Parts:
         engine=engine,
         results=ResultWriter(config.data.folder / FOLDER, style),
         pseudonyms=wire.pseudonyms(config),
-        identities=wire.identities(config),
+        identities=IdentityMap.of(config.data.folder),
         rules=wire.rules(config),
         now=wire.now,
     )

@@ -4,47 +4,42 @@ import os
 import signal
 import threading
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
 
-from dicom_bridge.peers import parse_peer
-from service import wire
-from service.commands import (
-    audit,
-    evaluate,
-    models,
-    outbox,
-    pull,
-    reports,
-    results,
-    review_incident,
-    review_papers,
-    route,
-    spool,
-    studies,
-    witness,
-)
+from service.commands.deferred import Deferred
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
 
 PRIVATE_UMASK = 0o077  # whatever the service writes, only its own user may read
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Zhiying 智影")
-app.add_typer(studies.app, name="studies")
-app.add_typer(models.app, name="models")
-app.add_typer(review_papers.app, name="review")
-app.add_typer(audit.app, name="audit")
-app.add_typer(route.app, name="route")
-app.add_typer(outbox.app, name="outbox")
-app.add_typer(reports.app, name="reports")
-app.add_typer(results.app, name="results")
-app.add_typer(spool.app, name="spool")
-app.add_typer(witness.app, name="witness")
-app.command("pull")(pull.pull)
-app.command("evaluate")(evaluate.evaluate)
-review_papers.app.add_typer(review_incident.app, name="incident")
-review_papers.app.command("lookback")(review_incident.lookback)
+
+class _Commands(Deferred):
+    """Each command's own module is loaded when it is called."""
+
+    modules = MappingProxyType(
+        {
+            "studies": "studies",
+            "models": "models",
+            "review": "review_papers",
+            "audit": "audit",
+            "route": "route",
+            "outbox": "outbox",
+            "reports": "reports",
+            "results": "results",
+            "spool": "spool",
+            "witness": "witness",
+            "pull": "pull:pull",
+            "evaluate": "evaluate:evaluate",
+        }
+    )
+
+
+app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Zhiying 智影"
+)
 
 
 @app.command()
@@ -54,7 +49,8 @@ def serve(config: ConfigFile = None) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     with told():
-        from service.serving import build  # deferred: the other commands need none of it
+        from service import wire  # deferred, as in each of these: the other commands need none of it
+        from service.serving import build
 
         service = build(wire.settings(config))
         service.start()
@@ -75,7 +71,8 @@ def doctor(
 ) -> None:
     """Check this installation. Exit status 0 only if nothing stands in the way."""
     with told():
-        from service.doctor import examine, examine_peer  # deferred, as above
+        from service import wire
+        from service.doctor import examine, examine_peer
 
         settings = wire.settings(config)
         findings = examine(settings) if peer is None else examine_peer(settings, peer)
@@ -94,13 +91,14 @@ def send(
 ) -> None:
     """Send DICOM files by C-STORE. Exit status 0 only if all were stored."""
     with told():
+        from dicom_bridge.peers import parse_peer
+        from dicom_bridge.status import Fate, fate
+        from dicom_bridge.store_scu import send as send_files
+
         peer = parse_peer(to)
         files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
         if not files:
             raise CommandRefused(f"no files in {folder}")
-        from dicom_bridge.status import Fate, fate
-        from dicom_bridge.store_scu import send as send_files  # deferred: pulls in the DICOM network stack
-
         result = send_files(files, peer, calling)
         stored = sum(1 for status in result.statuses if status is not None and fate(status) is Fate.STORED)
         row = {"peer": to, "files": len(files), "stored": stored, "error": result.error}
@@ -117,7 +115,7 @@ def demo(
     viewer: Annotated[Path | None, typer.Option(help="With --keep: OHIF's dist folder, to be served too.")] = None,
 ) -> None:
     """The whole story on this machine: a PACS, a study, a reviewer, a finding."""
-    from service.demo.main import run  # deferred: only the demo needs it
+    from service.demo.main import run
 
     raise typer.Exit(run(keep=keep, output=output, workdir=workdir, viewer=viewer))
 

@@ -57,6 +57,11 @@ class IdentityMap:
         self._lock = threading.Lock()
         self._there: set[tuple[str, Row]] = set()
 
+    @classmethod
+    def of(cls, data: Path) -> "IdentityMap":
+        """The map in a site's data folder."""
+        return cls(data / "identity", PeriodKeys(data / "keys" / "identity"))
+
     def study(self, moment: datetime, study_uid: str, *, now: datetime) -> str:
         """The study's name in the month of `moment`, or in that of `now` where the first was erased."""
         return self.keys.names(self._period(moment, now)).of("study", study_uid)

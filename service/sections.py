@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from dicom_bridge.key_kinds import KeyImage
 from dicom_bridge.peers import ReportGroups, Retrieve, Segmentation, Send
@@ -350,6 +348,9 @@ class Database(Section):
         """Whatever driver is written, or none: psycopg 3 is the one that is installed."""
         if url is None:
             return None
+        from sqlalchemy.engine import make_url  # deferred: without a PostgreSQL no command needs to wait for it
+        from sqlalchemy.exc import ArgumentError
+
         try:
             parsed = make_url(url)
         except ArgumentError:

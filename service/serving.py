@@ -35,6 +35,7 @@ from service.caretaker import Caretaker
 from service.config import Config
 from service.heartbeat import CallLog, Heartbeat
 from service.http_server import HttpServer
+from service.identity import IdentityMap
 from service.incidents import Incidents, OverdueClocks
 from service.permitting import Practice
 from service.pipeline import Device, Observer, Parts, Pipeline
@@ -358,7 +359,7 @@ class Service:
                 denials=config.results.denials,
                 store=self.store,
                 pseudonyms=wire.pseudonyms(config),
-                identities=wire.identities(config),
+                identities=IdentityMap.of(config.data.folder),
                 titles=self._titles,
                 now=wire.now,
                 observe=observe,

@@ -17,6 +17,7 @@ from service.decision_api import decision_router
 from service.decisions import Desk, Reader
 from service.golden import Device, GoldenRuns
 from service.heartbeat import CallLog
+from service.identity import IdentityMap
 from service.looks import Looks
 from service.monitoring import Monitoring
 from service.sessions import Sessions
@@ -101,7 +102,7 @@ class Watching:
         readers = [Reader(**one.model_dump()) for one in config.readers]
         self.desk = Desk(log, writer, store, readers, wire.pseudonyms(config), metrics.decided)
         self.sessions = Sessions(self.desk, wire.now)
-        self.looks = Looks(self.desk, writer, store, wire.identities(config), wire.now)
+        self.looks = Looks(self.desk, writer, store, IdentityMap.of(config.data.folder), wire.now)
         self.verdicts = Verdicts(
             spool=inbox,
             runs=store,

@@ -20,21 +20,15 @@ from audit.layout import HEAD
 from audit.log import AuditLog
 from audit.note import Signer, Verifier
 from audit.succession import Generations, StatementBad
-from dicom_bridge.inbox import digest_of
-from dicom_bridge.ledger import LEDGER_FILE, Ledger
 from dicom_bridge.peers import Peer
 from dicom_bridge.rules import Rule
-from dicom_bridge.spool_index import SpoolIndex
 from ethics_review.errors import TrustInvalid
 from ethics_review.parties import NOBODY, Trust, parse_trust
 from ethics_review.register import Register
 from service import config as configuration
 from service.config import Config
 from service.errors import AlreadyRunning, KeyMissing, NothingSuch
-from service.identity import IdentityMap
-from service.keys import PeriodKeys, Pseudonyms
-from service.reconcile import Places
-from service.store import Store, connect
+from service.keys import Pseudonyms
 
 PUBLIC = ".vkey"
 RESTORE_KEY = "restore"
@@ -110,12 +104,6 @@ def make_key(config: Config, number: int) -> Signer:
     if not public.exists():
         durable.create_same(public, f"{signer.vkey}\n".encode())
     return signer
-
-
-def identities(config: Config) -> IdentityMap:
-    """Whom the pseudonyms name, and the keys of the months."""
-    folder = config.data.folder
-    return IdentityMap(folder / "identity", PeriodKeys(folder / "keys" / "identity"))
 
 
 def _signer(config: Config) -> Signer:
@@ -198,45 +186,6 @@ def offline_of(config: Config) -> Iterator[Site]:
         yield Site(log=log, register=open_register(config, log), now=now)
     finally:
         log.close()
-
-
-@contextmanager
-def ledger(path: Path | None) -> Iterator[tuple[Store, SpoolIndex]]:
-    """The table of runs and the spool's index, for looking. Opening an Inbox would be taking over the spool."""
-    config = settings(path)
-    store = Store(connect(database_url(config, "runs")))
-    durable.make_dirs(spool(config))
-    index = SpoolIndex(spool(config) / "index.sqlite", spool(config) / "studies")
-    try:
-        yield store, index
-    finally:
-        index.close()
-        store.close()
-
-
-@contextmanager
-def places(config: Config) -> Iterator[Places]:
-    """Everything that accounts for an instance, for looking: beside a running service, or without one."""
-    outbox_file = config.data.folder / "outbox" / LEDGER_FILE
-    store = Store(connect(database_url(config, "runs")))
-    index = SpoolIndex(spool(config) / "index.sqlite", spool(config) / "studies")
-    # Opening a ledger makes one: where there is none, nothing was ever to be sent.
-    sent = Ledger(outbox_file) if outbox_file.exists() else None
-    try:
-        yield Places(
-            studies=spool(config) / "studies",
-            index=index,
-            runs_of=store.of_study,
-            sending=lambda call: sent is not None and sent.get(call) is not None,
-            input_digest=lambda study_uid: digest_of(index.instances(study_uid)),
-            delivers=config.results.to is not None,
-            quarantined=sum(1 for _ in (spool(config) / "quarantine").glob("*.json")),
-        )
-    finally:
-        if sent is not None:
-            sent.close()
-        index.close()
-        store.close()
 
 
 def open_log(config: Config) -> AuditLog:

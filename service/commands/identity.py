@@ -10,6 +10,7 @@ from service import wire
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.config import Config
 from service.errors import CommandRefused, NothingSuch
+from service.identity import IdentityMap
 from service.keys import PERIOD
 
 
@@ -26,7 +27,7 @@ def identify(
         with wire.offline_of(settings) as site:
             body = {"person": person, "purpose": purpose, "pseudonym": pseudonym}
             site.log.append(Draft(Kind.LOG_READ, f"log-read:{secrets.token_hex(16)}", dict(body)))
-        rows = wire.identities(settings).find(pseudonym)
+        rows = IdentityMap.of(settings.data.folder).find(pseudonym)
         if not rows:
             raise NothingSuch("no month that is left knows this name; its month may have been erased")
         values = [
@@ -50,7 +51,7 @@ def erase(
         if not yes:
             raise CommandRefused(f"{period} can never be read again after this; repeat with --yes")
         with wire.offline_of(settings) as site:
-            rows = wire.identities(settings).erase(period, now=site.now())
+            rows = IdentityMap.of(settings.data.folder).erase(period, now=site.now())
             # After the deed: the log must not tell of an erasure that a crash prevented. Repeating it logs it once.
             site.log.append(Draft(Kind.ERASURE, f"erasure:{period}", {"period": period, "rows": rows}))
         value = {"period": period, "rows": rows, "erased": True}
@@ -60,7 +61,7 @@ def erase(
 def names_of(settings: Config, study_uid: str) -> str:
     """The pseudonyms under which the log knows a study, with commas between; one that it does not, where none is."""
     site_wide = wire.pseudonyms(settings).of("study", study_uid)  # of entries older than the months' keys
-    candidates = wire.identities(settings).candidates(study_uid) | {site_wide}
+    candidates = IdentityMap.of(settings.data.folder).candidates(study_uid) | {site_wide}
     with wire.offline_of(settings) as site:
         known = {str(entry.body["study"]) for entry in site.log.entries() if "study" in entry.body}
     return ",".join(sorted(candidates & known)) or site_wide

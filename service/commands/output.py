@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy.exc import SQLAlchemyError
 
 from audit.errors import AuditError
 from dicom_bridge.errors import BridgeError
@@ -39,13 +38,19 @@ def told() -> Iterator[None]:
         line = text if text.startswith(code) else f"{code}: {text}"
         typer.echo(f"error {line}", err=True)
         raise typer.Exit(1) from None
-    except (SQLAlchemyError, sqlite3.Error) as error:  # its own text quotes the query, and with it a study
+    except _database_errors() as error:  # its own text quotes the query, and with it a study
         what = f"the database gave {type(error).__name__}; see [database] url, or the disk of the data folder"
         typer.echo(f"error DATABASE_UNAVAILABLE: {what}", err=True)
         raise typer.Exit(1) from None
     except OSError as error:
         typer.echo(f"error IO_ERROR: {error.strerror or error}: {error.filename or ''}", err=True)
         raise typer.Exit(1) from None
+
+
+def _database_errors() -> tuple[type[Exception], ...]:
+    """What a database gives. A library that is not loaded gives none, and to load it takes a third of a second."""
+    loaded = sys.modules.get("sqlalchemy.exc")
+    return (sqlite3.Error,) if loaded is None else (sqlite3.Error, loaded.SQLAlchemyError)
 
 
 def show(value: Any, *, as_json: bool, title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -18,8 +19,7 @@ from ethics_review.states import IN_USE, NONE, ROWS, Cause, Event
 from models.library import Installed, Library
 from models.ref import ModelRef
 from service import wire
-from service.commands import review_recompute, review_report
-from service.commands.opt_out import opt_out
+from service.commands.deferred import Deferred
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
 
@@ -30,12 +30,26 @@ Reason = Annotated[str, typer.Option(help="A code, such as DRILL.")]
 WARN_DAYS = (7, 30, 90)
 """An approval's end, and a follow-up, are announced so many days ahead: a review takes weeks."""
 
+
+class _Further(Deferred):
+    """What takes longer to load than a signature takes to make."""
+
+    modules = MappingProxyType(
+        {
+            "incident": "review_incident",
+            "lookback": "review_incident:lookback",
+            "opt-out": "opt_out:opt_out",
+            "report": "review_report:report",
+            "recompute": "review_recompute:recompute",
+        }
+    )
+
+
 app = typer.Typer(
-    no_args_is_help=True, help="The life of a model's dossier: draft, sign, import, see, stop, suspend, resume, retire."
+    cls=_Further,
+    no_args_is_help=True,
+    help="The life of a model's dossier: draft, sign, import, see, stop, suspend, resume, retire.",
 )
-app.command("opt-out")(opt_out)
-review_report.register(app)
-review_recompute.register(app)
 
 
 @app.command("draft")

@@ -199,7 +199,11 @@ def _identify(settings: Config, log: AuditLog, rows: list[dict[str, Any]], perso
     for study in studies:
         body = {"person": person, "purpose": purpose, "pseudonym": study}
         log.append(Draft(Kind.LOG_READ, f"log-read:{secrets.token_hex(16)}", dict(body)))
-    named = {row.study: row for row in wire.identities(settings).find_all(frozenset(studies))}
+    from service.identity import (
+        IdentityMap,  # deferred: it reads images' heads, and the other commands wait for nothing
+    )
+
+    named = {row.study: row for row in IdentityMap.of(settings.data.folder).find_all(frozenset(studies))}
     for row in rows:
         who = named.get(row["study"])  # None: its month was erased
         row |= {"study_uid": who and who.study_uid, "patient_id": who and who.patient_id, "issuer": who and who.issuer}

@@ -40,8 +40,3 @@ def recompute(
 
 def _some(found: tuple[object, ...]) -> str:
     return ", ".join(map(str, found[:SHOWN_MAX])) + (", ..." if len(found) > SHOWN_MAX else "")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `zhiying review`."""
-    app.command("recompute")(recompute)

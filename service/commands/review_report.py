@@ -33,8 +33,3 @@ def report(
             "folder": str(made.folder),
         }
         show(row, as_json=as_json, title="safety report", rows=[row])
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `zhiying review`."""
-    app.command("report")(report)

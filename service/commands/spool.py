@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service import wire
+from service import looking, wire
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import NothingSuch
 from service.reconcile import Report, reconcile
@@ -36,7 +36,7 @@ def reconcile_spool(
         if not wire.spool(settings).is_dir():
             raise NothingSuch(f"there is no spool in {settings.data.folder}; is this the right configuration?")
         uids = acknowledged.read_text(encoding="utf-8").split() if acknowledged else ()
-        with wire.places(settings) as places:
+        with looking.places(settings) as places:
             report = reconcile(places, acknowledged=uids, deep=deep)
             if not report.ok:
                 # Beside a running service what comes or goes just now looks like a gap; a true one stays.

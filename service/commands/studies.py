@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from audit.log import AuditLog
-from service import views, wire
+from service import looking, views, wire
 from service.commands.output import KNOWN_ERRORS, AsJson, ConfigFile, show, told
 from service.decisions import Desk, Reader
 from service.errors import NothingSuch
@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="What happened to each study.")
 @app.command("list")
 def list_studies(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Runs, newest first, and studies that are still arriving."""
-    with told(), wire.ledger(config) as (store, inbox):
+    with told(), looking.ledger(config) as (store, inbox):
         value = views.studies(store, inbox)
         rows = [
             {
@@ -43,7 +43,7 @@ def show_study(
     as_json: AsJson = False,
 ) -> None:
     """One study: each run, its end and its code, and who decided what on its result."""
-    with told(), wire.ledger(config) as (store, inbox), _decided(config, store) as decided:
+    with told(), looking.ledger(config) as (store, inbox), _decided(config, store) as decided:
         value = views.study(store, inbox, study_uid, decided)
         if value is None:
             raise NothingSuch("no such study was received")

@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_bridge.ledger import LEDGER_FILE, ON_THE_WAY, Batch, Ledger, State
-from service import wire
+from service import looking
 from tests.simulators import nursery, series
 from tests.simulators.faults_levers import FOLDER, Levers
 from tests.simulators.faults_pacs import FaultyPacs
@@ -161,7 +161,7 @@ class FaultySite(Site):
 
     def batches(self) -> dict[str, Batch]:
         """What the outbox has not delivered, by the study's UID."""
-        with wire.ledger(self.config_file) as (store, _):
+        with looking.ledger(self.config_file) as (store, _):
             calls = {run.call: run.study_uid for run in store.latest()}
         ledger = Ledger(self.data / "outbox" / LEDGER_FILE)
         found = ledger.in_states(*ON_THE_WAY, State.DEAD)

@@ -17,7 +17,7 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from service import wire
+from service import looking
 from service.demo.pacs import quick_network
 from service.store import State
 from tests.simulators import nursery, series
@@ -158,7 +158,7 @@ class Hospital(Site):
 
     def ended(self, studies: Sequence[Study]) -> dict[str, list[State]]:
         """The states of each study's runs, oldest first."""
-        with wire.ledger(self.config_file) as (store, _):
+        with looking.ledger(self.config_file) as (store, _):
             return {study.uid: [run.state for run in store.of_study(study.uid)] for study in studies}
 
     def wait_until_all_ended(self, studies: Sequence[Study], limit_s: float) -> None:
@@ -166,7 +166,7 @@ class Hospital(Site):
 
         def over() -> bool:
             assert self.alive, (self.root / "serve.log").read_text(encoding="utf-8")[-2000:]
-            with wire.ledger(self.config_file) as (_, index):
+            with looking.ledger(self.config_file) as (_, index):
                 if index.open_studies():
                     return False
             return all(states and states[-1] in ENDS for states in self.ended(studies).values())

@@ -27,7 +27,7 @@ from dicom_bridge.peers import Peer
 from dicom_bridge.store_scu import send
 from models.library import Library
 from models.ref import ModelRef
-from service import wire
+from service import looking, wire
 from service.demo.servers import free_port
 from service.store import Run
 from tests.simulators import nursery, series, small_model, tiny_model
@@ -288,14 +288,14 @@ reading_mode = "second_reader"
 
     def runs(self) -> tuple[Run, ...]:
         """All runs, newest first."""
-        with wire.ledger(self.config_file) as (store, _):
+        with looking.ledger(self.config_file) as (store, _):
             return store.latest()
 
     def settle(self, limit_s: float = LIMIT_S) -> None:
         """Wait until no study waits to be looked at."""
 
         def settled() -> bool:
-            with wire.ledger(self.config_file) as (_, index):
+            with looking.ledger(self.config_file) as (_, index):
                 return not index.open_studies()
 
         until(settled, limit_s, "every study that was sent has been looked at")

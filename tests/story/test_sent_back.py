@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from audit import verifier
 from audit.entry import Entry, Kind
-from service import wire
+from service import looking, wire
 from service.store import Run
 from tests.simulators import edited, real_dcmtk
 from tests.simulators.pacs import FakePacs
@@ -161,7 +161,7 @@ def test_from_elsewhere_it_is_held_and_no_decision(site: Site, tmp_path: Path) -
     send_back(site, stranger, tmp_path / "back")
     until(lambda: seen(site, "PATIENT_DIFFERS") == 1, 60.0, "it has been looked at")
     assert decisions(site, run) == []
-    with wire.ledger(site.config_file) as (_, index):
+    with looking.ledger(site.config_file) as (_, index):
         assert sum(one.modality == "SR" for one in index.instances(run.study_uid)) == 2
 
 

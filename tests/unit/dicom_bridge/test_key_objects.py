@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from dicom_bridge.assembly import RESULT_MODALITIES
 from dicom_bridge.charset import person_name
@@ -259,3 +260,13 @@ def test_a_number_that_nobody_knows_stops_it() -> None:
     with pytest.raises(OutputInvalid) as refused:
         made(replace(findings, measurements=()), phantom.series(SHAPE))
     assert refused.value.code == "SEGMENT_NOT_MEASURED"
+
+
+def test_the_classes_are_the_standards() -> None:
+    """They are written out, so that the configuration alone loads no pydicom; they are those of its dictionary."""
+    assert {kind: UID(uid).keyword for kind, uid in CLASSES.items()} == {
+        KeyImage.SC: "SecondaryCaptureImageStorage",
+        KeyImage.GSPS: "GrayscaleSoftcopyPresentationStateStorage",
+        KeyImage.KOS: "KeyObjectSelectionDocumentStorage",
+        KeyImage.NO_FINDING: "SecondaryCaptureImageStorage",
+    }
