@@ -130,13 +130,14 @@ class Criteria:
 class Rule(Criteria):
     """One rule of the site: series that meet its criteria go to `model`, where the model's manifest takes them too.
 
-    `model` is a name, or name/version. `urgent`: such a study overtakes the queue. `lossy` = false refuses pixels
-    compressed with loss; true says nothing. Raises RuleInvalid.
+    `model` is a name, or name/version. `urgent`: such a study overtakes the queue. `final`: where it takes a series, no
+    later rule is asked. `lossy` = false refuses pixels compressed with loss; true says nothing. Raises RuleInvalid.
     """
 
     name: str
     model: str
     urgent: bool = False
+    final: bool = False
 
     _PATTERNS: ClassVar[Mapping[str, re.Pattern[str]]] = {
         "modality": _CS,

@@ -134,21 +134,37 @@ def explain(
 def choose(
     series: Sequence[SeriesSummary], manifests: Mapping[ModelRef, Manifest], rules: Sequence[Rule] = ()
 ) -> Choice | NoFit:
-    """Return the first pair that fits, in the order of `explain`, or all verdicts when none does.
+    """The first of `choose_all`, or all verdicts when nothing fits."""
+    found = choose_all(series, manifests, rules)
+    return found if isinstance(found, NoFit) else found[0]
 
-    Where none does, a series that only its geometry, its spacing or its several volumes stop is returned all the same:
-    `volume.build` and `inference.checks.fit` refuse it, each with its own code.
+
+def choose_all(
+    series: Sequence[SeriesSummary], manifests: Mapping[ModelRef, Manifest], rules: Sequence[Rule] = ()
+) -> tuple[Choice, ...] | NoFit:
+    """Return each model's first pair that fits, in the order of `explain`, or all verdicts when none does.
+
+    Of rules one that is `final`, and takes a series, is the last that is asked. Where nothing fits, the first series
+    that only its geometry, its spacing or its several volumes stop is returned all the same: `volume.build` and
+    `inference.checks.fit` refuse it, each with its own code.
     """
     verdicts = explain(series, manifests, rules)
-    urgent = {rule.name: rule.urgent for rule in rules}
+    named = {rule.name: rule for rule in rules}
     meant = [v for v in verdicts if v.decided_by in _LEFT_TO_THE_LOAD and v.asked_by != RULE]
-    for verdict in [*(v for v in verdicts if v.fits), *meant]:
-        if verdict.model is None:
+    found: dict[ModelRef, Choice] = {}
+    last: Rule | None = None
+    for verdict in [v for v in verdicts if v.fits] or meant[:1]:
+        if last is not None and verdict.rule != last.name:
+            break
+        rule = named.get(verdict.rule)
+        last = rule if rule is not None and rule.final else None
+        if verdict.model is None or verdict.model in found:
             continue
         # Nobody has said which: the load is not told one either, and refuses.
         part = "" if verdict.decided_by is Predicate.ONE_VOLUME else verdict.part
-        return Choice(verdict.series_uid, verdict.model, part, verdict.rule, urgent.get(verdict.rule, False))
-    return NoFit(verdicts, NO_RULE_MATCHES if rules else NO_MODEL_FITS)
+        urgent = rule is not None and rule.urgent
+        found[verdict.model] = Choice(verdict.series_uid, verdict.model, part, verdict.rule, urgent)
+    return tuple(found.values()) or NoFit(verdicts, NO_RULE_MATCHES if rules else NO_MODEL_FITS)
 
 
 def urgent(instances: Sequence[Instance], rules: Sequence[Rule]) -> bool:

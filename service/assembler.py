@@ -26,7 +26,7 @@ from dicom_bridge.pace import OPEN_SETTLED_MIN_S, Pace
 from dicom_bridge.peers import Peer
 from dicom_bridge.spool_index import Instance
 from service.counting import Counting, CountQuery, one_thread
-from service.store import RETRYABLE, Run, State, Store
+from service.store import RETRYABLE, Run, State, Store, newest
 
 TICK_S = 0.05  # the longest that a ripe study waits to be looked at
 LOOK_PAUSE_S = 0.01  # between two looks while images stream in, each of which wakes the watch
@@ -207,25 +207,26 @@ class Assembler:
         """
         digest = self._inbox.input_digest(item.study_uid)
         same = [run for run in self._store.of_study(item.study_uid) if run.input_digest == digest]
-        last = same[-1] if same else None
+        runs = newest(same)  # one for each model
         instances = self._inbox.instances(item.study_uid)
         if all(one.modality in assembly.RESULT_MODALITIES for one in instances):
             # Reports alone, as readers and PACS send them days later: nothing to run on.
             self._inbox.mark_assembled(item.study_uid, item.touches, digest)
             self._let_go(item.study_uid)
             return
-        if last is None or last.state in RETRYABLE:
-            attempt = 1 if last is None else last.attempt + 1
+        if not runs or any(run.state in RETRYABLE for run in runs):
+            attempt = 1 + max((run.attempt for run in runs), default=0)
             urgent = any(one.urgent for one in instances) or self._rule_says_urgent(instances)
-            last = self._new_run(item.study_uid, digest, attempt, trigger, urgent=urgent)
-            self._store.add(last)
-        if last.state is State.ASSEMBLED:
-            self._submit(last)
+            runs = (self._new_run(item.study_uid, digest, attempt, trigger, urgent=urgent),)
+            self._store.add(runs[0])
+        for run in runs:
+            if run.state is State.ASSEMBLED:
+                self._submit(run)
         self._inbox.mark_assembled(item.study_uid, item.touches, digest)
         self._let_go(item.study_uid)
         own = pace.habit_of((one.received_at for one in instances), self._policy.quiet_s)
         self._pace.learn({one.sender for one in instances}, own)
-        _log.info("study_complete", run=last.run_id, trigger=trigger, attempts=last.attempt)
+        _log.info("study_complete", run=runs[0].run_id, trigger=trigger, attempts=runs[0].attempt)
 
     def _let_go(self, study_uid: str) -> None:
         self._watched.pop(study_uid, None)

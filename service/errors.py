@@ -13,6 +13,7 @@ ServiceError
                        SUSPENDED           the model is suspended; RETIRED: for good; NOT_DEPLOYED: it is not in use
     NothingFits        NO_MODEL_FITS       no series of the study is for any installed model
                        NO_RULE_MATCHES     none meets a rule of the site and its model's manifest
+    AllRead            ALREADY_READ        each model that fits has read these very images
     DatasetInvalid     DATASET_INVALID     a labelled set that is not what `zhiying evaluate` reads
     PatientDataFound   EXPORT_PHI          a package would hold what looks like a patient's data
 """
@@ -82,6 +83,12 @@ class NothingFits(ServiceError):
     def __init__(self, condition: str) -> None:
         super().__init__(f"no series fits any model; decided by {condition}")
         self.condition = condition
+
+
+class AllRead(ServiceError):
+    """A study that was sent again, for a model that is not here any more: the others have read these very images."""
+
+    code = "ALREADY_READ"
 
 
 class Halted(ServiceError):

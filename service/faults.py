@@ -12,7 +12,7 @@ from dicom_bridge.errors import BridgeError
 from ethics_review.errors import ReviewError
 from inference.errors import InferenceError
 from models.errors import ModelChanged, ModelError
-from service.errors import Halted, ImagesGone, InputSuperseded, NothingFits
+from service.errors import AllRead, Halted, ImagesGone, InputSuperseded, NothingFits
 
 TOKEN_MAX = 64
 _NOT_TOKEN = re.compile(r"[^A-Za-z0-9 ._:/+-]")
@@ -51,7 +51,7 @@ def explain(error: Exception) -> Fault:
         return Fault(error.code, "SITE")
     if isinstance(error, AuditCorrupt):
         return Fault(error.code, "SITE", internal=True)
-    if isinstance(error, ImagesGone | InputSuperseded | NothingFits):
+    if isinstance(error, AllRead | ImagesGone | InputSuperseded | NothingFits):
         return Fault(error.code, "INPUT", condition=getattr(error, "condition", None))
     return Fault("INTERNAL_ERROR", "US", observed=token(type(error).__name__), internal=True)
 

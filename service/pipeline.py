@@ -44,6 +44,7 @@ from service.permitting import Device as Warmed
 from service.permitting import Facts, Permitting, Practice, Sources
 from service.reading import Reading
 from service.results import ResultWriter, batch_of, is_denial
+from service.sharing import Sharing
 from service.store import Run, State, Store
 
 RETRY_S = 1.0  # how often a step asks again whether the log and the database can be written
@@ -98,6 +99,7 @@ class Parts:
     peer: str | None  # its name in the configuration; the outbox knows the rest
     denials: bool  # whether the peer is told of the gate's refusals, too
     store: Store
+    submit: Callable[[Run], object]  # into the line of what is to be run
     pseudonyms: Pseudonyms
     identities: IdentityMap
     titles: frozenset[str]  # AE titles of our configuration: others are whatever somebody typed
@@ -125,6 +127,7 @@ class Pipeline:
                 now=parts.now,
             )
         )
+        self._sharing = Sharing(parts.store, parts.submit, parts.register, parts.pseudonyms, parts.now)
         self._permits: dict[str, Permit] = {}
         self._models: dict[str, VerifiedModel] = {}
         self._steps_ms: dict[str, dict[str, int]] = {}
@@ -200,12 +203,9 @@ class Pipeline:
         }
 
     def selected(self, run: Run, facts: Facts) -> Facts:
-        """One series fits one model's manifest, or nothing does and the reason is kept."""
-        choice = self._p.reading.choose(run, self._p.library)
-        ref = choice.ref
-        # Another volume of the series is another call: after a rule was changed, the first one's result is no answer.
-        part = [choice.part] if choice.part else []
-        call = self._p.pseudonyms.of("call", run.study_uid, run.input_digest, ref.digest, *part)
+        """One series fits one model's manifest, or nothing does and the reason is kept. Other models get other runs."""
+        choice = self._sharing.own(run, self._p.reading.choose(run, self._p.library))
+        ref, call = choice.ref, self._sharing.call_of(run, choice)
         series = self._p.identities.series(run.created_at, choice.series_uid, now=self._p.now())
         self._record(
             records.selected(run.run_id, study=facts["study"], series=series, ref=ref, modality=choice.modality)
@@ -313,18 +313,21 @@ class Pipeline:
 
     def _superseded(self, run: Run, call: str) -> str | None:
         """The newest earlier call of this study and model that has a report: late images make another one (I6)."""
-        name = (run.model or {}).get("name")
+        model = run.model or {}
         runs = self._p.store.of_study(run.study_uid)
         # A run that was overtaken must not take the place of the newer report: only what began before it counts.
         before = itertools.takewhile(lambda other: other.run_id != run.run_id, runs)
         earlier = [
-            other.call
+            other
             for other in before
             if other.state in (State.WRITTEN, State.RELEASED)
+            # Another version beside this one, on the same images, is no earlier result.
+            and (other.input_digest, other.attempt) != (run.input_digest, run.attempt)
             and other.call not in (None, call)
-            and (other.model or {}).get("name") == name
+            and (other.model or {}).get("name") == model.get("name")
         ]
-        return earlier[-1] if earlier else None
+        same = [other for other in earlier if (other.model or {}).get("digest") == model.get("digest")]
+        return (same or earlier)[-1].call if earlier else None
 
     def _end(self, run: Run, step: Step, facts: Facts, fault: Fault) -> Facts:
         refused = step in BEFORE_THE_MODEL and not fault.internal

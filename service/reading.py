@@ -81,19 +81,28 @@ class Reading:
             return None
         return read_patient(found[0].path, self._charsets.get(found[0].sender))
 
-    def choose(self, run: Run, library: Library) -> Chosen:
-        """The one volume and model that fit. Raises NothingFits or NoRuleMatches with the predicate that decided."""
+    def choose(self, run: Run, library: Library) -> tuple[Chosen, ...]:
+        """Each model that fits, with its volume; of a run for one model that alone. There is at least one.
+
+        Raises NothingFits or NoRuleMatches with the predicate that decided.
+        """
         instances = self.instances(run)
         if self._inbox.identities(run.study_uid) > 1:
             raise VolumeRefused("IDENTITY_CONFLICT", "the study's images name different patients")
-        manifests = {item.ref: item.manifest for item in library.list() if isinstance(item, Installed)}
+        manifests = {
+            item.ref: item.manifest
+            for item in library.list()
+            if isinstance(item, Installed) and run.for_model in (None, item.ref.digest)
+        }
         series = self._candidates(run, instances, manifests)
-        choice = selection.choose(series, manifests, self._rules)
-        if isinstance(choice, NoFit):
-            refused = NoRuleMatches if choice.code == NO_RULE_MATCHES else NothingFits
-            raise refused(_decided_by(choice))
-        modality = next(one.modality for one in series if one.series_uid == choice.series_uid)
-        return Chosen(choice.series_uid, choice.model, modality, choice.part, choice.rule, choice.urgent)
+        found = selection.choose_all(series, manifests, self._rules)
+        if isinstance(found, NoFit):
+            refused = NoRuleMatches if found.code == NO_RULE_MATCHES else NothingFits
+            raise refused(_decided_by(found))
+        modality = {one.series_uid: one.modality for one in series}
+        return tuple(
+            Chosen(one.series_uid, one.model, modality[one.series_uid], one.part, one.rule, one.urgent) for one in found
+        )
 
     def urgent(self, study_uid: str) -> bool:
         """Whether an urgent rule may concern the study, as far as the index knows: for its place in the queue."""

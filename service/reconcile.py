@@ -25,7 +25,7 @@ from dicom_bridge.spool_index import Instance, StudyRow
 from dicom_bridge.spool_recovery import read_held
 from dicom_bridge.tombstone import Gone
 from service.retention import ENDS
-from service.store import Run, State
+from service.store import Run, State, newest
 
 
 class Fate(StrEnum):
@@ -186,10 +186,9 @@ def _fate(places: Places, study_uid: str, held: Sequence[Instance], gone: Mappin
     if not mine:
         tally.problem(Problem.NO_RUN, study_uid)
         return Fate.IN_PROGRESS
-    last = mine[-1]
-    if last.state is State.WRITTEN and places.delivers:
-        if last.call is None or not places.sending(last.call):
-            tally.problem(Problem.NOT_IN_OUTBOX, study_uid)
-        return Fate.IN_PROGRESS
-    ended = last.state in ENDS or last.state is State.WRITTEN
-    return Fate.ENDED if ended else Fate.IN_PROGRESS
+    last = newest(mine)
+    leaving = [run for run in last if run.state is State.WRITTEN and places.delivers]
+    if any(run.call is None or not places.sending(run.call) for run in leaving):
+        tally.problem(Problem.NOT_IN_OUTBOX, study_uid)
+    ended = all(run.state in ENDS or run.state is State.WRITTEN for run in last)
+    return Fate.ENDED if ended and not leaving else Fate.IN_PROGRESS

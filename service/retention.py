@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from dicom_bridge.spool_index import StudyRow
-from service.store import Run, State, Store
+from service.store import Run, State, Store, newest
 
 ENDS = frozenset({State.RELEASED, State.SHADOWED, State.REFUSED, State.FAILED, State.UNDELIVERED})
 NEEDS_A_PERSON = frozenset({State.FAILED, State.UNDELIVERED})
@@ -26,7 +26,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """How long after the end of a study's newest run its images stay.
+    """How long after the end of a study's newest attempt, of all its runs, its images stay.
 
     done: after RELEASED, SHADOWED or REFUSED: the result is out, or is not to go out, or the refusal says what was
         wrong with the input.
@@ -56,9 +56,10 @@ def due(study: StudyRow, runs: Sequence[Run], keep: Keep, now: datetime) -> bool
         return now - study.last_received_at >= keep.unsolved
     if any(run.state not in ENDS and run.state is not State.WRITTEN for run in runs):
         return False
-    last = runs[-1]
-    patience = keep.done if last.state in (State.RELEASED, State.SHADOWED, State.REFUSED) else keep.unsolved
-    return now - max(last.updated_at, study.last_received_at) >= patience
+    last = newest(runs)
+    solved = all(run.state in (State.RELEASED, State.SHADOWED, State.REFUSED) for run in last)
+    patience = keep.done if solved else keep.unsolved
+    return now - max(study.last_received_at, *(run.updated_at for run in last)) >= patience
 
 
 class Retention:

@@ -79,11 +79,12 @@ class Dicom(Section):
 
 
 class RuleSection(Section):
-    """Which series go to which model, besides what the model's own manifest asks; the first rule that fits wins."""
+    """Which series go to which model, besides what its own manifest asks; for each model the first rule that fits."""
 
     name: str
     model: str  # a name, or name/version
     urgent: bool = False  # such a study overtakes the queue
+    final: bool = False  # where this rule takes a series, no later rule is asked
     modality: tuple[str, ...] = ()
     sop_class: tuple[str, ...] = ()
     image_type_includes: tuple[str, ...] = ()

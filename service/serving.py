@@ -47,7 +47,7 @@ from service.results import ResultStyle, ResultWriter
 from service.retention import Keep, Retention
 from service.reviewing import Reviewing
 from service.started import Started
-from service.store import Store, connect
+from service.store import Run, Store, connect
 from service.stow_api import known_senders, stow_router
 from service.telemetry import Metrics, set_up_logging
 from service.watching import Watching
@@ -315,6 +315,9 @@ class Service:
         withdrawals = Withdrawals.of(self._config, self.log, self._writes.append, self.outbox.enqueue)
         withdrawals.superseded(self.store, batch.id)
 
+    def _in_line(self, run: Run) -> None:
+        self.queue.add(run)
+
     def _run_ended(self, run_id: str) -> None:
         self.queue.ended(run_id)
 
@@ -358,6 +361,7 @@ class Service:
                 peer=config.results.to,
                 denials=config.results.denials,
                 store=self.store,
+                submit=self._in_line,
                 pseudonyms=wire.pseudonyms(config),
                 identities=IdentityMap.of(config.data.folder),
                 titles=self._titles,

@@ -4,7 +4,7 @@ This is a view for operators, not evidence: the audit log is the evidence, and t
 without changing what the log proves. It holds study identifiers, so it stays in the hospital.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -57,11 +57,13 @@ class State(StrEnum):
 
 RETRYABLE = frozenset({State.REFUSED, State.FAILED, State.SHADOWED})
 """Sending the study again makes a new attempt; after a shadow run, as its model may be live by now."""
+BY_NEED = (State.FAILED, State.UNDELIVERED, State.REFUSED, State.RELEASED, State.SHADOWED)
+"""Ends, those first that need a person."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One attempt at one exact set of instances of a study."""
+    """One attempt of one model at one exact set of instances of a study."""
 
     run_id: str
     study_uid: str
@@ -86,6 +88,7 @@ class Run:
     steps_ms: Mapping[str, int] = field(default_factory=dict)
     urgent: bool = False
     rule: str | None = None
+    for_model: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form that the API and the command line give."""
@@ -93,6 +96,22 @@ class Run:
         for name in ("created_at", "updated_at"):
             values[name] = values[name].isoformat()
         return values
+
+
+def newest(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """The runs of the newest attempt, one for each model; `runs` are a study's, oldest first."""
+    last = [(run.input_digest, run.attempt) for run in runs[-1:]]
+    return tuple(run for run in runs if (run.input_digest, run.attempt) in last)
+
+
+def foremost(runs: Sequence[Run]) -> Run | None:
+    """The run that says how a study stands: of its newest attempt one that goes on, else that which needs a person."""
+    states = list(State)
+    return min(
+        newest(runs),
+        key=lambda run: (1, BY_NEED.index(run.state)) if run.state in BY_NEED else (0, states.index(run.state)),
+        default=None,
+    )
 
 
 _TABLE = Table(
@@ -121,6 +140,7 @@ _TABLE = Table(
     Column("steps_ms", JSON, nullable=False),  # of the story, as far as one process saw them
     Column("urgent", Boolean, nullable=False, server_default=false()),  # taken before the others; see service.queue
     Column("rule", String(64)),  # the site's rule that chose series and model; none: the manifests decided
+    Column("for_model", String(80)),  # its digest, where another run of the same attempt found it; see service.sharing
 )
 
 
@@ -211,7 +231,7 @@ class Store:
         self._engine.dispose()
 
     def _select(self, where: Any) -> tuple[Run, ...]:
-        query = select(_TABLE).where(where).order_by(_TABLE.c.created_at, _TABLE.c.attempt)
+        query = select(_TABLE).where(where).order_by(_TABLE.c.created_at, _TABLE.c.attempt, _TABLE.c.run_id)
         with self._engine.connect() as connection:
             return tuple(_run(row) for row in connection.execute(query))
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from audit.entry import Entry
 from audit.errors import AuditError
 from dicom_bridge.spool_index import Instance
-from service.store import Run, Store
+from service.store import Store, foremost
 
 RECEIVING = "RECEIVING"
 
@@ -65,7 +65,7 @@ def study(store: Store, inbox: Held, study_uid: str, decided: Decided | None) ->
     held = inbox.instances(study_uid)
     if not runs and not held:
         return None
-    last: Run | None = runs[-1] if runs else None
+    last = foremost(runs)
     return {
         "study_uid": study_uid,
         "state": last.state if last else RECEIVING,

@@ -31,7 +31,7 @@ def explain(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """For each series: the model that would run, or the predicate that decided against it. Nothing is run or sent."""
+    """For each series: the models that would read it, or the predicate that decided against it. Nothing is run."""
     with told():
         files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
         if not files:
@@ -53,7 +53,7 @@ def explain_files(
     sender: str = "",
     charsets: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What would become of these files: per study the choice, per series (and volume of it) each verdict."""
+    """What would become of these files: per study the choices, per series (and volume of it) each verdict."""
     found = candidates.sort_files(files)
     studies = []
     for study_uid, members in sorted(found.studies.items()):
@@ -67,31 +67,32 @@ def explain_files(
 def _study(
     study_uid: str, series: Sequence[SeriesSummary], manifests: Mapping[ModelRef, Manifest], rules: Sequence[Rule]
 ) -> dict[str, Any]:
-    choice = selection.choose(series, manifests, rules)
+    found = selection.choose_all(series, manifests, rules)
     verdicts = selection.explain(series, manifests, rules)
-    chosen = None
-    if not isinstance(choice, NoFit):
-        fits = any(v.fits and (v.series_uid, v.part) == (choice.series_uid, choice.part) for v in verdicts)
-        chosen = {
-            "series_uid": choice.series_uid,
-            "part": choice.part,
-            "model": _name(choice.model),
-            "rule": choice.rule,
-            "urgent": choice.urgent,
+    fits = {(v.series_uid, v.part, v.model) for v in verdicts if v.fits}
+    chosen = [
+        {
+            "series_uid": one.series_uid,
+            "part": one.part,
+            "model": _name(one.model),
+            "rule": one.rule,
+            "urgent": one.urgent,
             # Read, and refused there: by its geometry, its spacing, or as one of several volumes.
-            "refused": not fits,
+            "refused": (one.series_uid, one.part, one.model) not in fits,
         }
+        for one in (() if isinstance(found, NoFit) else found)
+    ]
     ordered = sorted(series, key=lambda one: (one.series_number or 0, one.series_uid, one.ordinal, one.part))
     return {
         "study_uid": study_uid,
-        "code": choice.code if isinstance(choice, NoFit) else None,
+        "code": found.code if isinstance(found, NoFit) else None,
         "chosen": chosen,
-        "series": [_series(one, verdicts) for one in ordered],
+        "series": [_series(one, verdicts, chosen) for one in ordered],
     }
 
 
-def _series(one: SeriesSummary, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """One volume, what decided about it, and every verdict on it."""
+def _series(one: SeriesSummary, verdicts: Sequence[Verdict], chosen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One volume, the models that would read it, what decided about it, and every verdict on it."""
     mine = [verdict for verdict in verdicts if (verdict.series_uid, verdict.part) == (one.series_uid, one.part)]
     order = list(Predicate)
     fitting = next((verdict for verdict in mine if verdict.fits), None)
@@ -105,6 +106,11 @@ def _series(one: SeriesSummary, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "images": one.count,
         "kind": one.kind.value,
         "geometry": one.refused or "REGULAR",
+        "read_by": [
+            choice["model"]
+            for choice in chosen
+            if (choice["series_uid"], choice["part"], choice["refused"]) == (one.series_uid, one.part, False)
+        ],
         **_verdict(farthest),
         "verdicts": [_verdict(verdict) for verdict in mine],
     }
@@ -136,7 +142,7 @@ def _row(one: Mapping[str, Any]) -> dict[str, Any]:
         "volume": one["volume"],
         "images": one["images"],
         "kind": one["kind"],
-        "runs": one["model"] if one["fits"] else "nothing",
+        "read by": ", ".join(one["read_by"]) or "nothing",
         "rule": one["rule"],
         "why": _why(one),
     }

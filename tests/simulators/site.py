@@ -42,9 +42,11 @@ SLICES, ROWS, COLUMNS = 24, 40, 40
 BALL_RADIUS = 9.0
 
 
-def stage_model(folder: Path, network: type[torch.nn.Module] = tiny_model.Threshold) -> Path:
+def stage_model(
+    folder: Path, network: type[torch.nn.Module] = tiny_model.Threshold, *, name: str = "small-model"
+) -> Path:
     """A complete model, ready to install: the threshold network with a manifest that takes the site's series."""
-    fields = small_model.manifest_fields(deadline_s=60)
+    fields = small_model.manifest_fields(deadline_s=60, name=name)
     fields["input"] |= {"slices": [8, 40], "fov_mm": [10.0, 100.0], "slice_spacing_mm": [0.5, 2.0]}
     fields["measurements"][0] |= {"plausible": [0.1, 50.0]}
     (folder / "configs").mkdir(parents=True)
@@ -155,9 +157,11 @@ reading_mode = "second_reader"
             encoding="utf-8",
         )
 
-    def install_model(self, network: type[torch.nn.Module] = tiny_model.Threshold) -> ModelRef:
-        """Take the tiny model in."""
-        return Library(self.data / "models").install(stage_model(self.root / "staged", network))
+    def install_model(
+        self, network: type[torch.nn.Module] = tiny_model.Threshold, *, name: str = "small-model"
+    ) -> ModelRef:
+        """Take the tiny model in, under this name."""
+        return Library(self.data / "models").install(stage_model(self.root / f"staged-{name}", network, name=name))
 
     def approve(
         self, ref: ModelRef, *, number: int = 1, bounds: Sequence[Mapping[str, Any]] | None = None, **conditions: Any

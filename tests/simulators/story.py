@@ -155,6 +155,7 @@ class FakeReading:
         self.series_of: Callable[[Run], LoadedSeries] = lambda run: loaded(digest=run.input_digest)
         self.forgotten: list[str] = []
         self.part = self.rule = ""
+        self.models: tuple[str, ...] = ("small-model",)  # name or name/version of those that fit, in order
         self.who: Patient | None = Patient(PATIENT, "")
 
     def patient(self, _run: Run) -> Patient | None:
@@ -167,12 +168,14 @@ class FakeReading:
         self._fail("instances")
         return Held(SERIES), Held(SERIES), Held(SERIES + ".9")
 
-    def choose(self, run: Run, library: Library) -> Chosen:
+    def choose(self, run: Run, library: Library) -> tuple[Chosen, ...]:
         """See Reading."""
         if not self._log.has(Kind.ASSEMBLED, key=f"assembled:{run.run_id}"):
             raise WrongOrder("a series was chosen before ASSEMBLED was logged")
         self._fail("choose")
-        return Chosen(SERIES, library.find("small-model"), "MR", part=self.part, rule=self.rule)
+        fitting = (library.find(name, version or None) for name, _, version in (m.partition("/") for m in self.models))
+        asked = [ref for ref in fitting if run.for_model in (None, ref.digest)]
+        return tuple(Chosen(SERIES, ref, "MR", part=self.part, rule=self.rule) for ref in asked)
 
     def series(self, run: Run, series_uid: str, part: str = "") -> LoadedSeries:
         """See Reading."""
@@ -372,6 +375,7 @@ class World:
         self.pseudonyms = Pseudonyms(b"k" * 32)
         self.identities = IdentityMap(folder / "identity", PeriodKeys(folder / "keys"))
         self.seen: list[tuple[str, str]] = []
+        self.submitted: list[Run] = []
         self.autonomy = "A1"
         self.care_setting: str | None = "OP"
         self.evidence = (Evidence("pia:PIA-2026-03", None),)
@@ -388,9 +392,16 @@ class World:
         """What names studies and inputs in the month of the test."""
         return self.identities.keys.names(PeriodKeys.month(self.clock.at))
 
-    def approve(self, number: int = 1, *, conditions: dict[str, Any] | None = None, **changes: object) -> None:
-        """The whole life of the installed model's dossier: from here on it may run LIVE."""
-        ref = self.library.find("small-model")
+    def approve(
+        self,
+        number: int = 1,
+        *,
+        conditions: dict[str, Any] | None = None,
+        ref: ModelRef | None = None,
+        **changes: object,
+    ) -> None:
+        """The whole life of the installed model's dossier, or of `ref`'s: from here on it may run LIVE."""
+        ref = ref or self.library.find("small-model")
         terms = fields(ref, conditions, approval=f"TEST-2026-{number:04d}", **changes)
         Case(self.parties, self.register, self.log.inner, ref).live(terms)
 
@@ -408,6 +419,7 @@ class World:
             "peer": self.peer,
             "denials": self.denials,
             "store": self.store,
+            "submit": self.submitted.append,
             "pseudonyms": self.pseudonyms,
             "identities": self.identities,
             "titles": frozenset({"MODALITY"}),

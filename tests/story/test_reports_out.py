@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +12,9 @@ from pydicom import dcmread
 from audit import verifier
 from audit.entry import Entry
 from dicom_bridge.readback import read_report
-from service import wire
 from tests.simulators import mllp
-from tests.simulators.demo_run import ZHIYING
 from tests.simulators.fhir_server import Record
+from tests.simulators.handed_over import packed
 from tests.simulators.mllp import Ris
 from tests.simulators.pacs import FakePacs
 from tests.simulators.site import Site, copy_of, template_of, write_series
@@ -78,19 +76,6 @@ def recorded(record: Record) -> list[str]:
     """The numbers that the record holds."""
     found = [one for one in record.of("Observation") if "valueQuantity" in one]
     return [str(one["valueQuantity"]["value"]) for one in found if one["status"] == "preliminary"]
-
-
-def packed(site: Site, package: Path) -> verifier.Report:
-    """What the verifier says of the site's log, as it would be handed over."""
-    about = ("--recipient", "TEST Reviewer", "--purpose", "TEST", "--contract", "TEST")
-    command = [ZHIYING, "audit", "export", "--out", str(package), *about, "--config", str(site.config_file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    policy = package.with_suffix(".policy")
-    people = [line for line in site.parties.policy().splitlines() if line.startswith("person ")]
-    policy.write_text("\n".join([f"log {wire.log_vkey(site.config)}", *people]) + "\n", encoding="utf-8")
-    with package.open("rb") as file:
-        return verifier.verify(file, verifier.Policy(policy))
 
 
 def test_the_number_reaches_the_report(site: Site, ris: Ris, record: Record, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_the_manifest_decides_without_rules(desk: Desk) -> None:
 def test_json_names_the_choice_and_what_was_seen(desk: Desk) -> None:
     """What a program needs: the chosen series, its model, and observed against wanted of each refusal."""
     study = desk.explain()
-    chosen = study["chosen"]
+    (chosen,) = study["chosen"]
     assert (study["code"], chosen["model"], chosen["series_uid"]) == (
         None,
         "small-model/1.0",
@@ -156,7 +156,7 @@ def test_people_see_a_line_for_each_series(desk: Desk) -> None:
 def test_a_rule_restricts_and_is_named(desk: Desk) -> None:
     """The first rule asks for another sender, so the second decides; where it asks too much, nothing runs."""
     study = desk.explain(rules=RULES)
-    assert (study["chosen"]["rule"], study["chosen"]["urgent"]) == ("no-thick-slices", False)
+    assert (study["chosen"][0]["rule"], study["chosen"][0]["urgent"]) == ("no-thick-slices", False)
     brain = next(one for one in study["series"] if one["number"] == 3)
     assert [(v["rule"], v["fits"], v["decided_by"], v["asked_by"]) for v in brain["verdicts"]] == [
         ("emergency-room", False, "SENDER", "rule"),
@@ -169,7 +169,7 @@ def test_a_rule_restricts_and_is_named(desk: Desk) -> None:
 
 def test_an_urgent_rule_is_urgent_for_its_sender(desk: Desk) -> None:
     """--sender says where the files would come from."""
-    chosen = desk.explain("--sender", "ERSCANNER", rules=RULES)["chosen"]
+    chosen = desk.explain("--sender", "ERSCANNER", rules=RULES)["chosen"][0]
     assert (chosen["rule"], chosen["urgent"], chosen["model"]) == ("emergency-room", True, "small-model/1.0")
 
 

@@ -15,6 +15,7 @@ from dicom_bridge.selection import (
     Choice,
     NoFit,
     choose,
+    choose_all,
     explain,
     judge,
     summarise,
@@ -244,6 +245,53 @@ def test_the_first_rule_in_the_sites_order_wins() -> None:
         choice = choose([SERIES], models, rules)
         assert isinstance(choice, Choice)
         assert choice.model.name == wanted
+
+
+MODELS = {model(): manifest(), model("chest"): manifest(replace(CONTRACT, body_part=("CHEST",)))} | {
+    model("head", version): manifest() for version in ("1.0.0", "2.0.0")
+}
+
+
+def test_each_model_that_fits_is_chosen_once() -> None:
+    """Without rules all of them, every version, each with the series that suits it best; by name and version."""
+    result = choose_all([SERIES, OTHER], MODELS)
+    assert result == tuple(Choice("1.2.3", ref) for ref in (model(), model("head"), model("head", "2.0.0")))
+    assert choose([SERIES, OTHER], MODELS) == Choice("1.2.3", model())
+
+
+def test_of_two_series_each_model_gets_its_own() -> None:
+    """Which series is chosen is each model's matter: one chest, one brain, in the models' order."""
+    chest = replace(OTHER, body_part="CHEST")
+    found = choose_all([chest, SERIES], {ref: MODELS[ref] for ref in (model(), model("chest"))})
+    assert found == (Choice("1.2.3", model()), Choice("1.2.9", model("chest")))
+
+
+def test_for_each_model_the_first_rule_that_fits_wins() -> None:
+    """In the site's order; a second rule for the same model adds nothing, one that fits nothing is passed over."""
+    rules = [rule("z", "head/2.0.0", sender=["CT1"]), rule("no", "brain", modality=["CT"])]
+    rules += [rule("y", "brain", urgent=True), rule("x", "head/2.0.0"), rule("w", "brain", sender=["CT1"])]
+    assert choose_all([SERIES, OTHER], MODELS, rules) == (
+        Choice("1.2.9", model("head", "2.0.0"), rule="z"),
+        Choice("1.2.3", model(), rule="y", urgent=True),
+    )
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_after_a_final_rule_none_is_asked(place: int) -> None:
+    """Where it takes a series: the rules up to it count, with every version that it names; else it ends nothing."""
+    rules = [rule("0", "head"), rule("1", "brain"), rule("2", "chest"), rule("3", "brain/1.0.0")]
+    rules[place] = replace(rules[place], final=True)
+    heads = [Choice("1.2.3", model("head", version), rule="0") for version in ("1.0.0", "2.0.0")]
+    wanted = heads if place == 0 else [*heads, Choice("1.2.3", model(), rule="1")]
+    assert choose_all([SERIES], MODELS, rules) == tuple(wanted)
+
+
+def test_what_nearly_fits_is_read_only_where_nothing_fits() -> None:
+    """A model that only the spacing stops says so by its refusal, once for a study; beside one that runs, nothing."""
+    strict = {model(name): manifest(replace(CONTRACT, slice_spacing_mm=Range(0.5, 1.0))) for name in ("a", "b")}
+    thick = replace(SERIES, slice_spacing_mm=1.5)
+    assert choose_all([thick], strict) == (Choice("1.2.3", model("a")),)
+    assert choose_all([thick], strict | {model("c"): manifest()}) == (Choice("1.2.3", model("c")),)
 
 
 def test_a_rule_may_name_one_version() -> None:

@@ -18,7 +18,7 @@ from dicom_bridge.pace import STUDIES_MIN
 from dicom_bridge.peers import Peer
 from service.assembler import Assembler
 from service.counting import ASK_AGAIN_S
-from service.store import Run, State, Store
+from service.store import RETRYABLE, Run, State, Store
 from tests.simulators.received import Clock
 from tests.simulators.waiting import until
 from tests.unit.service.test_counting import AtOnce
@@ -576,6 +576,28 @@ def test_a_refused_study_that_is_sent_again_is_tried_again(ward: Ward, state: St
     assert [run.attempt for run in runs] == [1, 2, 3]
     assert ward.submitted == [run.run_id for run in runs]
     assert len(set(ward.submitted)) == 3
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("place", [0, 1])
+def test_one_of_two_models_is_enough_for_another_attempt(ward: Ward, state: State, place: int) -> None:
+    """Of two runs of an attempt one has its result: the other's state decides, whichever of them it is."""
+    ward.inbox.store("a")
+    ward.quiet()
+    (first,) = ward.runs()
+    beside = replace(first, run_id=f"{first.run_id}.b", for_model="sha256:b")
+    ward.store.add(beside)
+    pair = [first, beside]
+    ward.store.update(pair[place].run_id, first.updated_at, state=state)
+    ward.store.update(pair[1 - place].run_id, first.updated_at, state=State.RELEASED)
+    ward.inbox.store("a")
+    ward.quiet()
+
+    again = [f"{first.run_id[:-2]}-2"] if state in RETRYABLE else []
+    waiting = [pair[place].run_id] if state is State.ASSEMBLED else []
+    assert ward.submitted == [first.run_id, *again, *waiting]
+    assert [run.attempt for run in ward.runs()] == [1, 1, *(2 for _ in again)]
+    assert all(run.for_model is None for run in ward.runs()[2:])
 
 
 def test_an_attempt_counts_within_one_input(ward: Ward) -> None:

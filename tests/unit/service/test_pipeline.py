@@ -21,12 +21,13 @@ from ethics_review.standing import Standing
 from inference.errors import EngineDied, EngineTimeout, ModelFailed
 from models.errors import ModelNotFound
 from models.library import Library
+from models.ref import ModelRef
 from service.errors import InputSuperseded, NothingFits
 from service.permitting import Facts
 from service.pipeline import BEFORE_THE_MODEL, Step
 from service.stopping import Halt
 from service.store import RETRYABLE, Run, State, Store
-from tests.simulators import story
+from tests.simulators import small_model, story
 from tests.simulators.reviewer import DURING
 from tests.simulators.story import PACS, SERIES, STUDY, World, install, loaded
 
@@ -159,7 +160,9 @@ def test_the_intent_names_what_will_run(world: World) -> None:
 
 def test_the_call_names_model_and_input_exactly(tmp_path: Path, world: World) -> None:
     """Same study, input and model: same call; another input or another model: another call (I6)."""
-    first = world.tell(world.run(), until=Step.SELECTED)["call"]
+    once = world.run()
+    first = world.tell(once, until=Step.SELECTED)["call"]
+    world.store.update(once.run_id, world.clock(), state=State.FAILED)
     again = world.tell(world.run(2), until=Step.SELECTED)["call"]
     late = world.tell(world.run(digest="1"), until=Step.SELECTED)["call"]
     world.library = install(tmp_path, version="2.0")
@@ -993,6 +996,94 @@ def test_another_model_is_not_superseded(tmp_path: Path, world: World) -> None:
     world.store.update("1" * 24 + "-1", world.clock(), model={"name": "small-model", "version": "0.9", "digest": "x"})
     world.store.update("2" * 24 + "-1", world.clock(), state=State.FAILED)
     assert world.results.supersedes(_told(world, "3")) == first
+
+
+def _second(world: World, folder: Path, **changes: object) -> ModelRef:
+    """Another model beside the first, LIVE as well; both fit."""
+    fields = small_model.manifest_fields()
+    fields["measurements"][0] |= {"plausible": [0.0, 1.0], "decimals": 3}
+    staged = small_model.stage(folder / "second", **({"measurements": fields["measurements"]} | changes))
+    ref = world.library.install(staged)
+    world.approve(2, ref=ref)
+    world.reading.models = (*world.reading.models, f"{ref.name}/{ref.version}")
+    return ref
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[World]:
+    """A world with a library of its own, in which a test may install more."""
+    made = World(tmp_path, install(tmp_path / "models"))
+    made.approve()
+    yield made
+    made.close()
+
+
+def test_each_of_two_models_reads_the_study(two: World, tmp_path: Path) -> None:
+    """Two runs, two calls, two results on their way; the study and its images have one name in the log."""
+    ref = _second(two, tmp_path, name="zebra")
+    first = two.run()
+    one = two.tell(first)
+    (other,) = two.submitted
+    assert (other.for_model, other.attempt, other.run_id) == (ref.digest, 1, f"{first.run_id}.{ref.digest[7:19]}")
+    second = two.tell(other)
+
+    assert (two.kinds(), len({one["call"], second["call"]})) == (WHOLE * 2, 2)
+    assert one["model"]["name"] == "small-model"
+    assert second["model"]["name"] == "zebra"
+    assert (one["study"], one["committed"]) == (second["study"], second["committed"])
+    assert set(two.outbox.batches) == {one["call"], second["call"]}
+    assert [run.state for run in two.store.of_study(STUDY)] == [State.WRITTEN] * 2
+    assert two.results.supersedes(second["call"]) is None
+
+
+@pytest.mark.parametrize("until", [Step.ASSEMBLED, Step.SELECTED, Step.WRITTEN])
+def test_a_crash_makes_no_third_run(two: World, tmp_path: Path, until: Step) -> None:
+    """Each step in a new process, and each done twice: the same two runs, and one entry of each."""
+    _second(two, tmp_path, name="zebra")
+    run = two.run()
+    two.tell(run, until=until, crash=True)
+    two.tell(run, crash=True)
+    two.tell(two.submitted[0], crash=True)
+    assert len(two.store.of_study(STUDY)) == 2
+    assert sorted(two.kinds()) == sorted(WHOLE * 2)
+    assert {one.run_id for one in two.submitted} == {two.store.of_study(STUDY)[1].run_id}
+
+
+def test_what_one_model_is_refused_the_other_does(two: World, tmp_path: Path) -> None:
+    """A condition of one approval stops that model alone, whichever of the two found the other."""
+    ref = _second(two, tmp_path, name="zebra")
+    two.register.suspend(ref, review.Cause.HARM, None)
+    one = two.tell(two.run())
+    other = two.tell(two.submitted[0])
+    assert "ended" not in one
+    assert other["ended"] == State.REFUSED
+    assert [(run.state, run.code) for run in two.store.of_study(STUDY)] == [
+        (State.WRITTEN, None),
+        (State.REFUSED, "SUSPENDED"),
+    ]
+
+
+def test_a_model_that_left_meanwhile_is_refused(two: World, tmp_path: Path) -> None:
+    """Its run was made, and then it was uninstalled: nothing fits any more, and nothing else is read in its place."""
+    _second(two, tmp_path, name="zebra")
+    two.tell(two.run())
+    two.reading.broken["choose"] = NothingFits("NO_MODEL_OR_NO_SERIES")
+    assert two.tell(two.submitted[0])["ended"] == State.REFUSED
+    assert two.store.get(two.submitted[0].run_id).code == "NO_MODEL_FITS"
+
+
+def test_two_versions_side_by_side_replace_their_own(two: World, tmp_path: Path) -> None:
+    """On the same images neither is the other's predecessor; with late images each names its own earlier report."""
+    two.reading.models = ("small-model/1.0",)
+    _second(two, tmp_path, version="2.0")
+    calls = []
+    for digest in "12":
+        two.submitted.clear()
+        mine = two.tell(two.run(digest=digest))["call"]
+        calls.append((mine, two.tell(two.submitted[0])["call"]))
+    before, after = calls
+    assert [two.results.supersedes(call) for call in before] == [None, None]
+    assert [two.results.supersedes(call) for call in after] == list(before)
 
 
 def test_an_older_run_never_replaces_a_newer_report(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def test_the_series_that_fits_is_chosen(inbox: Inbox, tmp_path: Path) -> None:
     inbox.store(received(ds=_report()), "PACS")
     library = _library(tmp_path)
 
-    chosen = Reading(inbox).choose(_run(inbox), library)
+    (chosen,) = Reading(inbox).choose(_run(inbox), library)
 
     assert chosen.series_uid == SERIES
     assert chosen.ref == library.find("small-model")
@@ -261,12 +262,25 @@ def _rule(name: str = "one", **wanted: object) -> Rule:
     return Rule.of({"name": name, "model": "small-model"} | wanted)
 
 
+def test_each_model_that_fits_is_named(inbox: Inbox, tmp_path: Path) -> None:
+    """Both, each with the series; of a run that was made for one of them that one alone, and none once it is gone."""
+    library = _library(tmp_path)
+    small = library.find("small-model")
+    other = library.install(small_model.stage(tmp_path / "other", name="other"))
+    run = _run(inbox)
+    assert [one.ref for one in Reading(inbox).choose(run, library)] == [other, small]
+    for ref in (small, other):
+        assert [one.ref for one in Reading(inbox).choose(replace(run, for_model=ref.digest), library)] == [ref]
+    with pytest.raises(NothingFits):
+        Reading(inbox).choose(replace(run, for_model="sha256:" + "0" * 64), library)
+
+
 def test_a_rule_decides_and_is_named(inbox: Inbox, tmp_path: Path) -> None:
     """The rule of the sender takes the study; its name and its urgency come with the choice."""
     rules = [_rule("ward", sender=["WARD"]), _rule("mr", sender=["MODALITY"], urgent=True)]
     reading = Reading(inbox, rules=rules)
 
-    chosen = reading.choose(_run(inbox), _library(tmp_path))
+    (chosen,) = reading.choose(_run(inbox), _library(tmp_path))
 
     assert (chosen.rule, chosen.urgent, chosen.part) == ("mr", True, "")
     assert reading.urgent(STUDY)
@@ -306,7 +320,7 @@ def test_several_volumes_are_refused_unless_one_is_picked(echoes: Inbox, tmp_pat
     """No rule: chosen, told no part, and refused when read. A rule's part: that volume, under a digest of its own."""
     library, run = _library(tmp_path), _run(echoes)
     reading = Reading(echoes)
-    chosen = reading.choose(run, library)
+    (chosen,) = reading.choose(run, library)
     with pytest.raises(VolumeRefused) as refused:
         reading.series(run, chosen.series_uid, chosen.part)
     assert refused.value.code == "AMBIGUOUS_VOLUMES"
@@ -314,7 +328,7 @@ def test_several_volumes_are_refused_unless_one_is_picked(echoes: Inbox, tmp_pat
     digests = set()
     for part, number in (("first", 1), ("last", 2), ("ECHO_TIME=9.2", 2)):
         picking = Reading(echoes, rules=[_rule(part=part)])
-        chosen = picking.choose(run, library)
+        (chosen,) = picking.choose(run, library)
         loaded = picking.series(run, chosen.series_uid, chosen.part)
         assert (chosen.part, loaded.part) == (f"ECHO_TIME-{number}", f"ECHO_TIME-{number}")
         assert loaded.volume.shape[0] == SLICES
@@ -327,7 +341,7 @@ def test_the_part_is_found_again_after_a_crash(echoes: Inbox, tmp_path: Path) ->
     """Another process is told the part alone, and reads the same volume."""
     run = _run(echoes)
     first = Reading(echoes, rules=[_rule(part="last")])
-    chosen = first.choose(run, _library(tmp_path))
+    (chosen,) = first.choose(run, _library(tmp_path))
     one = first.series(run, chosen.series_uid, chosen.part)
     other = Reading(echoes).series(run, chosen.series_uid, chosen.part)
 
@@ -373,7 +387,7 @@ def test_text_of_a_sender_that_mislabels_is_read_on_the_sites_word(tmp_path: Pat
     with pytest.raises(NothingFits):
         Reading(spool).choose(run, library)
     reading = Reading(spool, charsets={"OLDCT": "GBK", "OTHER": "ISO_IR 192"})
-    loaded = reading.series(run, reading.choose(run, library).series_uid)
+    loaded = reading.series(run, reading.choose(run, library)[0].series_uid)
 
     assert person_name(loaded.headers[0]) == "测试^幻影"
     spool.close()

@@ -73,10 +73,13 @@ class World:
         """A run was started for what is held."""
         self.rows[study] = StudyRow(study, 1, NOW, 1, "sha")
 
-    def run(self, state: State, *, study: str = STUDY, digest: str = "sha", call: str | None = None) -> None:
-        """A run of the study."""
+    def run(
+        self, state: State, *, study: str = STUDY, digest: str = "sha", call: str | None = None, beside: bool = False
+    ) -> None:
+        """A run of the study: the next attempt, or another model `beside` the last."""
         number = len(self.runs.get(study, ())) + 1
-        run = Run(f"r{number}", study, digest, number, state, "QUIET_TIMER", NOW, NOW, call=call)
+        attempt = number - 1 if beside else number
+        run = Run(f"r{number}", study, digest, attempt, state, "QUIET_TIMER", NOW, NOW, call=call)
         self.runs.setdefault(study, []).append(run)
 
     def report(self, acknowledged: Iterable[str] = ()) -> Report:
@@ -143,6 +146,20 @@ def test_a_written_result_must_be_on_its_way(world: World) -> None:
     world.calls.clear()
     world.delivers = False
     assert world.report().ok
+
+
+@pytest.mark.parametrize("other", sorted(ENDS))
+def test_each_model_answers_for_its_result(world: World, other: State) -> None:
+    """Of two models' runs the one that has ended does not hide that the other's result is nowhere."""
+    world.hold("1.1")
+    world.handed_on()
+    world.run(State.WRITTEN, call="c" * 32)
+    world.run(other, call="d" * 32, beside=True)
+    assert world.report().findings == (Finding(Problem.NOT_IN_OUTBOX, STUDY, None),)
+    world.calls.add("c" * 32)
+    assert world.report() == Report({Fate.IN_PROGRESS: 1, Fate.QUARANTINED: 0}, ())
+    world.delivers = False
+    assert world.report().fates[Fate.ENDED] == 1
 
 
 def test_images_without_a_run_are_named(world: World) -> None:

@@ -75,6 +75,18 @@ def test_the_newest_run_decides() -> None:
     assert not due(study(), failed, KEEP, NOW)
 
 
+@pytest.mark.parametrize("other", sorted(ENDS))
+def test_each_model_of_the_newest_attempt_counts(other: State) -> None:
+    """One of two that needs a person keeps the images a week, whichever was named last; and both their times count."""
+    yesterday, just_now = NOW - timedelta(hours=30), NOW - timedelta(hours=1)
+    for states in ((State.RELEASED, other), (other, State.RELEASED)):
+        pair = [replace(run(state, ended=yesterday), run_id=f"r-1.{n}") for n, state in enumerate(states)]
+        assert due(study(), pair, KEEP, NOW) is (other not in (State.FAILED, State.UNDELIVERED))
+        for n in range(2):
+            late = [replace(one, updated_at=just_now) if k == n else one for k, one in enumerate(pair)]
+            assert not due(study(), late, KEEP, NOW)
+
+
 def test_images_that_came_after_the_result_have_their_own_time() -> None:
     """A resend of what is known touches the study: its images stay as long again."""
     assert not due(study(last=NOW - timedelta(hours=1)), [run(State.RELEASED)], KEEP, NOW)

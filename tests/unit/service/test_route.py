@@ -69,8 +69,8 @@ def test_each_series_has_its_model_or_what_decided_against_it(site: Path, tmp_pa
     (study,) = _explain(site, folder)["studies"]
 
     assert (study["study_uid"], study["code"]) == (STUDY, None)
-    assert study["chosen"]["series_uid"] == T1
-    assert (study["chosen"]["model"], study["chosen"]["refused"]) == ("small-model/1.0", False)
+    assert study["chosen"][0]["series_uid"] == T1
+    assert (study["chosen"][0]["model"], study["chosen"][0]["refused"]) == ("small-model/1.0", False)
     told = [
         (s["number"], s["fits"], s["decided_by"], s["asked_by"], s["observed"], s["wanted"]) for s in study["series"]
     ]
@@ -87,7 +87,7 @@ def test_a_study_that_nothing_fits_is_no_error(site: Path, tmp_path: Path) -> No
 
     (study,) = _explain(site, tmp_path / "study")["studies"]
 
-    assert (study["code"], study["chosen"]) == ("NO_MODEL_FITS", None)
+    assert (study["code"], study["chosen"]) == ("NO_MODEL_FITS", [])
     assert study["series"][0]["decided_by"] == "MODALITY"
 
 
@@ -111,7 +111,7 @@ def test_rules_and_sender_decide_as_they_would(site: Path, tmp_path: Path) -> No
     ]
     for sender, name, urgent in (("ER", "emergency", True), ("WARD", "all", False), ("", "all", False)):
         (study,) = route.explain_files(files, _installed(site), rules, sender=sender)["studies"]
-        assert (study["chosen"]["rule"], study["chosen"]["urgent"]) == (name, urgent)
+        assert (study["chosen"][0]["rule"], study["chosen"][0]["urgent"]) == (name, urgent)
     (study,) = route.explain_files(files, _installed(site), rules[:1], sender="WARD")["studies"]
     assert study["code"] == "NO_RULE_MATCHES"
     (one,) = study["series"]
@@ -134,10 +134,10 @@ def test_volumes_of_one_series_are_rows_of_their_own(site: Path, tmp_path: Path)
         ("ECHO_TIME=4.6", "ONE_VOLUME"),
         ("ECHO_TIME=9.2", "ONE_VOLUME"),
     ]
-    assert study["chosen"]["refused"] is True
+    assert study["chosen"][0]["refused"] is True
     rules = [Rule(name="short", model="small-model", part="first")]
     (study,) = route.explain_files(files, _installed(site), rules)["studies"]
-    assert (study["chosen"]["part"], study["chosen"]["refused"]) == ("ECHO_TIME-1", False)
+    assert (study["chosen"][0]["part"], study["chosen"][0]["refused"]) == ("ECHO_TIME-1", False)
     assert [s["decided_by"] for s in study["series"]] == [None, "PART"]
 
 
@@ -148,7 +148,7 @@ def test_a_series_that_would_be_refused_when_read_says_so(site: Path, tmp_path: 
 
     (study,) = _explain(site, tmp_path / "study")["studies"]
 
-    assert study["chosen"]["refused"] is True
+    assert study["chosen"][0]["refused"] is True
     (one,) = study["series"]
     assert (one["decided_by"], one["geometry"], one["observed"]) == ("GEOMETRY", "SLICE_MISSING", "SLICE_MISSING")
 

@@ -1,5 +1,6 @@
 """The table of runs."""
 
+import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from service.store import Run, State, Store, connect
+from service.store import BY_NEED, RETRYABLE, Run, State, Store, connect, foremost, newest
 
 THEN = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 
@@ -167,3 +168,44 @@ def test_many_may_start_at_once(url: str) -> None:
         assert list(pool.map(begin, engines)) == [0] * len(engines)
     for engine in engines:
         engine.dispose()
+
+
+# ---- several models of one study
+
+
+def test_runs_of_an_attempt_come_in_the_order_of_their_names(store: Store) -> None:
+    """They begin at one time: the first is the one that found the models, whatever order they were put in."""
+    for name in ("a-1.ff", "a-1.0a", "a-1"):
+        store.add(replace(_run(name), for_model=None if name == "a-1" else f"sha256:{name}"))
+    found = store.of_study("1.2.3")
+    assert [run.run_id for run in found] == ["a-1", "a-1.0a", "a-1.ff"]
+    assert [run.for_model for run in found] == [None, "sha256:a-1.0a", "sha256:a-1.ff"]
+
+
+def test_the_newest_attempt_is_all_of_its_runs() -> None:
+    """Neither those of an earlier attempt, nor those of other images; of nothing, none."""
+    other = replace(_run("c-2", attempt=2), input_digest="sha256:" + "1" * 64)
+    old, new, beside = _run("a-1"), _run("a-2", attempt=2), _run("a-2.b", attempt=2)
+    assert newest([old, other, new, beside]) == (new, beside)
+    assert newest([old]) == (old,)
+    assert newest([]) == ()
+    assert foremost([]) is None
+
+
+@pytest.mark.parametrize("states", list(itertools.product(State, repeat=2)))
+def test_what_needs_a_person_says_how_a_study_stands(states: tuple[State, State]) -> None:
+    """Whatever goes on comes before what has ended, the farthest back first; of ends that which needs a person."""
+    runs = [replace(_run(name), state=state) for name, state in zip(("a-1", "a-1.b"), states, strict=True)]
+    found = foremost([replace(_run("a-0"), attempt=0, state=State.FAILED), *runs])
+    assert found is not None
+    going = [state for state in State if state in states and state not in BY_NEED]
+    ended = [state for state in BY_NEED if state in states]
+    assert found.state is (going + ended)[0]
+
+
+def test_each_end_has_its_need() -> None:
+    """Those that may be tried again are ends; WRITTEN is none: it waits for the PACS."""
+    assert set(State) - set(BY_NEED) == {
+        *(State.ASSEMBLED, State.SELECTED, State.PERMITTED, State.INFERRED, State.WRITTEN)
+    }
+    assert set(BY_NEED) > RETRYABLE
