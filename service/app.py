@@ -5,7 +5,7 @@ One error shape for all of it: {"error": {"code", "message"}}.
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,8 +19,11 @@ from audit.log import AuditLog
 from models.errors import ModelError
 from models.library import Broken, Library
 from service import views
+from service.log_in import Guarded, LogIn
 from service.store import Store
 from service.study_page import StudyPage, wants_page
+
+CODES: Final = {401: "UNAUTHENTICATED", 404: "NOT_FOUND"}
 
 
 class Health(Protocol):
@@ -39,22 +42,27 @@ def build_app(
     log: AuditLog,
     metrics: CollectorRegistry,
     page: StudyPage | None = None,
+    log_in: LogIn | None = None,
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
     """The application; every dependency is handed in. `page`: a study for a browser, and who decided what.
 
-    `routers`: what else is served, beside looking.
+    `log_in`: who may come in; None: whoever reaches the port. `routers`: what else is served, beside looking.
     """
     app = FastAPI(title="Zhiying", openapi_url=None, docs_url=None, redoc_url=None)
     _errors(app)
+    if log_in is not None:
+        app.add_middleware(Guarded, log_in=log_in)
     for router in routers:
         app.include_router(router)
 
     @app.get("/health")
-    def get_health() -> JSONResponse:
+    def get_health(request: Request) -> JSONResponse:
         checks = health.checks()
         well = all(value == "ok" for value in checks.values())
-        return JSONResponse({"status": "ok" if well else "degraded", "checks": checks}, 200 if well else 503)
+        # What watches whether we live needs no token; what is wrong with us is not for strangers.
+        told = {"checks": checks} if log_in is None or log_in.knows(request) else {}
+        return JSONResponse({"status": "ok" if well else "degraded", **told}, 200 if well else 503)
 
     @app.get("/studies")
     def get_studies() -> list[dict[str, Any]]:
@@ -103,7 +111,7 @@ def _model(item: Any) -> dict[str, Any]:
 def _errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def http_error(_request: Request, error: HTTPException) -> JSONResponse:
-        code = "NOT_FOUND" if error.status_code == 404 else f"HTTP_{error.status_code}"
+        code = CODES.get(error.status_code, f"HTTP_{error.status_code}")
         return JSONResponse({"error": {"code": code, "message": str(error.detail)}}, error.status_code)
 
     @app.exception_handler(RequestValidationError)

@@ -23,6 +23,7 @@ from service.sections import (
     EngineSection,
     GoldenSection,
     Http,
+    OperatorSection,
     PeerSection,
     ReaderSection,
     Reports,
@@ -54,6 +55,7 @@ class Config(BaseSettings):
     engine: EngineSection = EngineSection()
     review: Review = Review()
     readers: tuple[ReaderSection, ...] = ()
+    operators: tuple[OperatorSection, ...] = ()
     golden: tuple[GoldenSection, ...] = ()
     audit: Audit = Audit()
     database: Database = Database()
@@ -87,14 +89,15 @@ class Config(BaseSettings):
             raise ValueError("two peers have the same name")
         return peers
 
-    @field_validator("readers")
-    @classmethod
-    def _readers_differ(cls, readers: tuple[ReaderSection, ...]) -> tuple[ReaderSection, ...]:
-        if len({one.name for one in readers}) != len(readers):
-            raise ValueError("two readers have the same name")
-        if len({one.token_sha256 for one in readers}) != len(readers):
-            raise ValueError("two readers have the same token: nobody could tell who decided")
-        return readers
+    @model_validator(mode="after")
+    def _holders_differ(self) -> "Config":
+        """Readers and operators together: the log's pseudonym is of the name alone."""
+        holders: list[ReaderSection | OperatorSection] = [*self.readers, *self.operators]
+        if len({one.name for one in holders}) != len(holders):
+            raise ValueError("two of [[readers]] and [[operators]] have the same name")
+        if len({one.token_sha256 for one in holders}) != len(holders):
+            raise ValueError("two of [[readers]] and [[operators]] have the same token: nobody could tell who it was")
+        return self
 
     @field_validator("golden")
     @classmethod

@@ -1,14 +1,16 @@
 """The form on which a reader decides: GET and POST /decide/{call}. One page, in Chinese or English, without a script.
 
-Looking needs no log-in, as elsewhere on this port: a call's name has 128 bits, and the page names no patient. Deciding
-needs the reader's token, in the form itself, so that no other site's page can send one; or the cookie of a reader who
-gave it before (see `service.sessions`) whose name the page has shown, so that nobody decides as the colleague who sat
-here earlier. What is decided goes the same way as by the API, with the channel FORM.
+Looking needs no log-in unless the site wants one for all of this port (see `service.log_in`): a call's name has 128
+bits, and the page names no patient. Deciding needs the reader's token, in the form itself, so that no other site's page
+can send one; or the cookie of a reader who gave it before (see `service.sessions`) whose name the page has shown, so
+that nobody decides as the colleague who sat here earlier. What is decided goes the same way as by the API, with the
+channel FORM.
 """
 
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
@@ -23,6 +25,7 @@ from service import screen
 from service.bodies import BODY_WAIT_S, BodyRefused, form_pairs, whole_body
 from service.decision_api import STATUS, checked
 from service.decisions import DIFFERENCES_MAX, FORM, REASONS, DecisionRefused, Desk, Known, Reader, parse_decision
+from service.log_in_page import LOOK, log_in_page, opened
 from service.looks import Looks
 from service.screen import Language
 from service.sessions import Sessions, TooManyTokens
@@ -93,11 +96,15 @@ def decide_router(
     models: Callable[[Mapping[str, Any]], Manifest | None],
     default: Language,
     *,
+    closed: bool = False,
     wait_s: float = BODY_WAIT_S,
 ) -> APIRouter:
-    """The two routes. `models`: manifests by a model as entries name it; `default`: language unless `?lang=` says."""
+    """The two routes. `models`: manifests by a model as entries name it; `default`: language unless `?lang=` says.
+
+    `closed`: looking needs a token as well (see `service.log_in`).
+    """
     router = APIRouter(prefix="/decide")
-    form = _Form(desk, sessions, looks, models, default)
+    form = _Form(desk, sessions, looks, models, default, closed=closed)
 
     @router.get("/{call}")
     def get_form(call: str, request: Request) -> Response:
@@ -122,19 +129,21 @@ class _Form:
         looks: Looks,
         models: Callable[[Mapping[str, Any]], Manifest | None],
         default: Language,
+        *,
+        closed: bool,
     ) -> None:
         self._desk, self._sessions, self._looks = desk, sessions, looks
-        self._models, self._default = models, default
+        self._models, self._default, self._closed = models, default, closed
 
     def shown(self, request: Request, call: str) -> Response:
         """The empty form, or why there is none."""
         if self._sessions.stranger(request):
             return self.refused(request, 401, "UNAUTHENTICATED")
-        reader = self._sessions.looking(request)
+        person = self._sessions.looking(request)
         try:
             known = self._desk.look(checked(call))
-            if reader is not None:
-                self._looks.at_call(reader, known)
+            if person is not None:
+                self._looks.at_call(person, known)
         except DecisionRefused as refused:
             return self.refused(request, STATUS[refused.code], refused.code)
         except (AuditError, SQLAlchemyError):
@@ -148,15 +157,22 @@ class _Form:
     def taken(self, request: Request, call: str, data: bytes) -> Response:
         """What was sent goes to the desk, if it is a reader's."""
         sent = _fields(request, data)
+        if sent[LOOK]:
+            token = "".join(sent["token"]).strip()
+            return opened(self._sessions, request, token, self._default, partial(self._asked, request))
         try:
             reader = self._reader(request, sent)
         except TooManyTokens as refused:
             return refused.told(self.refused(request, 429, refused.code))
+        person = reader or self._sessions.looking(request)
+        if person is None and self._closed:
+            return self._asked(request, 401, "UNAUTHENTICATED")
         try:
             known = self._desk.look(checked(call))
+            if person is not None:
+                self._looks.at_call(person, known)
             if reader is None:
                 return self._page(request, known, status=401, code="UNAUTHENTICATED", form=sent)
-            self._looks.at_call(reader, known)
             return self._decided(request, known, reader, sent)
         except DecisionRefused as refused:
             return self.refused(request, *((401, "UNAUTHENTICATED") if reader is None else _told(refused)))
@@ -183,9 +199,13 @@ class _Form:
         """
         token = "".join(sent["token"]).strip()
         if token:
-            return self._sessions.typed(request, token)
-        reader = self._sessions.writing(request)
-        return reader if reader is not None and sent["as"] == [reader.name] else None
+            typed = self._sessions.typed(request, token)
+            return typed if isinstance(typed, Reader) else None
+        person = self._sessions.writing(request)
+        return person if isinstance(person, Reader) and sent["as"] == [person.name] else None
+
+    def _asked(self, request: Request, status: int, code: str) -> Response:
+        return log_in_page(request, self._default, status, code)
 
     def _page(
         self,
@@ -203,6 +223,7 @@ class _Form:
         manifest = self._models(model)
         values = () if known is None else known.call.body("CALL_RESULT").get("measurements", ())
         answers = known is not None and known.open and done is None
+        person = self._sessions.looking(request)
         return screen.page(
             "decide.html",
             lang,
@@ -214,7 +235,7 @@ class _Form:
             choices=[(value, words[lang]) for value, words in CHOICES.items()],
             reasons=[(value, words[lang]) for value, words in REASONS.items()],
             form=_Blank(form or {"sent": []}) if answers else None,
-            reader=self._sessions.looking(request),
+            reader=person if isinstance(person, Reader) else None,
             problem=problem or (PROBLEMS[code][lang] if code else None),
             code=code,
             done=done,

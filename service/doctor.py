@@ -19,7 +19,7 @@ from inference.engine import Engine
 from inference.errors import InferenceError
 from models.errors import ModelError
 from models.library import Broken, Library
-from service import golden, stamping, timestamping, wire, witness_client, witnessing
+from service import golden, log_in, stamping, timestamping, wire, witness_client, witnessing
 from service.config import Config
 from service.errors import NothingSuch, ServiceError
 from service.incidents import Incidents
@@ -56,6 +56,7 @@ def examine(settings: Config) -> list[Finding]:
             _approvals,
             _incidents,
             _tls,
+            _log_in,
             _ports,
             _peers,
             _receivers,
@@ -263,6 +264,25 @@ def _time_stamps(settings: Config) -> Iterator[Finding]:
         yield Finding("time-stamp authority", FAIL, f"{error.code}: {error}")
     else:
         yield Finding("time-stamp authority", OK, "answers with stamps by the pinned certificate")
+
+
+def _log_in(settings: Config) -> Iterator[Finding]:
+    """Who may use the HTTP port, and what of that somebody should have another look at."""
+    http, check = settings.http, "HTTP log-in"
+    if log_in.unsaid(http):
+        yield Finding(check, FAIL, f"CONFIG_INVALID: {log_in.UNSAID}")
+    elif not http.log_in and not log_in.local(http):
+        yield Finding(check, WARN, "log_in = false: whoever reaches the port sees studies and orders pulls")
+    elif not http.log_in and settings.results.decide_at is not None:
+        yield Finding(check, WARN, "none, and decide_at says that others reach the port: set http.log_in = true")
+    elif not http.log_in:
+        yield Finding(check, OK, "none: only this machine reaches the port, unless a proxy hands requests on")
+    elif not settings.operators:
+        yield Finding(check, WARN, "wanted, and [[operators]] is empty: nobody orders pulls")
+    elif not log_in.local(http):
+        yield Finding(check, WARN, "wanted, and tokens cross the network in clear: listen on loopback behind TLS")
+    else:
+        yield Finding(check, OK, f"wanted; {len(settings.operators)} operators, {len(settings.readers)} readers")
 
 
 def _ports(settings: Config) -> Iterator[Finding]:

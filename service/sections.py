@@ -110,6 +110,7 @@ class Http(Section):
 
     host: str = LOOPBACK
     port: int = Field(8300, ge=0, le=65535)
+    log_in: bool | None = None  # who looks gives a token; left out: no, and then only on loopback; docs/running.md
 
 
 class PeerSection(Section):
@@ -244,6 +245,14 @@ class ReaderSection(Section):
     role: Literal["CLINICAL_OWNER", "RADIOLOGIST"]
     token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     training: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")  # digest of the record of their training on these models
+
+
+class OperatorSection(Section):
+    """A person or program that looks after the service: VIEWER looks, OPERATOR also orders pulls."""
+
+    name: str = Field(pattern=NAME)
+    role: Literal["VIEWER", "OPERATOR"]
+    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class GoldenSection(Section):

@@ -27,7 +27,7 @@ from inference.errors import InferenceError
 from models.errors import ModelError
 from models.library import Installed, Library
 from models.ref import ModelRef
-from service import bridging, lacking, pull_api, stamping, stop_api, stopping, wire, witness_client, witnessing
+from service import bridging, lacking, log_in, pull_api, stamping, stop_api, stopping, wire, witness_client, witnessing
 from service.app import build_app
 from service.assembler import Assembler
 from service.audit_messages import AuditMessages
@@ -246,6 +246,7 @@ class Service:
             log=self.log,
             metrics=self._metrics.registry,
             page=self.watching.page,
+            log_in=self.watching.log_in,
             routers=self.routers(),
         )
 
@@ -387,9 +388,10 @@ def _listener_fault(fault: Fault) -> None:
 
 
 def build(config: Config, observer: Observer | None = None, engine: ClosingDevice | None = None) -> Service:
-    """The whole service for one configuration. Raises AlreadyRunning, AuditCorrupt and what the parts raise.
+    """The whole service for one configuration. Raises ConfigInvalid, AlreadyRunning and what the parts raise.
 
     `engine`: runs the models in place of the device's own; for measurements of everything else.
     """
+    log_in.settled(config.http)
     set_up_logging()
     return Service(config, observer, engine)

@@ -87,12 +87,13 @@ def known_senders(access: Access) -> Callable[[Request], str | None]:
         peer = access.caller(host)
         if peer is not None:
             return peer.ae_title
-        return SENDER if not access.known_only or _loopback(host) else None
+        return SENDER if not access.known_only or loopback(host) else None
 
     return sender
 
 
-def _loopback(host: str) -> bool:
+def loopback(host: str) -> bool:
+    """Whether this address is only this machine's own; a name is none."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -1,13 +1,15 @@
 """The page of one study, GET /studies/{uid} in a browser: what ran and why, what it found, and who decided.
 
-Text needs no log-in, as elsewhere on this port: what is told is what the same address gives as JSON, and names no
-patient. Pixels are a patient's: pictures are for a reader, by bearer token or by the cookie that giving a token here or
-on the form brings (see `service.sessions`). What a reader is shown is in the log first (see `service.looks`).
+Text needs no log-in unless the site wants one for all of this port (see `service.log_in`): what is told is what the
+same address gives as JSON, and names no patient. Pixels are a patient's: pictures are for a reader, by bearer token or
+by the cookie that giving a token here or on the form brings (see `service.sessions`). What a reader or an operator is
+shown is in the log first (see `service.looks`).
 """
 
 import re
 import sqlite3
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,10 +28,11 @@ from service import screen, views
 from service.bodies import BODY_WAIT_S, BodyRefused, form_pairs, whole_body
 from service.decide_page import CHOICES
 from service.decisions import REASONS, DecisionRefused, Desk, Reader
+from service.log_in_page import opened
 from service.looks import Looks
 from service.results import SEG, SR
 from service.screen import Language
-from service.sessions import Sessions, TooManyTokens
+from service.sessions import Person, Sessions
 from service.store import Store
 
 PICTURES_MAX: Final = 12
@@ -123,29 +126,19 @@ class StudyPage:
         return self._page(request, study_uid)
 
     def looked(self, request: Request, study_uid: str) -> None:
-        """The log has it if a reader is about to see the study. Raises AuditError, SQLAlchemyError."""
-        reader = self._sessions.looking(request)
-        if reader is not None:
-            self._looks.at_study(reader, study_uid)
+        """The log has it if whom we know is about to see the study. Raises AuditError, SQLAlchemyError."""
+        person = self._sessions.looking(request)
+        if person is not None:
+            self._looks.at_study(person, study_uid)
 
     def refused(self, request: Request, status: int, code: str) -> Response:
         """A page without a study."""
         return self._answer(request, status, code)
 
     def opened(self, request: Request, data: bytes) -> Response:
-        """A reader gave a token, to see the pictures."""
+        """A token was given, to see the page or its pictures."""
         token = "".join(value for key, value in form_pairs(request, data, FIELDS_MAX) if key == "token").strip()
-        try:
-            reader = self._sessions.typed(request, token) if token else None
-        except TooManyTokens as refused:
-            return refused.told(self.refused(request, 429, refused.code))
-        if reader is None:
-            return self.refused(request, 401, "UNAUTHENTICATED")
-        # The page is asked for again, with the cookie: a page that came by POST cannot be reloaded.
-        here = f"?lang={screen.language(request, self._default)}"
-        answer = Response(status_code=303, headers={**screen.HEADERS, "Location": here})
-        self._sessions.give(request, answer, reader)
-        return answer
+        return opened(self._sessions, request, token, self._default, partial(self.refused, request))
 
     def picture(self, request: Request, study_uid: str, call: str, number: int) -> Response:
         """A segment of a call as PNG, for readers.
@@ -153,7 +146,7 @@ class StudyPage:
         Raises HTTPException 401, 404; AuditError, SQLAlchemyError, sqlite3.Error.
         """
         reader = self._sessions.looking(request)
-        if reader is None:
+        if not isinstance(reader, Reader):
             raise HTTPException(401, "a reader's token is wanted")
         runs = [run for run in self._store.of_study(study_uid) if run.call == call]
         if not runs:
@@ -169,19 +162,19 @@ class StudyPage:
     def _page(self, request: Request, study_uid: str) -> Response:
         if not _UID.fullmatch(study_uid):
             return self.refused(request, 404, "NOT_FOUND")
-        reader = self._sessions.looking(request)
+        person = self._sessions.looking(request)
         try:
             found = views.study(self._store, self._inbox, study_uid, self._desk)
             if found is None:
                 return self.refused(request, 404, "NOT_FOUND")
             held = {one.series_uid for one in self._inbox.instances(study_uid)} if found["runs"] else set()
-            if reader is not None:
-                self._looks.at_study(reader, study_uid)
+            if person is not None:
+                self._looks.at_study(person, study_uid)
         except (SQLAlchemyError, sqlite3.Error):
             return self.refused(request, 503, "UNAVAILABLE")
         except AuditError:
             return self.refused(request, 503, "AUDIT_UNAVAILABLE")
-        return self._answer(request, 200, None, found, held, reader)
+        return self._answer(request, 200, None, found, held, person)
 
     def _answer(
         self,
@@ -190,7 +183,7 @@ class StudyPage:
         code: str | None,
         found: Mapping[str, Any] | None = None,
         held: frozenset[str] | set[str] = frozenset(),
-        reader: Reader | None = None,
+        person: Person | None = None,
     ) -> Response:
         lang = screen.language(request, self._default)
         runs = [] if found is None else [self._run(run, held, lang) for run in reversed(found["runs"])]
@@ -200,7 +193,8 @@ class StudyPage:
             status,
             study=found,
             runs=runs,
-            reader=reader,
+            person=person,
+            reader=isinstance(person, Reader),
             states=_words(STATES, lang),
             triggers=_words(TRIGGERS, lang),
             roles=_words(ROLES, lang),

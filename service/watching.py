@@ -18,11 +18,13 @@ from service.decisions import Desk, Reader
 from service.golden import Device, GoldenRuns
 from service.heartbeat import CallLog
 from service.identity import IdentityMap
+from service.log_in import LogIn
 from service.looks import Looks
 from service.monitoring import Monitoring
 from service.sessions import Sessions
 from service.store import Store
 from service.study_page import StudyPage, study_router
+from service.tokens import Operator
 from service.verdicts import Verdicts, believed
 
 MONITOR_PAUSE_S = 1.0
@@ -101,7 +103,8 @@ class Watching:
         self.golden = GoldenRuns(log, writer, register, library, engine, site, wire.now, metrics.golden)
         readers = [Reader(**one.model_dump()) for one in config.readers]
         self.desk = Desk(log, writer, store, readers, wire.pseudonyms(config), metrics.decided)
-        self.sessions = Sessions(self.desk, wire.now)
+        operators = [Operator(**one.model_dump()) for one in config.operators]
+        self.sessions = Sessions(self.desk, wire.now, operators=operators)
         self.looks = Looks(self.desk, writer, store, IdentityMap.of(config.data.folder), wire.now)
         self.verdicts = Verdicts(
             spool=inbox,
@@ -122,6 +125,7 @@ class Watching:
             Caretaker(self.verdicts, pause_s=VERDICTS_PAUSE_S),
         )
         self.language: screen.Language = "zh" if config.site.language == "zh-CN" else "en"
+        self.log_in = LogIn(self.sessions, self.language) if config.http.log_in else None
         self._manifests = screen.manifests(library)
         self.page = StudyPage(
             store=store,
@@ -158,5 +162,8 @@ class Watching:
         doors = APIRouter()
         doors.include_router(study_router(self.page))
         doors.include_router(decision_router(self.desk, self.looks))
-        doors.include_router(decide_router(self.desk, self.sessions, self.looks, self._manifests, self.language))
+        form = decide_router(
+            *(self.desk, self.sessions, self.looks, self._manifests, self.language), closed=self.log_in is not None
+        )
+        doors.include_router(form)
         return doors

@@ -2,7 +2,7 @@
 
 import ipaddress
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from service import wire
 from service.commands.output import AsJson, ConfigFile, show, told
+from service.commands.token import TokenFile, headers
 from service.errors import ServiceError
 from service.sections import Http
 
@@ -38,10 +39,12 @@ class NotTaken(ServiceError):
         self.code = code
 
 
-def pull(study: Study, from_: From, config: ConfigFile = None, as_json: AsJson = False) -> None:
+def pull(
+    study: Study, from_: From, token_file: TokenFile = None, config: ConfigFile = None, as_json: AsJson = False
+) -> None:
     """Fetch a study from a peer. Exit status 0 only if everything that the peer has of it was stored."""
     with told():
-        job = follow(config, study, from_, shows=not as_json)
+        job = follow(config, study, from_, headers(token_file), shows=not as_json)
         row = {name: job[name] for name in ("study", "from", "state", "expected", "stored", "code")}
         failed = ", ".join(f"{code} {number}" for code, number in job["failed"].items())
         show(job, as_json=as_json, title="pull", rows=[row | {"failed": failed, "why": job["detail"]}])
@@ -49,13 +52,16 @@ def pull(study: Study, from_: From, config: ConfigFile = None, as_json: AsJson =
             raise typer.Exit(1)
 
 
-def follow(config: Path | None, study: str, peer: str, *, shows: bool) -> dict[str, Any]:
+def follow(config: Path | None, study: str, peer: str, token: Mapping[str, str], *, shows: bool) -> dict[str, Any]:
     """Order a pull of the running service and wait for its end; gives the job as the API shows it.
+
+    `token`: the header that says who asks, or nothing.
 
     Raises ServiceNotRunning, NotTaken.
     """
     address = base_url(wire.settings(config).http)
-    with httpx.Client(base_url=address, timeout=ANSWER_S, trust_env=False) as client, _progress(shows) as advance:
+    asking = httpx.Client(base_url=address, timeout=ANSWER_S, trust_env=False, headers=token)
+    with asking as client, _progress(shows) as advance:
         job = _answer(client, "POST", "/pulls", {"study": study, "from": peer})
         while job["state"] in ("WAITING", "RUNNING"):
             advance(job)

@@ -87,7 +87,7 @@ def test_pictures_are_for_readers(studied: Studied) -> None:
     assert 'name="token"' in text
     for headers in ({}, {"Authorization": "Bearer " + "x" * 40}, {"Cookie": f"{COOKIE}=test-li.9999999999.x"}):
         refused = studied.picture(call, **headers)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "HTTP_401")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "UNAUTHENTICATED")
     assert f'<img src="{studied.spool.study_uid}/pictures/{call}/1.png"' in studied.look(**bearer("test-li")).text
     answer = studied.picture(call, **bearer("test-li"))
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
