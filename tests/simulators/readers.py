@@ -1,4 +1,4 @@
-"""Physicians with tokens, at the door for decisions of a ward's log."""
+"""Physicians and operators with tokens, at the door for decisions of a ward's log."""
 
 import hashlib
 from pathlib import Path
@@ -19,18 +19,27 @@ from service.keys import PeriodKeys, Pseudonyms
 from service.looks import Looks
 from service.sessions import Sessions
 from service.store import Run
+from service.tokens import OPERATOR, VIEWER, Operator
 from tests.simulators.browser import TestClient
 from tests.simulators.watched import SetClock, Ward
 
 PSEUDONYMS = Pseudonyms(bytes(range(32)))
 TRAINING = "sha256:" + "7" * 64
 TOKENS = {"test-li": "l" * 40, "test-wang": "w" * 40}
+OPERATORS = {"test-eye": (VIEWER, "e" * 40), "test-hand": (OPERATOR, "h" * 40)}
 
 
 def readers() -> tuple[Reader, ...]:
     """Two physicians, as a configuration has them."""
     digests = {name: hashlib.sha256(token.encode()).hexdigest() for name, token in TOKENS.items()}
     return tuple(Reader(name, "RADIOLOGIST", digest, TRAINING) for name, digest in digests.items())
+
+
+def operators() -> tuple[Operator, ...]:
+    """One who looks and one who does, as a configuration has them."""
+    return tuple(
+        Operator(name, role, hashlib.sha256(token.encode()).hexdigest()) for name, (role, token) in OPERATORS.items()
+    )
 
 
 class Runs:
@@ -95,6 +104,7 @@ class Door:
         return self.client.get(f"/calls/{call}", headers=bearer(reader))
 
 
-def bearer(reader: str) -> dict[str, str]:
-    """The header that a reader's program sends."""
-    return {"Authorization": f"Bearer {TOKENS[reader]}"}
+def bearer(name: str) -> dict[str, str]:
+    """The header that a reader's or an operator's program sends."""
+    token = TOKENS[name] if name in TOKENS else OPERATORS[name][1]
+    return {"Authorization": f"Bearer {token}"}

@@ -27,6 +27,7 @@ from service.decisions import Desk
 from service.guesses import Guesses
 from service.identity import IdentityMap
 from service.keys import PeriodKeys
+from service.log_in import LogIn
 from service.looks import Looks
 from service.results import ResultStyle, ResultWriter
 from service.sessions import Sessions
@@ -35,7 +36,7 @@ from service.study_page import StudyPage, study_router
 from tests.simulators import findings as simulated
 from tests.simulators import site
 from tests.simulators.browser import TestClient
-from tests.simulators.readers import PSEUDONYMS, Well, readers
+from tests.simulators.readers import PSEUDONYMS, Well, operators, readers
 from tests.simulators.watched import Ward
 
 THEN = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -102,9 +103,12 @@ class BreakableLog:
 
 
 class Studied:
-    """One study of a ball, read by a model that outlines it; `run()` puts an attempt into the table."""
+    """One study of a ball, read by a model that outlines it; `run()` puts an attempt into the table.
 
-    def __init__(self, root: Path) -> None:
+    `closed`: with a log-in for everything.
+    """
+
+    def __init__(self, root: Path, *, closed: bool = False) -> None:
         self.root = root
         self.ward = Ward(root)
         self.ward.in_use()
@@ -117,7 +121,7 @@ class Studied:
         self.log = BreakableLog(self.ward.log)
         self.desk = Desk(self.log, self.ward.log, self.store, readers(), PSEUDONYMS)
         self.guessed_at = 0.0
-        self.sessions = Sessions(self.desk, self.ward.clock, Guesses(lambda: self.guessed_at))
+        self.sessions = Sessions(self.desk, self.ward.clock, Guesses(lambda: self.guessed_at), operators())
         identities = IdentityMap(root / "identity", PeriodKeys(root / "keys"))
         self.looks = Looks(self.desk, self.log, self.store, identities, self.ward.clock)
         self.page = StudyPage(
@@ -138,9 +142,12 @@ class Studied:
             log=self.ward.log,
             metrics=CollectorRegistry(),
             page=self.page,
+            log_in=LogIn(self.sessions, "zh") if closed else None,
             routers=[
                 study_router(self.page),
-                decide_router(self.desk, self.sessions, self.looks, lambda _model: self.manifest, "zh"),
+                decide_router(
+                    *(self.desk, self.sessions, self.looks, lambda _model: self.manifest, "zh"), closed=closed
+                ),
             ],
         )
         self.client = TestClient(self.app, raise_server_exceptions=False)

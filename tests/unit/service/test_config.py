@@ -80,6 +80,8 @@ def test_key_images_are_chosen_by_kind(tmp_path: Path, written: str, kinds: tupl
         ("no toml at all", "not TOML"),
         ("[[golden]]\nmodel = 'm'\nfolder = 'a'\n" * 2, "two golden cases"),
         ("[[readers]]\nname = 'test-li'\nrole = 'OPS'\n", "readers.0.role"),
+        ("[[operators]]\nname = 'test-eye'\nrole = 'RADIOLOGIST'\n", "operators.0.role"),
+        ("[http]\nlog_in = 'perhaps'\n", "http.log_in"),
         ("[dicom]\nplain = false\n", "nothing would listen"),
         ("[dicom]\ninstance_bytes_max = 1000\n", "dicom.instance_bytes_max"),
         (PEER + "tls = true\n", "peer 'pacs' wants tls"),
@@ -112,6 +114,47 @@ def test_a_fault_names_its_place(tmp_path: Path, text: str, named: str) -> None:
 
     assert named in str(caught.value)
     assert caught.value.code == "CONFIG_INVALID"
+
+
+HOLDERS = (
+    ('[[readers]]\nrole = "RADIOLOGIST"\ntraining = "sha256:' + "7" * 64 + '"\n'),
+    '[[operators]]\nrole = "VIEWER"\n',
+    '[[operators]]\nrole = "OPERATOR"\n',
+)
+
+
+@pytest.mark.parametrize("first", HOLDERS)
+@pytest.mark.parametrize("last", HOLDERS)
+def test_names_and_tokens_are_one_persons(tmp_path: Path, first: str, last: str) -> None:
+    """Of readers and operators together: the log names them by one name, and a token says who somebody is."""
+
+    def written(names: str, digests: str) -> Path:
+        holders = zip((first, last), names, digests, strict=True)
+        text = [f'{one}name = "{name}"\ntoken_sha256 = "{digest * 64}"\n' for one, name, digest in holders]
+        return _written(tmp_path, "".join(text))
+
+    config = load(written("ab", "12"))
+    assert len(config.readers) + len(config.operators) == 2
+    for names, digests, wrong in (("aa", "12", "same name"), ("ab", "11", "same token")):
+        with pytest.raises(ConfigInvalid, match=wrong) as refused:
+            load(written(names, digests))
+        assert "1" * 64 not in str(refused.value)
+
+
+def test_a_token_in_place_of_its_digest_is_not_repeated(tmp_path: Path) -> None:
+    """Whoever pastes the token itself into the file does not find it in a terminal's history, or a ticket."""
+    secret = "S" * 40
+    with pytest.raises(ConfigInvalid, match=r"operators\.0\.token_sha256") as refused:
+        load(_written(tmp_path, f'{HOLDERS[1]}name = "test-eye"\ntoken_sha256 = "{secret}"\n'))
+    assert secret not in str(refused.value)
+
+
+def test_a_command_s_token_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ZHIYING_TOKEN begins as the settings do, and is none; whether people log in is one."""
+    monkeypatch.setenv("ZHIYING_TOKEN", "k" * 40)
+    assert load(None).http.log_in is None
+    monkeypatch.setenv("ZHIYING_HTTP__LOG_IN", "true")
+    assert load(None).http.log_in is True
 
 
 def test_the_profile_is_the_receiving_peer_s(tmp_path: Path) -> None:

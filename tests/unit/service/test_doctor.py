@@ -93,6 +93,7 @@ def test_an_empty_site_is_told_what_it_lacks(site: Site) -> None:
         "trust policy": OK,
         "approvals": WARN,
         "DICOM port": OK,
+        "HTTP log-in": OK,
         "HTTP port": OK,
         "results": WARN,
     }
@@ -440,3 +441,31 @@ def test_a_time_stamp_certificate_that_cannot_be_read_fails(site: Site, tmp_path
     assert found["time-stamp certificate"].result == FAIL
     assert "none.pem" in found["time-stamp certificate"].what
     assert "time-stamp authority" not in found
+
+
+OPERATOR = '[[operators]]\nname = "test-hand"\nrole = "OPERATOR"\ntoken_sha256 = "' + "1" * 64 + '"\n'
+
+
+@pytest.mark.parametrize(
+    ("http", "decide_at", "more", "result", "says"),
+    [
+        ({}, None, "", OK, "unless a proxy"),
+        ({"log_in": False}, None, "", OK, "unless a proxy"),
+        ({}, "https://ai.example", "", WARN, "set http.log_in = true"),
+        ({"log_in": True}, None, OPERATOR, OK, "1 operators, 0 readers"),
+        ({"log_in": True}, "https://ai.example", OPERATOR, OK, "1 operators"),
+        ({"log_in": True}, None, "", WARN, "nobody orders pulls"),
+        ({"host": "0.0.0.0"}, None, OPERATOR, FAIL, "CONFIG_INVALID"),  # noqa: S104 - a configuration
+        ({"host": "0.0.0.0", "log_in": False}, None, "", WARN, "whoever reaches the port"),  # noqa: S104
+        ({"host": "0.0.0.0", "log_in": True}, None, OPERATOR, WARN, "in clear"),  # noqa: S104
+    ],
+)
+def test_who_may_use_the_http_port(
+    site: Site, http: dict[str, Any], decide_at: str | None, more: str, result: str, says: str
+) -> None:
+    """What was not decided where others reach the port is a FAIL; what was decided and is not wise, a WARN."""
+    site.sections["http"] |= http
+    site.sections["results"] = {} if decide_at is None else {"decide_at": decide_at}
+    site.more = more
+    found = site.found()["HTTP log-in"]
+    assert (found.result, says in found.what) == (result, True), found.what

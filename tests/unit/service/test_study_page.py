@@ -26,7 +26,7 @@ from service.verdicts import ROLE as ASSERTED
 from service.views import RECEIVING
 from tests.simulators import findings as simulated
 from tests.simulators.audit_log import body
-from tests.simulators.readers import PSEUDONYMS, TOKENS, bearer
+from tests.simulators.readers import OPERATORS, PSEUDONYMS, TOKENS, bearer
 from tests.simulators.studied import Studied
 
 HOSTILE = '"><script>alert(1)</script>'
@@ -307,3 +307,101 @@ def test_every_code_has_its_words() -> None:
     assert set(ROLE_WORDS) == {*ROLES, ASSERTED}
     for table in (STATES, TRIGGERS, ROLE_WORDS, CHOICES, PROBLEMS):
         assert all(set(one) == {"zh", "en"} and all(one.values()) for one in table.values())
+
+
+@pytest.fixture
+def behind(tmp_path: Path) -> Iterator[Studied]:
+    """The same behind a log-in."""
+    made = Studied(tmp_path, closed=True)
+    yield made
+    made.close()
+
+
+def sign_in(studied: Studied, path: str, token: str) -> Any:
+    """The form for a token, as the browser sends it."""
+    headers = {"Origin": "http://testserver"}
+    return studied.client.post(path, data={"token": token, "look": "1"}, headers=headers, follow_redirects=False)
+
+
+def test_an_operator_reads_words_and_sees_no_picture(behind: Studied) -> None:
+    """A patient's pixels are for physicians; who looks after the service sees what ran, under their own name."""
+    call = behind.read()
+    for name in ("test-eye", "test-hand"):
+        text = behind.look(**bearer(name)).text
+        assert "the PACS has the results" in text
+        assert f'<code id="as">{name}</code>' in text
+        assert "<img" not in text
+        refused = behind.picture(call, **bearer(name))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "FORBIDDEN")
+    assert [entry.body["role"] for entry in behind.looked()] == ["VIEWER", "OPERATOR"]
+    assert behind.picture(call, **bearer("test-li")).status_code == 200
+
+
+def test_without_a_log_in_an_operator_sees_no_picture_either(studied: Studied) -> None:
+    """Who is known and is no reader is no reader."""
+    call = studied.read()
+    assert "<img" not in studied.look(**bearer("test-hand")).text
+    assert studied.picture(call, **bearer("test-hand")).status_code == 401
+
+
+def test_a_log_that_takes_nothing_shows_nothing_to_an_operator(behind: Studied) -> None:
+    """Whose look cannot be written down does not look: 503, by page and by JSON."""
+    behind.read()
+    behind.log.full = AuditUnavailable("the disk refuses")
+    assert "the PACS has the results" not in behind.look(**bearer("test-eye")).text
+    answer = behind.client.get(f"/studies/{behind.spool.study_uid}", headers=bearer("test-eye"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "AUDIT_UNAVAILABLE")
+
+
+def test_strangers_see_a_form_and_no_word(behind: Studied) -> None:
+    """Study and form alike, asked for or sent; who gives a token is shown what they came for."""
+    call = behind.read()
+    page = {"Accept": "text/html"}
+    for path in (f"/studies/{behind.spool.study_uid}", f"/decide/{call}"):
+        behind.client.cookies.clear()
+        answers = [
+            behind.client.get(path, headers=page),
+            behind.client.get(path, headers={**page, "Authorization": "Bearer " + "x" * 40}),
+            behind.client.get(path, headers={**page, "Cookie": f"{COOKIE}=test-eye.9999999999.x"}),
+            behind.client.post(path, data={"token": "x" * 40, "decision": "ACCEPT"}),
+            behind.client.post(
+                path, data={"decision": "ACCEPT", "as": "test-li"}, headers={"Origin": "http://testserver"}
+            ),
+            sign_in(behind, path, "x" * 40),
+            sign_in(behind, path, ""),
+        ]
+        for answer in answers:
+            assert answer.status_code == 401
+            assert 'name="token"' in answer.text
+            assert not [one for one in ("测试脑体积", "test-brain", call, "1.2.0") if one in answer.text]
+        assert sign_in(behind, path, OPERATORS["test-eye"][1]).status_code == 303
+        shown = behind.client.get(path, headers=page)
+        assert (shown.status_code, "测试脑体积" in shown.text) == (200, True)
+    assert {entry.body["role"] for entry in behind.looked()} == {"VIEWER"}
+
+
+def test_an_operator_decides_nothing(behind: Studied) -> None:
+    """Neither by the token in the form nor by cookie, not even under a reader's name; a reader does."""
+    call = behind.read()
+    path, origin = f"/decide/{call}", {"Origin": "http://testserver"}
+    said = {"decision": "ACCEPT"}
+    assert sign_in(behind, path, OPERATORS["test-hand"][1]).status_code == 303
+    for fields in ({"token": OPERATORS["test-hand"][1]}, {"as": "test-hand"}, {"as": "test-li"}):
+        assert behind.client.post(path, data=said | fields, headers=origin).status_code == 401
+    assert 'name="as"' not in behind.client.get(path, headers={"Accept": "text/html"}).text
+    kinds = [entry.kind for entry in behind.ward.log.entries()]
+    assert Kind.HUMAN_DECISION not in kinds
+    answer = behind.client.post(path, data=said | {"token": TOKENS["test-li"]}, headers=origin)
+    assert answer.status_code == 201
+
+
+def test_too_many_tokens_on_the_form_for_looking(behind: Studied) -> None:
+    """The eleventh waits, on each page, with the right token too."""
+    call = behind.read()
+    for path in (f"/studies/{behind.spool.study_uid}", f"/decide/{call}"):
+        behind.guessed_at += WINDOW_S
+        for _ in range(WRONG_MAX):
+            assert sign_in(behind, path, "x" * 40).status_code == 401
+        answer = sign_in(behind, path, TOKENS["test-li"])
+        assert (answer.status_code, "TOO_MANY_TOKENS" in answer.text) == (429, True)
+        assert int(answer.headers["retry-after"]) == WINDOW_S
