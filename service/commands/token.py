@@ -5,6 +5,7 @@ Never from the command line itself, which everybody on the machine can read whil
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -30,10 +31,10 @@ class TokenInvalid(ServiceError):
     code = "TOKEN_INVALID"
 
 
-def headers(file: Path | None) -> dict[str, str]:
+def headers(file: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What a request carries; nothing where no token is given. Raises TokenInvalid, OSError."""
     if file is None:
-        given, where = os.environb.get(VARIABLE.encode(), b""), f"${VARIABLE}"
+        given, where = os.fsencode(environment.get(VARIABLE, "")), f"${VARIABLE}"
         if not given:
             return {}
     else:

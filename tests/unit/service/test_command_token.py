@@ -10,18 +10,14 @@ TOKEN = "k" * 40
 OTHER = "o" * 40
 
 
-def test_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_or_the_environment(tmp_path: Path) -> None:
     """The file that is named counts before the environment; without either nothing is sent."""
     file = tmp_path / "token"
     file.write_text(f" {TOKEN}\n", encoding="ascii")
-    monkeypatch.delenv(VARIABLE, raising=False)
-    assert headers(None) == {}
-    assert headers(file) == {"Authorization": f"Bearer {TOKEN}"}
-    monkeypatch.setenv(VARIABLE, OTHER)
-    assert headers(None) == {"Authorization": f"Bearer {OTHER}"}
-    assert headers(file) == {"Authorization": f"Bearer {TOKEN}"}
-    monkeypatch.setenv(VARIABLE, "")
-    assert headers(None) == {}
+    other = {VARIABLE: OTHER}
+    assert headers(None, {}) == headers(None, {VARIABLE: ""}) == {}
+    assert headers(file, {}) == headers(file, other) == {"Authorization": f"Bearer {TOKEN}"}
+    assert headers(None, other) == {"Authorization": f"Bearer {OTHER}"}
 
 
 @pytest.mark.parametrize(
@@ -45,8 +41,7 @@ def test_no_more_is_read_than_a_token_can_be(tmp_path: Path) -> None:
     assert len(headers(file)["Authorization"]) == len("Bearer ") + TOKEN_BYTES_MAX
 
 
-def test_a_file_that_is_not_there_is_no_empty_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_there_is_no_empty_token(tmp_path: Path) -> None:
     """A typing error must not send another token than the one that was meant, or none."""
-    monkeypatch.setenv(VARIABLE, OTHER)
     with pytest.raises(FileNotFoundError):
-        headers(tmp_path / "nothing")
+        headers(tmp_path / "nothing", {VARIABLE: OTHER})

@@ -149,14 +149,6 @@ def test_a_token_in_place_of_its_digest_is_not_repeated(tmp_path: Path) -> None:
     assert secret not in str(refused.value)
 
 
-def test_a_command_s_token_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ZHIYING_TOKEN begins as the settings do, and is none; whether people log in is one."""
-    monkeypatch.setenv("ZHIYING_TOKEN", "k" * 40)
-    assert load(None).http.log_in is None
-    monkeypatch.setenv("ZHIYING_HTTP__LOG_IN", "true")
-    assert load(None).http.log_in is True
-
-
 def test_the_profile_is_the_receiving_peer_s(tmp_path: Path) -> None:
     """Of several peers the one that results go to decides; where none does, the default."""
     other = PEER.replace('"pacs"', '"older"') + 'report_groups = "PLANAR"\nsegmentation = "LABELMAP"\n'
