@@ -48,7 +48,7 @@ def parse_canonical(data: bytes) -> JsonValue:
 
 def frozen(value: JsonValue) -> JsonValue:
     """A deeply read-only copy: tuples for lists, read-only mappings for objects."""
-    if value is None or isinstance(value, (str, int)):
+    if isinstance(value, (str, int)):
         return value
     if isinstance(value, _OBJECTS):
         return MappingProxyType({key: frozen(each) for key, each in value.items()})
