@@ -41,6 +41,7 @@ _KEY = re.compile(r"[a-z0-9:._-]{1,128}")
 _FOREIGN_UID = re.compile(r"(?:[0-9]+\.){5}")
 _SOURCE = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
 _CALL = re.compile(r"[0-9a-f]{32}")
+_DIGITS = re.compile(r"[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,9 @@ def parse_time(text: str) -> datetime:
     if not TIME.pattern.fullmatch(text):
         raise EntryInvalid("time: not UTC with microseconds")
     try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+        # The pattern has looked at all but the ranges; strptime would be a tenth of what reading a log takes.
+        year, month, day, hour, minute, second, microsecond = (int(part) for part in _DIGITS.findall(text))
+        return datetime(year, month, day, hour, minute, second, microsecond, UTC)
     except ValueError:
         raise EntryInvalid("time: no such moment") from None
 

@@ -7,6 +7,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 FUNCTION_LINES_MAX = 60
 MODULE_LINES_MAX = 400
@@ -68,6 +69,12 @@ UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
 MACHINE_PATHS = re.compile(r"(?<![\w.:/-])/(?:work|home|Users|root)/[\w.-]+|(?<![\w.-])/tmp/[\w-]+/")
 
 
+@lru_cache(maxsize=1)
+def _parsed(text: str) -> ast.Module:
+    """One tree for all the rules that look at a module one after another: to parse takes longer than to look."""
+    return ast.parse(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Module:
     """One Python file: `path` relative to the root with forward slashes."""
@@ -78,7 +85,7 @@ class Module:
     @property
     def tree(self) -> ast.Module:
         """Its syntax tree."""
-        return ast.parse(self.text)
+        return _parsed(self.text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ TEXT_SUFFIXES = frozenset(
 AUDIT_MAY_USE = frozenset({"cryptography"})  # and the standard library: the log must outlive every framework
 
 
+@cache
 def project_files() -> tuple[Path, ...]:
     """Files that are, or would be, in the repository: what git knows and does not ignore."""
     command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -41,17 +43,27 @@ def report(broken: list[rules.Broken]) -> str:
     return "\n" + "\n".join(str(one) for one in broken)
 
 
+@cache
+def found(kept: tuple[rules.Rule, ...], *folders: str) -> dict[rules.Rule, list[rules.Broken]]:
+    """Where the modules below the folders break each of the rules; all rules at a module before the next one."""
+    broken: dict[rules.Rule, list[rules.Broken]] = {rule: [] for rule in kept}
+    for module in modules(*folders):
+        for rule in kept:
+            broken[rule] += rule(module)
+    return broken
+
+
 @pytest.mark.parametrize("rule", rules.PRODUCT_RULES, ids=lambda rule: rule.__name__)
 def test_product(rule: rules.Rule) -> None:
     """Every module of the product keeps the rule."""
-    broken = [one for module in modules(*FOLDERS) for one in rule(module)]
+    broken = found(rules.PRODUCT_RULES, *FOLDERS)[rule]
     assert not broken, report(broken)
 
 
 @pytest.mark.parametrize("rule", rules.TEST_RULES, ids=lambda rule: rule.__name__)
 def test_tests(rule: rules.Rule) -> None:
     """Every test keeps the rule; the rules' own planted violations are text, not code."""
-    broken = [one for module in modules("tests") for one in rule(module)]
+    broken = found(rules.TEST_RULES, "tests")[rule]
     assert not broken, report(broken)
 
 

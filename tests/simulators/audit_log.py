@@ -1,5 +1,7 @@
 """What tests of the audit log share: a clock, drafts of every kind, a disk that fails, a quick way to fill a log."""
 
+from __future__ import annotations
+
 import errno
 import os
 import shutil
@@ -8,9 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
-
-import pytest
+from typing import TYPE_CHECKING, TypeVar
 
 from audit import fsck
 from audit.canonical import JsonValue
@@ -19,6 +19,10 @@ from audit.entry import Draft, Kind
 from audit.errors import ContentDiffers
 from audit.log import AuditLog
 from audit.note import Signer
+
+if TYPE_CHECKING:
+    # Processes that are started for one append each have no use for it, and it takes longer than all the rest.
+    import pytest
 
 ORIGIN = "hospital.example/audit"
 CALL = "c" * 32

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, sync_playwright
 from playwright.sync_api import TimeoutError as NotInTime
 from pydicom.dataset import Dataset
 from scipy.ndimage import map_coordinates
@@ -58,6 +58,7 @@ _CANVAS = f"""(points) => {{ {_VIEWPORT}
 _IMAGE = f"() => {{ {_VIEWPORT} return vp ? vp.getCurrentImageId() : ''; }}"
 _LABELS = """() => window.services.segmentationService.getSegmentations()
   .flatMap(one => Object.values(one.segments).filter(Boolean).map(each => each.label))"""
+_FORGET = "if (location.protocol === 'http:') localStorage.clear();"
 _WORDS = """() => [...document.querySelectorAll('svg tspan, svg text')]
   .map(one => one.textContent.trim()).filter(Boolean)"""
 
@@ -255,21 +256,41 @@ def misread(screen: Screen, shown: Dataset, meant: Dataset, words: Sequence[str]
     return found
 
 
+class Viewer:
+    """OHIF of one version before an Orthanc; each Screen is a new page, which knows nothing of the ones before it."""
+
+    def __init__(self, context: BrowserContext, origin: str) -> None:
+        self._context = context
+        self._origin = origin
+
+    @contextmanager
+    def screen(self, shots: Path) -> Iterator[Screen]:
+        """A page of its own; its pictures go to `shots`."""
+        page = self._context.new_page()
+        try:
+            yield Screen(page, self._origin, shots)
+        finally:
+            page.close()
+
+
 @contextmanager
-def viewer(version: str, orthanc_url: str, shots: Path, **configuration: Any) -> Iterator[Screen]:
-    """OHIF of this version before an Orthanc, in a Chromium of its own."""
-    origin, stop = _served(TOOLS / version / "dist", orthanc_url, {"investigationalUseDialog": {"option": "never"}})
-    try:
-        with sync_playwright() as play:
-            chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-            assert chromium is not None, "Chromium is not installed: scripts/setup.sh test"
-            browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            try:
-                yield Screen(browser.new_page(viewport=WINDOW), origin, shots)  # type: ignore[arg-type]
-            finally:
-                browser.close()
-    finally:
-        stop()
+def viewers(orthanc_url: str, *versions: str) -> Iterator[dict[str, Viewer]]:
+    """OHIF of each version, in one Chromium: each compiles its scripts once, and not for each page anew."""
+    with ExitStack() as ends:
+        play = ends.enter_context(sync_playwright())
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+        assert chromium is not None, "Chromium is not installed: scripts/setup.sh test"
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        ends.callback(browser.close)
+        made = {}
+        for version in versions:
+            changes: dict[str, object] = {"investigationalUseDialog": {"option": "never"}}
+            origin, stop = _served(TOOLS / version / "dist", orthanc_url, changes)
+            ends.callback(stop)
+            context = browser.new_context(viewport=WINDOW)  # type: ignore[arg-type]
+            context.add_init_script(_FORGET)
+            made[version] = Viewer(context, origin)
+        yield made
 
 
 def _served(dist: Path, orthanc_url: str, changes: dict[str, object]) -> tuple[str, Any]:

@@ -132,6 +132,13 @@ def pacs(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rea
         yield orthanc
 
 
+@pytest.fixture(scope="module")
+def viewers(pacs: RealOrthanc) -> Iterator[dict[str, ohif.Viewer]]:
+    """Both versions of the viewer, before that Orthanc."""
+    with ohif.viewers(pacs.url, *ohif.VERSIONS) as made:
+        yield made
+
+
 def _put(pacs: RealOrthanc, ds: Dataset, path: Path) -> str:
     ds.save_as(path, enforce_file_format=True)
     said = pacs.ask("POST", "/instances", content=path.read_bytes())
@@ -168,14 +175,14 @@ WRONG: dict[str, tuple[Callable[[Dataset, Dataset], None], str]] = {
 }
 
 
-def faults(study: Study, pacs: RealOrthanc, version: str, shots: Path) -> list[str]:
+def faults(study: Study, pacs: RealOrthanc, viewer: ohif.Viewer, shots: Path) -> list[str]:
     """Put the results into the PACS, load SR and SEG in the viewer, take them out again; what was not as it must be."""
     held = [_put(pacs, ds, shots / name) for ds, name in ((study.seg, "seg.dcm"), (study.sr, "sr.dcm"))]
     head = study.headers[study.key]
     plane = ohif.planes([head])[0]
     found: dict[str, bool] = {}
     try:
-        with ohif.viewer(version, pacs.url, shots) as screen:
+        with viewer.screen(shots) as screen:
             screen.open(str(head.StudyInstanceUID), str(head.SeriesInstanceUID), plane.sop_uid)
             pixels = screen.shoot("1-image")
             drawn = screen.project(study.mask(study.key), plane, (pixels.shape[0], pixels.shape[1]))
@@ -205,13 +212,18 @@ def faults(study: Study, pacs: RealOrthanc, version: str, shots: Path) -> list[s
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("version", "groups"), KNOWN)
 def test_the_viewer_shows_the_findings(
-    studies: dict[ReportGroups, Study], pacs: RealOrthanc, version: str, groups: ReportGroups, tmp_path: Path
+    studies: dict[ReportGroups, Study],
+    pacs: RealOrthanc,
+    viewers: dict[str, ohif.Viewer],
+    version: str,
+    groups: ReportGroups,
+    tmp_path: Path,
 ) -> None:
     """The overlay lies on the right voxels, the number with its unit on the right slice, and nothing complains.
 
     Nothing else is wrong than what docs/hazards.md says of this version and shape of report; and that is still so.
     """
-    assert faults(studies[groups], pacs, version, tmp_path) == KNOWN[version, groups]
+    assert faults(studies[groups], pacs, viewers[version], tmp_path) == KNOWN[version, groups]
 
 
 @pytest.mark.slow
@@ -223,6 +235,7 @@ def test_the_viewer_shows_the_findings(
 def test_wrong_results_are_noticed(
     studies: dict[ReportGroups, Study],
     pacs: RealOrthanc,
+    viewers: dict[str, ohif.Viewer],
     name: str,
     version: str,
     groups: ReportGroups,
@@ -233,7 +246,7 @@ def test_wrong_results_are_noticed(
     study = studies[groups]
     seg, sr = copy.deepcopy(study.seg), copy.deepcopy(study.sr)
     change(seg, sr)
-    found = faults(replace(study, seg=seg, sr=sr, truth=study.seg), pacs, version, tmp_path)
+    found = faults(replace(study, seg=seg, sr=sr, truth=study.seg), pacs, viewers[version], tmp_path)
     assert expected in found
 
 
@@ -241,25 +254,25 @@ def test_wrong_results_are_noticed(
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("version", ohif.VERSIONS)
 def test_frames_that_name_no_image_are_placed_by_their_position(
-    study: Study, pacs: RealOrthanc, version: str, tmp_path: Path
+    study: Study, pacs: RealOrthanc, viewers: dict[str, ohif.Viewer], version: str, tmp_path: Path
 ) -> None:
     """Both versions show such a SEG where it belongs, so it is no wrong result here; we send none (hazards.md, V3)."""
     seg = copy.deepcopy(study.seg)
     for frame in seg.PerFrameFunctionalGroupsSequence:
         del frame.DerivationImageSequence
-    found = faults(replace(study, seg=seg, truth=study.seg), pacs, version, tmp_path)
+    found = faults(replace(study, seg=seg, truth=study.seg), pacs, viewers[version], tmp_path)
     assert found == KNOWN[version, VOLUMETRIC]
 
 
 # ---- the finding in words ------------------------------------------------------------------------------------------
 
 
-def unread(study: Study, shown: Dataset, pacs: RealOrthanc, version: str, shots: Path) -> list[str]:
+def unread(study: Study, shown: Dataset, pacs: RealOrthanc, viewer: ohif.Viewer, shots: Path) -> list[str]:
     """Open the key image `shown` in the viewer; what of `study.sc` is then not to be seen as it must be."""
     held = [_put(pacs, ds, shots / name) for ds, name in ((study.seg, "seg.dcm"), (study.sr, "sr.dcm"))]
     held.append(_put(pacs, shown, shots / "sc.dcm"))
     try:
-        with ohif.viewer(version, pacs.url, shots) as screen:
+        with viewer.screen(shots) as screen:
             words = [text for text, _ in study.words]
             head = study.headers[study.key]
             screen.open(str(head.StudyInstanceUID), str(head.SeriesInstanceUID), str(head.SOPInstanceUID))
@@ -282,9 +295,11 @@ def test_the_key_image_says_what_was_found(study: Study) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("version", ohif.VERSIONS)
-def test_the_viewer_shows_the_finding_in_words(study: Study, pacs: RealOrthanc, version: str, tmp_path: Path) -> None:
+def test_the_viewer_shows_the_finding_in_words(
+    study: Study, pacs: RealOrthanc, viewers: dict[str, ohif.Viewer], version: str, tmp_path: Path
+) -> None:
     """The key image is drawn, and each line of its words is on the screen as it is in the picture: nothing over it."""
-    assert unread(study, study.sc, pacs, version, tmp_path) == []
+    assert unread(study, study.sc, pacs, viewers[version], tmp_path) == []
 
 
 def _changed(sc: Dataset, pixels: NDArray[np.uint8]) -> Dataset:
@@ -323,6 +338,7 @@ def _words_above(sc: Dataset) -> tuple[Dataset, Dataset]:
 def test_words_that_cannot_be_read_are_noticed(
     study: Study,
     pacs: RealOrthanc,
+    viewers: dict[str, ohif.Viewer],
     version: str,
     change: Callable[[Dataset], tuple[Dataset, Dataset]],
     expected: list[str],
@@ -330,4 +346,4 @@ def test_words_that_cannot_be_read_are_noticed(
 ) -> None:
     """The same test fails where the picture has no words, and where the viewer lays its own things over them."""
     wanted, shown = change(study.sc)
-    assert unread(replace(study, sc=wanted), shown, pacs, version, tmp_path) == expected
+    assert unread(replace(study, sc=wanted), shown, pacs, viewers[version], tmp_path) == expected

@@ -43,11 +43,19 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Dat
         yield [pydicom.dcmread(path, stop_before_pixels=True) for path in paths], orthanc
 
 
+@pytest.fixture(scope="module")
+def viewers(headers: tuple[list[Dataset], RealOrthanc]) -> Iterator[dict[str, ohif.Viewer]]:
+    """Both versions of the viewer, before that Orthanc."""
+    with ohif.viewers(headers[1].url, *ohif.VERSIONS) as made:
+        yield made
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("version", "first"), [("3.13.2", False), ("3.12.10", False), ("3.12.10", True)])
 def test_each_segment_has_its_own_colour(
     headers: tuple[list[Dataset], RealOrthanc],
+    viewers: dict[str, ohif.Viewer],
     version: str,
     first: bool,
     tmp_path: Path,
@@ -64,7 +72,7 @@ def test_each_segment_has_its_own_colour(
     held = pacs.ask("POST", "/instances", content=(tmp_path / "seg.dcm").read_bytes())["ID"]
     plane = ohif.planes([heads[SLICE]])[0]
     try:
-        with ohif.viewer(version, pacs.url, tmp_path) as screen:
+        with viewers[version].screen(tmp_path) as screen:
             screen.open(str(heads[0].StudyInstanceUID), str(heads[0].SeriesInstanceUID), plane.sop_uid)
             labels = screen.load_segmentation(str(seg.SeriesDescription), plane.sop_uid)
             pixels = screen.shoot("seg")

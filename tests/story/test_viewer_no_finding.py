@@ -81,7 +81,8 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     head = heads[SHAPE[0] // 2]
     with running(orthanc_for(root / "pacs", 104, ports=(free_port(), free_port()))) as orthanc:
         orthanc.put(paths)
-        with ohif.viewer(ohif.VERSIONS[0], orthanc.url, root) as screen:
+        version = ohif.VERSIONS[0]
+        with ohif.viewers(orthanc.url, version) as made_ready, made_ready[version].screen(root) as screen:
             screen.open(str(head.StudyInstanceUID), str(head.SeriesInstanceUID), str(head.SOPInstanceUID))
             yield Opened(screen, *made[1:])
 
