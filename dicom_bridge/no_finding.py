@@ -24,9 +24,8 @@ from dicom_bridge.key_picture import Picture, draw, wrapped
 from dicom_bridge.keyimage import KIND, captured, link_lines, spacing_of, uid_parts, window_of
 from dicom_bridge.result_context import MARKING, NO_FINDING, Algorithm, Language, ResultContext, link
 from dicom_bridge.segmentation import drawn_segments, grid_shape
-from dicom_bridge.statements import PRESENCES, Statement, reasons, stated
+from dicom_bridge.statements import PRESENCES, Statement, reasons, stated, titles
 from dicom_bridge.unfit import OutputInvalid
-from inference.outputs import titles
 from inference.types import Findings
 from models.codes import Code
 from models.manifest import Manifest

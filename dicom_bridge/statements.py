@@ -25,8 +25,7 @@ from dicom_bridge.result_context import (
 )
 from dicom_bridge.segmentation import DrawnSegment
 from dicom_bridge.unfit import OutputInvalid
-from inference.outputs import FailedOutput, titles
-from inference.types import Findings, Presence
+from inference.types import FailedOutput, Findings, Presence
 from models.codes import Code
 from models.manifest import Manifest
 
@@ -104,6 +103,16 @@ def reasons(findings: Findings, called: Mapping[str, str], language: Language) -
         codes = ", ".join(f"{one.code} ({called.get(one.output, one.output)})" for one in findings.failed)
         said.append(PARTLY_FAILED[language].format(codes=codes))
     return said
+
+
+def titles(manifest: Manifest) -> dict[str, str]:
+    """What a reader calls each output of a model, by the name that `Findings.failed` has for it."""
+    return {
+        **{f"segment:{one.number}": one.label for one in manifest.segments},
+        **{f"classification:{one.id}": one.concept.meaning for one in manifest.classifications},
+        **{f"detection:{one.id}": one.concept.meaning for one in manifest.detections},
+        **{f"heat_map:{one.id}": one.label for one in manifest.heat_maps},
+    }
 
 
 def not_performed(code: str, context: ResultContext) -> Item:

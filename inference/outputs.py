@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from inference.errors import CODES, Code, VolumeInvalid
-from models.manifest import Manifest
 
 _OUTPUT: Final = re.compile(r"(segment|classification|detection|heat_map):[A-Za-z0-9._-]{1,40}")
 
@@ -25,13 +24,3 @@ class FailedOutput:
     def __post_init__(self) -> None:
         if _OUTPUT.fullmatch(self.output) is None or self.code not in CODES:
             raise VolumeInvalid("VOLUME_INVALID", "a failed output's name is malformed, or its code is none")
-
-
-def titles(manifest: Manifest) -> dict[str, str]:
-    """What a reader calls each output of a model, by the output's name."""
-    return {
-        **{f"segment:{one.number}": one.label for one in manifest.segments},
-        **{f"classification:{one.id}": one.concept.meaning for one in manifest.classifications},
-        **{f"detection:{one.id}": one.concept.meaning for one in manifest.detections},
-        **{f"heat_map:{one.id}": one.label for one in manifest.heat_maps},
-    }

@@ -13,12 +13,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from dicom_bridge.statements import titles
 from inference import checks, golden
 from inference.engine import Engine
 from inference.errors import InferenceError, ModelFailed, OutputImplausible, VolumeInvalid
 from inference.found import FoundBox
 from inference.golden import GoldenCase
-from inference.outputs import titles
 from inference.run import findings_of
 from inference.types import Classification, Detection, FailedOutput, Findings, Prediction, Volume
 from models.codes import Range
