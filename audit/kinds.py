@@ -129,7 +129,9 @@ BODIES: Mapping[Kind, Rule] = MappingProxyType(
                 "deadline_met": CODE,
                 "device": TOKEN,
                 "software": TOKEN,
-            }
+            },
+            # Of a result that lacks some outputs of the model: which, and the check that each did not pass.
+            {"failed": Listing(Record({"output": TOKEN, "code": CODE}))},
         ),
         Kind.RELEASED: Record(
             {

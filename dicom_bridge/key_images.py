@@ -44,18 +44,17 @@ def write(
     sources: Sequence[Dataset],
     voxels: NDArray[np.float32],
     context: ResultContext,
-    failed: Sequence[str] = (),
 ) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of each file, already through our own check. Where nothing is marked there is NO_FINDING's alone.
 
     A presentation state that these slices cannot have (RESCALE_MIXED) is left out; for it comes UNMADE, with the code.
-    `failed`: as for `write_sr`. Raises OutputInvalid, CharsetRefused.
+    Raises OutputInvalid, CharsetRefused.
     """
     about = (findings, manifest, ref, sources)
     if KeyImage.SC in kinds:
         for segment, data in keyimage.write_key_images(*about, voxels, context):
             yield f"{_PICTURE.format(segment)}.dcm", data
-    if KeyImage.NO_FINDING in kinds and (said := write_no_finding(*about, voxels, context, failed)) is not None:
+    if KeyImage.NO_FINDING in kinds and (said := write_no_finding(*about, voxels, context)) is not None:
         yield f"{_PICTURE.format(NUMBER)}.dcm", said
     if KeyImage.GSPS in kinds:
         try:

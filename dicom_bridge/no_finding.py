@@ -10,7 +10,7 @@ Burnt in in English, in the site's language in Image Comments, for the reason of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -24,7 +24,7 @@ from dicom_bridge.key_picture import Picture, draw, wrapped
 from dicom_bridge.keyimage import KIND, captured, link_lines, spacing_of, uid_parts, window_of
 from dicom_bridge.result_context import MARKING, NO_FINDING, Algorithm, Language, ResultContext, link
 from dicom_bridge.segmentation import drawn_segments, grid_shape
-from dicom_bridge.statements import PRESENCES, Statement, reasons, stated
+from dicom_bridge.statements import PRESENCES, Statement, reasons, stated, titles
 from dicom_bridge.unfit import OutputInvalid
 from inference.types import Findings
 from models.codes import Code
@@ -44,23 +44,24 @@ def write_no_finding(
     sources: Sequence[Dataset],
     voxels: NDArray[np.float32],
     context: ResultContext,
-    failed: Sequence[str] = (),
 ) -> bytes | None:
     """The picture as a Part 10 file, already through our own check; None: something was found, and nothing is to say.
 
-    `sources`, `voxels` as for `write_key_images`, `failed` as for `write_sr`. Raises OutputInvalid, CharsetRefused.
+    `sources`, `voxels` as for `write_key_images`. Raises OutputInvalid, CharsetRefused.
     """
-    if findings.outcome == "FINDINGS":
+    if findings.found:
         return None
     shape = grid_shape(sources)
     if voxels.shape != shape:
         raise OutputInvalid("GRID_MISMATCH", "the voxels are not those of the source's slices")
     algorithm = Algorithm.of(manifest, ref)
-    said = stated(findings, drawn_segments(findings, manifest, shape), manifest, failed)
+    said = stated(findings, drawn_segments(findings, manifest, shape), manifest)
     # The slice that the report's image library names where it has no mark to show.
     k = len(sources) // 2
+    called = titles(manifest)
+    written = {output: _written(title, output) for output, title in called.items()}
     words = [
-        *_heading(findings, failed, _written(manifest.title["en"], algorithm.name), "en-US"),
+        *_heading(findings, written, _written(manifest.title["en"], algorithm.name), "en-US"),
         *_of_each(said),
     ]
     picture = Picture(
@@ -82,7 +83,7 @@ def write_no_finding(
     language = context.site_language
     ds.DerivationDescription = _DERIVED_BY + MARKING[language]
     title, limits = manifest.title[context.text_language], manifest.limits_text[context.text_language]
-    comments = [MARKING[language], limits, *_heading(findings, failed, title, language)]
+    comments = [MARKING[language], limits, *_heading(findings, called, title, language)]
     comments += [f"{text}." for text in _of_each(said)]
     ds.ImageComments = " ".join(comments) + link(context).removeprefix(".")
     data = part10(ds, SecondaryCaptureImageStorage, context.uid(KIND, *uid_parts(NUMBER)))
@@ -90,9 +91,9 @@ def write_no_finding(
     return data
 
 
-def _heading(findings: Findings, failed: Sequence[str], title: str, language: Language) -> list[str]:
+def _heading(findings: Findings, called: Mapping[str, str], title: str, language: Language) -> list[str]:
     """That the model found nothing; where it came to no whole result, why, in the report's words, and not that."""
-    return reasons(findings, failed, language) or [NO_FINDING[language].format(title=title)]
+    return reasons(findings, called, language) or [NO_FINDING[language].format(title=title)]
 
 
 def _of_each(said: Sequence[Statement]) -> list[str]:

@@ -69,15 +69,14 @@ def write_sr(
     sources: Sequence[Dataset],
     seg: Dataset | None,
     context: ResultContext,
-    failed: Sequence[str] = (),
     heat: Dataset | None = None,
 ) -> bytes:
     """The SR of one call as a Part 10 file, already through our own validity check.
 
-    `seg` is the SEG written for the same call (`make_seg`), None when no segment has a pixel. `failed`: coded reasons
-    (upper case) of the parts of the model that did not come to an end; then the report is PARTIAL, and what the
-    findings do not speak of is undetermined, never absent. `heat`: the heat maps written for the same call, which the
-    report leads to and does not show. Raises OutputInvalid, CharsetRefused.
+    `seg` is the SEG written for the same call (`make_seg`), None when no segment has a pixel. `heat`: the heat maps
+    written for the same call, which the report leads to and does not show. Where an output of the model failed the
+    report is PARTIAL, and what the findings do not speak of is undetermined, never absent.
+    Raises OutputInvalid, CharsetRefused.
     """
     shape = grid_shape(sources)
     segments = drawn_segments(findings, manifest, shape)
@@ -85,9 +84,9 @@ def write_sr(
         raise OutputInvalid("SEGMENT_REFERENCE_WRONG", "a SEG exists exactly when a segment has a pixel")
     detections = detected(findings, manifest, shape)
     algorithm = Algorithm.of(manifest, ref)
-    ds = _document(algorithm, sources, context, completion="PARTIAL" if failed else "COMPLETE")
-    if failed:
-        ds.CompletionFlagDescription = statements.completion_description(failed)
+    ds = _document(algorithm, sources, context, completion="PARTIAL" if findings.failed else "COMPLETE")
+    if findings.failed:
+        ds.CompletionFlagDescription = statements.completion_description(findings.failed)
     if context.predecessors:
         ds.PredecessorDocumentsSequence = _predecessors(context.predecessors)
     outlines = {s.number: key_outline(s.found.part, s.found.origin) for s in segments}
@@ -109,7 +108,7 @@ def write_sr(
         ]
     if groups:
         tree.append(content.container(_MEASUREMENTS, groups))
-    tree.append(statements.qualitative(findings, segments, manifest, context, failed))
+    tree.append(statements.qualitative(findings, segments, manifest, context))
     content.put(ds, tree, context.charset)
     # What is named by a code of our own is declared.
     if _scored_by_us(manifest) or context.decide_at is not None:

@@ -58,8 +58,8 @@ INCONCLUSIVE: dict[Language, str] = {
     "zh-CN": "人工智能分析无结论：{code}。影像已分析但未得出结果，不排除任何异常。",
 }
 PARTLY_FAILED: dict[Language, str] = {
-    "en-US": "AI partly failed: {codes}. What is not stated here was not analysed; nothing is excluded by that.",
-    "zh-CN": "人工智能分析部分失败：{codes}。本文件未述及的内容未经分析，不得据此排除异常。",
+    "en-US": "AI partly failed: {codes}. What is not stated here has no result; nothing is excluded by that.",
+    "zh-CN": "人工智能分析部分失败：{codes}。本文件未述及的内容没有结果，不得据此排除异常。",
 }
 DECIDE_AT: dict[Language, str] = {
     "en-US": "Decide on this AI result",

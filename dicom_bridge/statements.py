@@ -7,7 +7,6 @@ has it, the address at which a reader decides on the result.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -26,7 +25,7 @@ from dicom_bridge.result_context import (
 )
 from dicom_bridge.segmentation import DrawnSegment
 from dicom_bridge.unfit import OutputInvalid
-from inference.types import Findings, Presence
+from inference.types import FailedOutput, Findings, Presence
 from models.codes import Code
 from models.manifest import Manifest
 
@@ -48,7 +47,6 @@ PRESENCES: Final[Mapping[Presence, Code]] = {
 }
 # CID 7150: only of something abnormal is presence a statement worth making; an organ is simply there.
 _ABNORMAL: Final = "49755003"
-_REASON: Final = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +64,26 @@ def qualitative(
     segments: Sequence[DrawnSegment],
     manifest: Manifest,
     context: ResultContext,
-    failed: Sequence[str] = (),
 ) -> Item:
-    """The container of a model that ran; `failed`: coded reasons of its parts that did not.
+    """The container of a model that ran.
 
     Raises OutputInvalid STATEMENT_UNKNOWN, STATEMENT_MISSING: the findings speak of a target that the manifest does not
     have, or are silent on one although nothing failed.
     """
     said = [
         content.code(content.CONTAINS, one.concept, PRESENCES[one.presence], one.below)
-        for one in stated(findings, segments, manifest, failed)
+        for one in stated(findings, segments, manifest)
     ]
     language = context.site_language
-    texts = [*reasons(findings, failed, language), MARKING[language], manifest.limits_text[context.text_language]]
-    return _container(_SUMMARIES[bool(failed), findings.outcome == "FINDINGS"], said, texts, _decide_at(context))
+    why = reasons(findings, titles(manifest), language)
+    texts = [*why, MARKING[language], manifest.limits_text[context.text_language]]
+    return _container(_SUMMARIES[bool(findings.failed), findings.found], said, texts, _decide_at(context))
 
 
-def stated(
-    findings: Findings, segments: Sequence[DrawnSegment], manifest: Manifest, failed: Sequence[str] = ()
-) -> list[Statement]:
+def stated(findings: Findings, segments: Sequence[DrawnSegment], manifest: Manifest) -> list[Statement]:
     """What is said of each thing that the model looks for, in the report's order; raises as `qualitative`."""
     drawn = {segment.spec.number for segment in segments}
-    silent_allowed = bool(failed) or findings.inconclusive is not None
+    silent_allowed = bool(findings.failed) or findings.inconclusive is not None
     return [
         *_of_segments(findings, drawn, manifest, silent_allowed=silent_allowed),
         *_of_detections(findings, manifest, silent_allowed=silent_allowed),
@@ -95,14 +91,28 @@ def stated(
     ]
 
 
-def reasons(findings: Findings, failed: Sequence[str], language: Language) -> list[str]:
-    """Why nothing more can be said, a sentence or two each; none where all of the model came to a result."""
+def reasons(findings: Findings, called: Mapping[str, str], language: Language) -> list[str]:
+    """Why nothing more can be said, a sentence or two each; none where all of the model came to a result.
+
+    `called`: what a reader calls each output, by its name; an output that is not there is called by its name.
+    """
     said = []
     if findings.inconclusive is not None:
         said.append(INCONCLUSIVE[language].format(code=findings.inconclusive))
-    if failed:
-        said.append(PARTLY_FAILED[language].format(codes=", ".join(failed)))
+    if findings.failed:
+        codes = ", ".join(f"{one.code} ({called.get(one.output, one.output)})" for one in findings.failed)
+        said.append(PARTLY_FAILED[language].format(codes=codes))
     return said
+
+
+def titles(manifest: Manifest) -> dict[str, str]:
+    """What a reader calls each output of a model, by the name that `Findings.failed` has for it."""
+    return {
+        **{f"segment:{one.number}": one.label for one in manifest.segments},
+        **{f"classification:{one.id}": one.concept.meaning for one in manifest.classifications},
+        **{f"detection:{one.id}": one.concept.meaning for one in manifest.detections},
+        **{f"heat_map:{one.id}": one.label for one in manifest.heat_maps},
+    }
 
 
 def not_performed(code: str, context: ResultContext) -> Item:
@@ -111,15 +121,10 @@ def not_performed(code: str, context: ResultContext) -> Item:
     return _container(_NONE_SUCCEEDED, (), [NOT_PERFORMED[language].format(code=code), MARKING[language]])
 
 
-def completion_description(failed: Sequence[str]) -> str:
-    """Completion Flag Description (0040,A492), VR LO: the first reason, and how many more the comments name.
-
-    Raises OutputInvalid REASON_INVALID for what is not a list of upper-case codes of 40 characters at most.
-    """
-    if isinstance(failed, str) or not all(_REASON.fullmatch(code) for code in failed):
-        raise OutputInvalid("REASON_INVALID", "a reason is not an upper-case code")
+def completion_description(failed: Sequence[FailedOutput]) -> str:
+    """Completion Flag Description (0040,A492), VR LO: the first reason, and how many more the comments name."""
     more = f" (+{len(failed) - 1})" if len(failed) > 1 else ""
-    return f"Partly failed: {failed[0]}{more}"
+    return f"Partly failed: {failed[0].code}{more}"
 
 
 def _container(summary: Code, said: Sequence[Item], texts: Sequence[str], links: Sequence[Item] = ()) -> Item:

@@ -36,7 +36,6 @@ class OutputInvalid(BridgeError):
             "NOT_ENCODABLE",
             "NOT_READABLE",
             "PROCEDURE_MISSING",
-            "REASON_INVALID",
             "RESCALE_DIFFERS",
             "RESCALE_MIXED",
             "SEGMENTATION_EMPTY",

@@ -169,7 +169,8 @@ def _denied(entry: Logged) -> Fact | None:
 
 
 def _result(entry: Logged) -> Fact:
-    listed = entry.body["measurements"]
+    # Of a result that lacks outputs the first number may be another one than it is elsewhere.
+    listed = () if "failed" in entry.body else entry.body["measurements"]
     first = listed[0] if isinstance(listed, (list, tuple)) and listed else None
     measure = str(first["value"]) if isinstance(first, Mapping) else None
     return Fact(

@@ -38,6 +38,12 @@ def read_only(array: npt.NDArray[_T]) -> npt.NDArray[_T]:
     return view
 
 
+def three(values: Iterable[int]) -> tuple[int, int, int]:
+    """Exactly three whole numbers: a size or a place as it was read. Raises TypeError, ValueError."""
+    k, r, c = (int(value) for value in values)
+    return k, r, c
+
+
 def _span(line: npt.ArrayLike) -> slice:
     found = np.flatnonzero(line)
     return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)

@@ -48,11 +48,15 @@ WARM_UP_SHAPE: Final = (256, 256, 192)
 class Answer:
     """channels: (labels and heat maps, X, Y, Z) uint8 on the canonical grid; scores: of the manifest's classifications;
     boxes: corners on the canonical grid; the rest: seconds by stage.
+
+    Where a part of the answer may fail alone: `lost`, the places of the heat maps that did, among `channels`; boxes are
+    None if they did, and a score may be any number or none.
     """
 
     channels: LabelArray
+    lost: tuple[int, ...]
     scores: tuple[float, ...]
-    boxes: tuple[FoundBox, ...]
+    boxes: tuple[FoundBox, ...] | None
     preprocess_s: float
     forward_s: float
     postprocess_s: float
@@ -124,7 +128,8 @@ class Bundle:
         """What is expected of voxels (X, Y, Z) in RAS order with this RAS affine (4, 4).
 
         Raises ModelFailed (MODEL_OUTPUT_INVALID) unless label map and heat maps are one whole number from 0 to 255 for
-        each voxel, there is one score from 0 to 1 for each classification, and boxes are as `found` wants them.
+        each voxel, there is one score from 0 to 1 for each classification, and boxes are as `found` wants them. Where
+        one may fail alone, a heat map, a score or the boxes whose values are wrong are told apart instead: see Answer.
         """
         before = sum(network.elapsed_s for network in self.networks)
         with torch.inference_mode():
@@ -138,19 +143,55 @@ class Bundle:
             data |= {name: _like(value, data["image"]) for name, value in given.items()}
             inferred = time.perf_counter()
             data = self.postprocessing(data)
-            channels, scores = self._answered(data, voxels.shape)
-            boxes = _boxes(data, self.expected.kinds, place, affine) if self.expected.kinds else ()
+            channels, lost = self._channels(data, voxels.shape)
+            wanted = self.expected.scores
+            scores = self._vector(_named(data, self.expected.scores_name)) if wanted else ()
+            boxes = self._boxes(data, place, affine) if self.expected.kinds else ()
             done = time.perf_counter()
         forward_s = sum(network.elapsed_s for network in self.networks) - before
         # What the inferer does besides its networks (resizing, windows, boxes) is preparation for them.
         prepared_s = ready - started + inferred - ready - forward_s
-        return Answer(channels, scores, boxes, prepared_s, forward_s, done - inferred)
+        return Answer(channels, lost, scores, boxes, prepared_s, forward_s, done - inferred)
 
-    def _answered(self, data: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[LabelArray, tuple[float, ...]]:
-        count, wanted = self.expected.channels, self.expected.scores
-        channels = np.zeros((0, *shape), np.uint8) if not count else _whole(_named(data, "pred"), (count, *shape))
-        scores = _vector(_named(data, self.expected.scores_name), wanted) if wanted else ()
-        return channels, scores
+    def _channels(self, data: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[LabelArray, tuple[int, ...]]:
+        """Label map and heat maps, and the places of those that failed alone."""
+        if not self.expected.channels:
+            return np.zeros((0, *shape), np.uint8), ()
+        pred = _shaped(_named(data, "pred"), (self.expected.channels, *shape))
+        if not self.expected.partial or _is_whole(pred):
+            return _whole(pred), ()
+        first = int(self.expected.labels)
+        lost = tuple(place for place in range(first, len(pred)) if not _is_whole(pred[place]))
+        # The label map, if there is one, is not among them: all segments are in it, and none could be believed.
+        kept = pred.clone()
+        kept[list(lost)] = 0
+        return _whole(kept), lost
+
+    def _vector(self, scores: torch.Tensor) -> tuple[float, ...]:
+        wanted = self.expected.scores
+        if tuple(scores.shape) not in {(wanted,), (1, wanted)} or not scores.is_floating_point():
+            raise ModelFailed(
+                "MODEL_OUTPUT_INVALID", f"scores are {tuple(scores.shape)} {scores.dtype}, not ({wanted},)"
+            )
+        return judged_scores(scores.flatten().tolist(), wanted, partial=self.expected.partial)
+
+    def _boxes(self, data: Mapping[str, Any], place: torch.Tensor, affine: Affine) -> tuple[FoundBox, ...] | None:
+        """None where they failed alone: what is wrong with one box is wrong with the network that drew them all."""
+        if not isinstance(place, MetaTensor):
+            raise ModelFailed(
+                "MODEL_OUTPUT_INVALID", "the preprocessing lost the image's place in space, and so the boxes'"
+            )
+        names = ("box", "label", "label_scores")
+        given, labels, scores = (_named(data, name).to("cpu", torch.float64).numpy() for name in names)
+        try:
+            judged_boxes(given, labels, scores, self.expected.kinds)
+        except ModelFailed:
+            if not self.expected.partial:
+                raise
+            return None
+        placed = carried(given, place.affine.numpy().astype(np.float64), affine)
+        rows = np.column_stack([labels, placed, scores]).tolist()
+        return tuple(FoundBox.read(row) for row in rows)
 
     def warm_up(self) -> None:
         """Run once on an invented volume, so that the first study does not pay for first times."""
@@ -209,25 +250,6 @@ def _named(data: Mapping[str, Any], name: str) -> torch.Tensor:
     return plain(data[name])
 
 
-def _vector(scores: torch.Tensor, wanted: int) -> tuple[float, ...]:
-    if tuple(scores.shape) not in {(wanted,), (1, wanted)} or not scores.is_floating_point():
-        raise ModelFailed("MODEL_OUTPUT_INVALID", f"scores are {tuple(scores.shape)} {scores.dtype}, not ({wanted},)")
-    return judged_scores(scores.flatten().tolist(), wanted)
-
-
-def _boxes(data: Mapping[str, Any], kinds: int, place: torch.Tensor, affine: Affine) -> tuple[FoundBox, ...]:
-    if not isinstance(place, MetaTensor):
-        raise ModelFailed(
-            "MODEL_OUTPUT_INVALID", "the preprocessing lost the image's place in space, and so the boxes'"
-        )
-    names = ("box", "label", "label_scores")
-    given, labels, scores = (_named(data, name).to("cpu", torch.float64).numpy() for name in names)
-    judged_boxes(given, labels, scores, kinds)
-    placed = carried(given, place.affine.numpy().astype(np.float64), affine)
-    rows = np.column_stack([labels, placed, scores]).tolist()
-    return tuple(FoundBox.read(row) for row in rows)
-
-
 def _like(pred: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     """`pred` (C, X, Y, Z) with the image's place in space, which postprocessing needs to go back."""
     if not isinstance(image, MetaTensor):
@@ -236,13 +258,19 @@ def _like(pred: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def _whole(pred: torch.Tensor, shape: tuple[int, ...]) -> LabelArray:
+def _shaped(pred: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     if tuple(pred.shape) != shape:
         raise ModelFailed("MODEL_OUTPUT_INVALID", f"the answer has shape {tuple(pred.shape)}, not {shape}")
-    if pred.dtype != torch.uint8:
-        whole = pred.round()
-        if not bool(((whole == pred) & (whole >= 0) & (whole <= 255)).all()):
-            raise ModelFailed("MODEL_OUTPUT_INVALID", "the answer is not a map of whole numbers from 0 to 255")
-        pred = whole.to(torch.uint8)
-    channels: LabelArray = pred.cpu().numpy()
+    return pred
+
+
+def _is_whole(pred: torch.Tensor) -> bool:
+    """Whether each is a whole number from 0 to 255."""
+    return pred.dtype == torch.uint8 or bool(((pred.round() == pred) & (pred >= 0) & (pred <= 255)).all())
+
+
+def _whole(pred: torch.Tensor) -> LabelArray:
+    if not _is_whole(pred):
+        raise ModelFailed("MODEL_OUTPUT_INVALID", "the answer is not a map of whole numbers from 0 to 255")
+    channels: LabelArray = pred.to(torch.uint8).cpu().numpy()
     return channels

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from inference.errors import Code, InputUnfit, OutputImplausible
 from inference.expected import presence_of
-from inference.types import BoolArray, Findings, Volume
+from inference.types import BoolArray, FailedOutput, Findings, Volume
 from models.codes import Range
 from models.manifest import Manifest, MeasurementSpec
 
@@ -58,48 +59,90 @@ def _within(code: Code, what: str, values_mm: Iterable[float], limits: Range, st
             raise InputUnfit(code, f"{what} {value:.3f} mm, the model takes {limits.low:g} to {limits.high:g} mm")
 
 
-def plausible(findings: Findings, volume: Volume, manifest: Manifest) -> None:
-    """Raise OutputImplausible unless the findings are all that the manifest promises, and believable.
+def plausible(findings: Findings, volume: Volume, manifest: Manifest) -> Findings:
+    """The findings; raise OutputImplausible unless they are all that the manifest promises, and believable.
 
     Codes, in the order of the checks: OUTPUT_SHAPE (segments or measurements missing, surplus or on another grid),
     OUTPUT_NOT_FINITE, OUTPUT_EMPTY (unless a measurement of that segment may be 0), OUTPUT_IMPLAUSIBLE (a value
     outside its range), OUTPUT_TOUCHES_BORDER (a mask that the array's border cuts). Detections, classifications,
     heat maps: OUTPUT_SHAPE (not the manifest's, or off the grid), OUTPUT_IMPLAUSIBLE (a score below its threshold, or a
     presence that is not what the manifest makes of its score).
+
+    Where the manifest allows partial answers, a segment that is not believable is left out with all that was measured
+    of it, and named with the code; a code other than OUTPUT_SHAPE raises only where nothing is left to report.
     """
     _statements(findings, volume, manifest)
     if findings.inconclusive is not None:
-        return
-    drawn = {segment.number: segment for segment in findings.segments}
-    values = {measurement.id: measurement.value for measurement in findings.measurements}
+        return findings
+    _drawn(findings, volume, manifest)
+    refused: dict[int, OutputImplausible] = {}
+    for number, refusal in _unbelievable(findings, manifest):
+        if manifest.partial != "allow":
+            raise refusal
+        refused.setdefault(number, refusal)
+    lost = tuple(FailedOutput(f"segment:{number}", refused[number].code) for number in sorted(refused))
+    measured_of = {spec.id: spec.segment for spec in manifest.measurements}
+    left = replace(
+        findings,
+        segments=tuple(one for one in findings.segments if one.number not in refused),
+        measurements=tuple(one for one in findings.measurements if measured_of[one.id] not in refused),
+        failed=(*lost, *findings.failed),
+    )
+    _something(left, manifest)
+    return left
+
+
+def _drawn(findings: Findings, volume: Volume, manifest: Manifest) -> None:
     wanted = [spec.number for spec in manifest.segments], [spec.id for spec in manifest.measurements]
     found = [segment.number for segment in findings.segments], [m.id for m in findings.measurements]
     if wanted != found:
         raise OutputImplausible("OUTPUT_SHAPE", "segments or measurements are not those of the manifest")
-    for segment in manifest.segments:
-        if drawn[segment.number].shape != volume.shape:
+    for segment in findings.segments:
+        if segment.shape != volume.shape:
             raise OutputImplausible("OUTPUT_SHAPE", f"segment {segment.number} is not on the image's grid")
+
+
+def _unbelievable(findings: Findings, manifest: Manifest) -> Iterator[tuple[int, OutputImplausible]]:
+    """Segments by number, with what is wrong: one may come several times. All are looked at for one thing, then for the
+    next, so that the first refusal of an answer does not depend on which segment has it.
+    """
+    drawn = {segment.number: segment for segment in findings.segments}
+    values = {measurement.id: measurement.value for measurement in findings.measurements}
     for spec in manifest.measurements:
         if not math.isfinite(values[spec.id]):
-            raise OutputImplausible("OUTPUT_NOT_FINITE", f"{spec.id} is not a finite number")
-    for segment in manifest.segments:
-        if not drawn[segment.number].part.size and not _may_be_empty(segment.number, manifest.measurements):
-            raise OutputImplausible("OUTPUT_EMPTY", f"segment {segment.number} has no voxel")
+            yield spec.segment, OutputImplausible("OUTPUT_NOT_FINITE", f"{spec.id} is not a finite number")
+    for number, segment in drawn.items():
+        if not segment.part.size and not _may_be_empty(number, manifest.measurements):
+            yield number, OutputImplausible("OUTPUT_EMPTY", f"segment {number} has no voxel")
     for spec in manifest.measurements:
         if not spec.plausible.contains(values[spec.id]):
-            raise OutputImplausible("OUTPUT_IMPLAUSIBLE", _outside(spec, values[spec.id]))
-    for segment in manifest.segments:
-        if segment.border == "refuse" and touches_border(drawn[segment.number].mask):
-            raise OutputImplausible("OUTPUT_TOUCHES_BORDER", f"segment {segment.number} reaches the volume's border")
+            yield spec.segment, OutputImplausible("OUTPUT_IMPLAUSIBLE", _outside(spec, values[spec.id]))
+    for one in manifest.segments:
+        if one.border == "refuse" and touches_border(drawn[one.number].mask):
+            reaches = f"segment {one.number} reaches the volume's border"
+            yield one.number, OutputImplausible("OUTPUT_TOUCHES_BORDER", reaches)
+
+
+def _something(left: Findings, manifest: Manifest) -> None:
+    """Raise unless a segment, a classification or a look for detections is left; a heat map alone reports nothing."""
+    failed = {one.output for one in left.failed}
+    looked = any(f"detection:{spec.id}" not in failed for spec in manifest.detections)
+    if left.failed and not (left.segments or left.classifications or looked):
+        raise OutputImplausible(left.failed[0].code, "no output of the model passes its check")
 
 
 def _statements(findings: Findings, volume: Volume, manifest: Manifest) -> None:
-    if [one.id for one in findings.classifications] != [spec.id for spec in manifest.classifications]:
+    failed = {one.output for one in findings.failed}
+    if failed and manifest.partial != "allow":
+        raise OutputImplausible("OUTPUT_SHAPE", "an output failed alone, which the manifest does not allow")
+    specs = [spec for spec in manifest.classifications if f"classification:{spec.id}" not in failed]
+    if [one.id for one in findings.classifications] != [spec.id for spec in specs]:
         raise OutputImplausible("OUTPUT_SHAPE", "classifications are not those of the manifest")
-    for said, one in zip(findings.classifications, manifest.classifications, strict=True):
+    for said, one in zip(findings.classifications, specs, strict=True):
         if said.score is not None and findings.inconclusive is None and said.presence != presence_of(said.score, one):
             raise OutputImplausible("OUTPUT_IMPLAUSIBLE", f"{said.id} is not what its score comes to")
-    wanted = () if findings.inconclusive is not None else tuple(spec.id for spec in manifest.heat_maps)
+    maps = tuple(spec.id for spec in manifest.heat_maps if f"heat_map:{spec.id}" not in failed)
+    wanted = () if findings.inconclusive is not None else maps
     right = all(one.shape == volume.shape for one in findings.heat_maps)
     if tuple(one.id for one in findings.heat_maps) != wanted or not right:
         raise OutputImplausible("OUTPUT_SHAPE", "heat maps are not those of the manifest, or not on the image's grid")

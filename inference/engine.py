@@ -150,11 +150,17 @@ class Engine:
             child = self._alive()
             load_ms = self._load(child, model)
             answer, channels = self._compute(child, model, volume, deadline_s)
+            lost = set(answer["lost"])
+            maps = [None if place in lost else one for place, one in enumerate(channels)]
             timing_ms = {stage: int(answer[stage]) for stage in ("preprocess", "forward", "postprocess")}
             timing_ms |= {"load": load_ms, "total": _ms_since(started)}
-            labels = channels.pop(0) if Expected.of(model.manifest).labels else np.zeros(volume.shape, np.uint8)
-            scores, boxes = tuple(answer["scores"]), tuple(answer["boxes"]) if model.manifest.detections else None
-            return Prediction(labels, timing_ms, child.device, child.runtime, tuple(channels), scores, boxes)
+            labels = channels[0] if Expected.of(model.manifest).labels else np.zeros(volume.shape, np.uint8)
+            maps = maps[int(Expected.of(model.manifest).labels) :]
+            boxes = answer["boxes"] if model.manifest.detections else None
+            return Prediction(
+                *(labels, timing_ms, child.device, child.runtime, tuple(maps), tuple(answer["scores"])),
+                boxes=None if boxes is None else tuple(boxes),
+            )
 
     def cancel(self, digest: str | None) -> bool:
         """End what runs of the model of this digest (None: of any), and what waits for its turn; whether anything ran.
@@ -239,8 +245,8 @@ class Engine:
         finally:
             os.close(descriptor)
         channels = np.frombuffer(memory, np.uint8, count_out * count, 4 * count).reshape(count_out, *canonical)
-        given = [FoundBox.read(said) for said in answer["boxes"]]
-        boxes = [FoundBox(one.kind, *turn.undo_box(one.low, one.high, canonical), one.score) for one in given]
+        given = None if answer["boxes"] is None else [FoundBox.read(said) for said in answer["boxes"]]
+        boxes = given and [FoundBox(one.kind, *turn.undo_box(one.low, one.high, canonical), one.score) for one in given]
         return answer | {"boxes": boxes}, [np.ascontiguousarray(turn.undo(one)) for one in channels]
 
     def _load(self, child: _Child, model: VerifiedModel) -> int:

@@ -20,13 +20,14 @@ network's 0.7 is a float32 just below 0.7, which a bound of 0.7 would else not l
 @dataclass(frozen=True, slots=True)
 class Expected:
     """labels: whether a label map comes; maps: how many heat maps; scores: of how many classifications; kinds: of how
-    many kinds the boxes are, none without.
+    many kinds the boxes are, none without; partial: whether one of them may fail alone.
     """
 
     labels: bool = True
     maps: int = 0
     scores: int = 0
     kinds: int = 0
+    partial: bool = False
 
     @classmethod
     def of(cls, manifest: Manifest) -> Expected:
@@ -36,6 +37,7 @@ class Expected:
             maps=len(manifest.heat_maps),
             scores=len(manifest.classifications),
             kinds=len(manifest.detections),
+            partial=manifest.partial == "allow",
         )
 
     @classmethod
@@ -58,24 +60,36 @@ class Expected:
         return int(self.labels) + self.maps
 
 
-def judged_scores(values: Iterable[float], wanted: int) -> tuple[float, ...]:
-    """The scores as floats. Raises ModelFailed (MODEL_OUTPUT_INVALID) unless `wanted` finite numbers from 0 to 1."""
+def judged_scores(values: Iterable[float], wanted: int, *, partial: bool = False) -> tuple[float, ...]:
+    """The scores as floats. Raises ModelFailed (MODEL_OUTPUT_INVALID) unless `wanted` finite numbers from 0 to 1; with
+    `partial`, whatever numbers: `is_score` tells which of them count.
+    """
     scores = tuple(float(value) for value in values)
     if len(scores) != wanted:
         raise ModelFailed("MODEL_OUTPUT_INVALID", f"{len(scores)} scores for {wanted} classifications")
+    if partial:
+        return scores
     if not all(map(math.isfinite, scores)):
         raise ModelFailed("MODEL_OUTPUT_INVALID", "a score is not a finite number")
-    if not all(0.0 <= score <= 1.0 for score in scores):
+    if not all(map(is_score, scores)):
         raise ModelFailed("MODEL_OUTPUT_INVALID", "a score is not from 0 to 1")
     return scores
 
 
-def classified(scores: Iterable[float], specs: tuple[ClassificationSpec, ...]) -> tuple[Classification, ...]:
-    """What the scores, in the manifest's order, come to. Raises ModelFailed as `judged_scores` does."""
-    counted = (round(score, DECIMALS) for score in judged_scores(scores, len(specs)))
-    return tuple(
-        Classification(spec.id, presence_of(score, spec), score) for spec, score in zip(specs, counted, strict=True)
-    )
+def is_score(value: float) -> bool:
+    """Whether it is a number from 0 to 1; what is not a number is neither above nor below."""
+    return 0.0 <= value <= 1.0
+
+
+def classified(
+    scores: Iterable[float], specs: tuple[ClassificationSpec, ...], *, partial: bool = False
+) -> tuple[Classification, ...]:
+    """What the scores, in the manifest's order, come to; `partial`: without those that are none. Raises ModelFailed as
+    `judged_scores` does.
+    """
+    judged = zip(specs, judged_scores(scores, len(specs), partial=partial), strict=True)
+    counted = [(spec, round(score, DECIMALS)) for spec, score in judged if is_score(score)]
+    return tuple(Classification(spec.id, presence_of(score, spec), score) for spec, score in counted)
 
 
 def detected(

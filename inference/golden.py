@@ -26,8 +26,8 @@ from typing import Final
 
 import numpy as np
 
-from inference.errors import GoldenInvalid, VolumeInvalid
-from inference.run import EnginePort, findings_of
+from inference.errors import GoldenInvalid, ModelFailed, VolumeInvalid
+from inference.run import INVALID, EnginePort, findings_of
 from inference.types import Volume
 from models.library import VerifiedModel
 from models.strict import DOCUMENT_BYTES_MAX, Fields, Malformed, parse_json
@@ -97,6 +97,9 @@ def check(case: GoldenCase, model: VerifiedModel, engine: EnginePort) -> Checked
         raise GoldenInvalid("GOLDEN_INVALID", "the case expects other measurements than the model gives")
     prediction = engine.infer(model, case.volume, float(model.manifest.deadline_s))
     found = findings_of(prediction, case.volume, model.manifest)
+    if found.failed:
+        # Of a known case all must come, whatever the manifest lets a study's answer lack.
+        raise ModelFailed(INVALID, f"{found.failed[0].output} failed on the golden case")
     measured = {one.id: one.value for one in found.measurements}
     difference = max((_share(measured[name], wanted) for name, wanted in case.expected.items()), default=0.0)
     # Compared as it is written down, so that the log's own figures bear the verdict out.

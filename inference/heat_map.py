@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from inference.boxes import fits, placed, read_only, smallest_box
+from inference.boxes import fits, placed, read_only, smallest_box, three
 from inference.errors import FindingsCorrupt, VolumeInvalid
 
 LEVELS: Final = 255
@@ -84,14 +84,9 @@ class HeatMap:
     @classmethod
     def unpacked(cls, said: Mapping[str, Any], packed: npt.NDArray[np.uint8]) -> HeatMap:
         """From what `described` and `packed` gave. Raises FindingsCorrupt, KeyError, ValueError, VolumeInvalid."""
-        part, shape, origin = (_three(said[key]) for key in ("part", "shape", "origin"))
+        part, shape, origin = (three(said[key]) for key in ("part", "shape", "origin"))
         dtype = np.dtype(_KINDS[said["kind"]]).newbyteorder("<")
         if packed.size != math.prod(part) * dtype.itemsize:
             raise FindingsCorrupt("FINDINGS_CORRUPT", "a heat map has not the size that it states")
         values = np.frombuffer(packed.tobytes(), dtype=dtype).reshape(part).astype(_KINDS[said["kind"]])
         return cls(str(said["id"]), values, origin, shape)
-
-
-def _three(values: Iterable[int]) -> tuple[int, int, int]:
-    k, r, c = (int(value) for value in values)
-    return k, r, c

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
 from ethics_review.permit import Permit
 from inference import checks
-from inference.errors import ModelFailed, OutputImplausible, PermitRefused
+from inference.errors import Code, ModelFailed, OutputImplausible, PermitRefused
 from inference.expected import classified, detected
-from inference.types import Findings, HeatMap, Measurement, Prediction, SegmentMask, Volume
+from inference.types import Detection, FailedOutput, Findings, HeatMap, Measurement, Prediction, SegmentMask, Volume
 from models.library import VerifiedModel
 from models.manifest import Manifest
 
 MM3_PER_CM3 = 1000.0
+INVALID: Final[Code] = "MODEL_OUTPUT_INVALID"
 
 
 class EnginePort(Protocol):
@@ -29,7 +30,8 @@ class EnginePort(Protocol):
 
 
 def run(permit: Permit, model: VerifiedModel, volume: Volume, engine: EnginePort, now: datetime) -> Findings:
-    """Findings of `model` on `volume`, checked against the model's manifest.
+    """Findings of `model` on `volume`, checked against the model's manifest; where that allows it, without the outputs
+    that do not pass, which are then named.
 
     Raises PermitRefused (PERMIT_MISSING, PERMIT_MODEL_MISMATCH, PERMIT_INPUT_MISMATCH, PERMIT_EXPIRED), InputUnfit,
     EngineError, OutputImplausible; nothing runs on the device before permit and input have been checked.
@@ -37,9 +39,7 @@ def run(permit: Permit, model: VerifiedModel, volume: Volume, engine: EnginePort
     _check_permit(permit, model, volume, now)
     checks.fit(volume, model.manifest)
     prediction = engine.infer(model, volume, float(model.manifest.deadline_s))
-    findings = findings_of(prediction, volume, model.manifest)
-    checks.plausible(findings, volume, model.manifest)
-    return findings
+    return checks.plausible(findings_of(prediction, volume, model.manifest), volume, model.manifest)
 
 
 def _check_permit(permit: Permit, model: VerifiedModel, volume: Volume, now: datetime) -> None:
@@ -55,19 +55,31 @@ def _check_permit(permit: Permit, model: VerifiedModel, volume: Volume, now: dat
 
 
 def findings_of(prediction: Prediction, volume: Volume, manifest: Manifest) -> Findings:
-    """What the manifest names in a prediction, not yet judged. Raises InferenceError."""
-    if manifest.detections and prediction.boxes is None:
-        # Nobody looked, and the report would say that nothing is there.
-        raise ModelFailed("MODEL_OUTPUT_INVALID", "no boxes of a model that detects")
+    """What the manifest names in a prediction, not yet judged. Raises InferenceError.
+
+    What cannot be read of an output is named among `failed` where the manifest allows that, and raises where not.
+    """
+    partial = manifest.partial == "allow"
     if len(prediction.heat_maps) != len(manifest.heat_maps):
-        raise ModelFailed("MODEL_OUTPUT_INVALID", "not as many heat maps as the manifest names")
+        raise ModelFailed(INVALID, "not as many heat maps as the manifest names")
     labels = prediction.labels
     if labels.shape != volume.shape:
         raise OutputImplausible("OUTPUT_SHAPE", "the label map is not on the image's grid")
     segments = tuple(SegmentMask(spec.number, labels == spec.number) for spec in manifest.segments)
     counts = {segment.number: int(np.count_nonzero(segment.part)) for segment in segments}
     if sum(counts.values()) != int(np.count_nonzero(labels)):
-        raise ModelFailed("MODEL_OUTPUT_INVALID", "the label map holds a label that the manifest does not know")
+        raise ModelFailed(INVALID, "the label map holds a label that the manifest does not know")
+    detections = _detections(prediction, volume, manifest)
+    classifications = classified(prediction.scores, manifest.classifications, partial=partial)
+    maps = list(zip(manifest.heat_maps, prediction.heat_maps, strict=True))
+    if not partial and not all(given is not None for _, given in maps):
+        raise ModelFailed(INVALID, "a heat map is missing")
+    said = {one.id for one in classifications}
+    unread = [
+        *(f"classification:{spec.id}" for spec in manifest.classifications if spec.id not in said),
+        *(f"detection:{spec.id}" for spec in manifest.detections if detections is None),
+        *(f"heat_map:{spec.id}" for spec, given in maps if given is None),
+    ]
     return Findings(
         segments=segments,
         measurements=tuple(
@@ -77,7 +89,21 @@ def findings_of(prediction: Prediction, volume: Volume, manifest: Manifest) -> F
         timing_ms=prediction.timing_ms,
         device=prediction.device,
         runtime=prediction.runtime,
-        detections=detected(prediction.boxes or (), manifest.detections, volume.shape),
-        classifications=classified(prediction.scores, manifest.classifications),
-        heat_maps=tuple(HeatMap(s.id, m) for s, m in zip(manifest.heat_maps, prediction.heat_maps, strict=True)),
+        detections=detections or (),
+        classifications=classifications,
+        heat_maps=tuple(HeatMap(spec.id, given) for spec, given in maps if given is not None),
+        failed=tuple(FailedOutput(output, INVALID) for output in unread),
     )
+
+
+def _detections(prediction: Prediction, volume: Volume, manifest: Manifest) -> tuple[Detection, ...] | None:
+    """What was detected; None where the boxes failed and the rest may stand."""
+    try:
+        if manifest.detections and prediction.boxes is None:
+            # Nobody looked, and the report would say that nothing is there.
+            raise ModelFailed(INVALID, "no boxes of a model that detects")
+        return detected(prediction.boxes or (), manifest.detections, volume.shape)
+    except ModelFailed:
+        if manifest.partial != "allow":
+            raise
+        return None

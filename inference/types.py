@@ -11,7 +11,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from audit import durable
-from inference.boxes import fits, placed, read_only, smallest_box
+from inference.boxes import fits, placed, read_only, smallest_box, three
 from inference.errors import FindingsCorrupt, VolumeInvalid
 from inference.found import FoundBox
 from inference.heat_map import LEVELS as LEVELS
 from inference.heat_map import HeatMap as HeatMap
+from inference.outputs import FailedOutput as FailedOutput
 
 FloatArray = npt.NDArray[np.float32]
 Affine = npt.NDArray[np.float64]
@@ -33,7 +34,7 @@ LabelArray = npt.NDArray[np.uint8]
 
 Point = tuple[float, float, float]
 Presence = Literal["PRESENT", "ABSENT", "UNDETERMINED"]
-Outcome = Literal["FINDINGS", "NO_FINDINGS", "INCONCLUSIVE"]
+Outcome = Literal["FINDINGS", "NO_FINDINGS", "INCONCLUSIVE", "PARTLY_FAILED"]
 
 TIMING_KEYS: Final = frozenset({"load", "preprocess", "forward", "postprocess", "total"})
 """Stages of one call, each in whole milliseconds. `load` is 0 when the model was warm."""
@@ -223,13 +224,14 @@ class Prediction:
     heat_maps: each (K, R, C) uint8, 255 for 1, in the manifest's order.
     scores: 0 to 1, one for each of the manifest's classifications, in their order. boxes: what was detected, in any
         order and whatever its score, corners (k, r, c); None of a model that detects nothing.
+    Where the manifest allows partial answers: a map that failed is None, and so are boxes; a score may be any number.
     """
 
     labels: LabelArray
     timing_ms: Mapping[str, int]
     device: str
     runtime: Mapping[str, str]
-    heat_maps: tuple[LabelArray, ...] = ()
+    heat_maps: tuple[LabelArray | None, ...] = ()
     scores: tuple[float, ...] = ()
     boxes: tuple[FoundBox, ...] | None = None
 
@@ -241,6 +243,7 @@ class Findings:
     inconclusive: the coded reason for which the model could say nothing of the images. Then there is no segment,
         number, detection or heat map, and every classification is UNDETERMINED: nothing may be taken for "nothing
         found".
+    failed: the outputs that did not pass their check, where the manifest lets the others stand; they are left out.
     Raises VolumeInvalid (VOLUME_INVALID).
     """
 
@@ -253,10 +256,14 @@ class Findings:
     classifications: tuple[Classification, ...] = ()
     inconclusive: str | None = None
     heat_maps: tuple[HeatMap, ...] = ()
+    failed: tuple[FailedOutput, ...] = ()
 
     def __post_init__(self) -> None:
-        for named in (self.classifications, self.heat_maps):
-            if len({one.id for one in named}) != len(named):
+        failed = {one.output for one in self.failed}
+        if len(failed) != len(self.failed) or failed & self.given:
+            raise VolumeInvalid("VOLUME_INVALID", "an output failed twice, or failed and is there")
+        for those in (self.classifications, self.heat_maps):
+            if len({one.id for one in those}) != len(those):
                 raise VolumeInvalid("VOLUME_INVALID", "a classification or a heat map appears twice")
         if self.inconclusive is None:
             return
@@ -267,13 +274,26 @@ class Findings:
             raise VolumeInvalid("VOLUME_INVALID", "inconclusive findings that found or excluded something")
 
     @property
+    def given(self) -> set[str]:
+        """The names of the outputs that are there; of detections, of those kinds of which something was found."""
+        said = {f"classification:{one.id}" for one in self.classifications}
+        shown = {f"detection:{one.id}" for one in self.detections} | {f"heat_map:{one.id}" for one in self.heat_maps}
+        return said | shown | {f"segment:{one.number}" for one in self.segments}
+
+    @property
+    def found(self) -> bool:
+        """Whether a segment has a voxel, something was detected, or a thing is PRESENT."""
+        present = any(one.presence == "PRESENT" for one in self.classifications)
+        return present or bool(self.detections) or any(one.part.size for one in self.segments)
+
+    @property
     def outcome(self) -> Outcome:
-        """What came of it: FINDINGS where a segment has a voxel, something was detected, or a thing is PRESENT."""
+        """What came of it. PARTLY_FAILED stands before what was found: neither is the whole of it."""
         if self.inconclusive is not None:
             return "INCONCLUSIVE"
-        drawn = any(one.part.size for one in self.segments)
-        present = any(one.presence == "PRESENT" for one in self.classifications)
-        return "FINDINGS" if drawn or self.detections or present else "NO_FINDINGS"
+        if self.failed:
+            return "PARTLY_FAILED"
+        return "FINDINGS" if self.found else "NO_FINDINGS"
 
     def save(self, path: Path) -> None:
         """Write the findings durably, replacing what an earlier try of the same call left.
@@ -315,7 +335,7 @@ class Findings:
         ]
         heat_maps = [one.described() for one in self.heat_maps]
         every = {"detections": detections, "classifications": classifications, "heat_maps": heat_maps}
-        every |= {"inconclusive": self.inconclusive}
+        every |= {"inconclusive": self.inconclusive, "failed": [(one.output, one.code) for one in self.failed]}
         return {key: value for key, value in every.items() if value}
 
     @classmethod
@@ -341,9 +361,9 @@ class Findings:
             meta = json.loads(arrays["meta"].tobytes())
             segments = []
             for item in meta["segments"]:
-                shape = _three(item["shape"])
+                shape = three(item["shape"])
                 # Without a box it is the whole grid: so they were kept before there were boxes.
-                origin, size = _three(item.get("origin", (0, 0, 0))), _three(item.get("part", shape))
+                origin, size = three(item.get("origin", (0, 0, 0))), three(item.get("part", shape))
                 packed = arrays[f"mask_{item['number']}"]
                 if packed.size != (math.prod(size) + 7) // 8:
                     raise FindingsCorrupt("FINDINGS_CORRUPT", "a mask has not the size that it states")
@@ -367,17 +387,12 @@ class Findings:
             ),
             inconclusive=meta.get("inconclusive"),
             heat_maps=heat_maps,
+            failed=tuple(FailedOutput(output, code) for output, code in meta.get("failed", ())),
         )
 
 
-def _three(values: Iterable[int]) -> tuple[int, int, int]:
-    k, r, c = (int(value) for value in values)
-    return k, r, c
-
-
 def _hex(values: tuple[float, ...]) -> list[str]:
-    # As measurements are written: they come back to the last bit.
-    return [float(value).hex() for value in values]
+    return [float(value).hex() for value in values]  # as measurements: they come back to the last bit
 
 
 def _point(values: list[str]) -> Point:

@@ -130,8 +130,9 @@ def _infer(bundles: OrderedDict[str, Any], request: dict[str, Any], descriptor: 
     out[:] = answer.channels
     return {
         "ok": True,
+        "lost": answer.lost,
         "scores": answer.scores,
-        "boxes": [one.said() for one in answer.boxes],
+        "boxes": None if answer.boxes is None else [one.said() for one in answer.boxes],
         "preprocess": _ms(answer.preprocess_s),
         "forward": _ms(answer.forward_s),
         "postprocess": _ms(answer.postprocess_s),

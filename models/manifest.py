@@ -44,7 +44,7 @@ _KEYS: Final = (
     "schema", "name", "version", "title", "vendor", "licence", "intended_use", "limits_text", "algorithm_family",
     "input", "segments", "measurements", "bundle", "deadline_s", "max_autonomy",
 )  # fmt: skip
-_OPTIONAL: Final = ("detections", "classifications", "heat_maps")
+_OPTIONAL: Final = ("detections", "classifications", "heat_maps", "partial")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +153,8 @@ class Manifest:
     """All of manifest.json. Texts are by language ("en", "zh"); `deadline_s` in seconds for one whole run.
 
     `detections`, `classifications`, `heat_maps` need not be given; with one of the first two, `segments` may be empty.
+    `partial`: "allow" if the outputs that pass their checks may be released without those that do not; "refuse", as
+    where nothing is said, withholds all of them.
     """
 
     name: str
@@ -172,6 +174,7 @@ class Manifest:
     detections: tuple[DetectionSpec, ...] = ()
     classifications: tuple[ClassificationSpec, ...] = ()
     heat_maps: tuple[HeatMapSpec, ...] = ()
+    partial: str = "refuse"
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -227,6 +230,7 @@ def _manifest(top: Fields) -> Manifest:
         detections=detections,
         classifications=classifications,
         heat_maps=heat_maps,
+        partial=top.choice("partial", ("allow", "refuse")) if top.has("partial") else "refuse",
     )
 
 

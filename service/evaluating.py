@@ -185,6 +185,9 @@ class Evaluation:
             return
         try:
             findings = self._inferred(call, permit, read)
+            if findings.failed:
+                # No whole answer: a model must not look better for what it leaves out where it fails.
+                raise OutputImplausible(findings.failed[0].code, f"{findings.failed[0].output} did not pass its check")
             self._written(call, read, intent)
         except (OutputImplausible, EngineError, OutputInvalid) as error:
             fault = explain(error)

@@ -1,9 +1,10 @@
-"""A result that is released without an object that its site wants: what its run shows, and what the service's log says.
+"""A result that is released without all that its site wants: what its run shows, and what the service's log says.
 
-Never a report or a segmentation: without these nothing is released (`dicom_bridge.dispensable`).
+An object may be lacking, never a report or a segmentation: without these nothing is released
+(`dicom_bridge.dispensable`). Or outputs of the model are, that failed their check, and the report says so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import structlog
@@ -17,15 +18,20 @@ EVENTS: Final[Mapping[str, str]] = {
 }
 """What the service's log says of each code. A run has one code: where both are true, the first."""
 
+PARTLY_FAILED: Final = Fault("PARTLY_FAILED", "MODEL")
+"""What the run shows of a result that lacks some outputs of the model."""
+
 _log = structlog.get_logger()
 
 
-def lacking(left_out: Mapping[str, str], unmade: str | None) -> Fault | None:
+def lacking(left_out: Mapping[str, str], unmade: str | None, *, partly: bool = False) -> Fault | None:
     """What the run shows; None where nothing is lacking.
 
-    `left_out`: what the peer refused, UID and code; `unmade`: why a key image could not be made. First comes what a
-    person can mend: the peer.
+    `left_out`: what the peer refused, UID and code; `unmade`: why a key image could not be made; `partly`: whether
+    outputs of the model failed. That comes first, as it is of the result; then what a person can mend: the peer.
     """
+    if partly:
+        return PARTLY_FAILED
     for code in EVENTS:
         if code in left_out.values():
             return Fault(code, "SITE")
@@ -37,3 +43,12 @@ def warn(peer: str, left_out: Mapping[str, str]) -> None:
     for code, event in EVENTS.items():
         if number := list(left_out.values()).count(code):
             _log.warning(event, peer=peer, code=code, refused=number)
+
+
+def say_partly(stage: str, failed: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """What the run shows of a result that lacks these outputs of the model, one line in the service's log for each."""
+    said: dict[str, str] = {}
+    for one in failed:
+        _log.warning("output_left_out", output=one["output"], code=one["code"])
+        said = {"stage": stage, "code": PARTLY_FAILED.code, "fault": PARTLY_FAILED.side}
+    return said

@@ -39,7 +39,7 @@ from service.faults import INTERNAL, Fault, explain
 from service.heartbeat import CallLog
 from service.identity import IdentityMap
 from service.keys import Pseudonyms
-from service.lacking import lacking
+from service.lacking import lacking, say_partly
 from service.permitting import Device as Warmed
 from service.permitting import Facts, Permitting, Practice, Sources
 from service.reading import Reading
@@ -269,6 +269,7 @@ class Pipeline:
             outputs=written.outputs,
             measurements=written.measurements,
             timing_ms=written.timing_ms,
+            **say_partly(Step.WRITTEN, written.failed),
         )
         return {"outputs": written.outputs}
 
@@ -295,7 +296,8 @@ class Pipeline:
             waited = self._p.now() - run.updated_at
             steps_ms = {**run.steps_ms, "DELIVERED": waited // timedelta(milliseconds=1)}
             # Sent again by a person after it was UNDELIVERED: what was wrong then is over.
-            what = lacking(left_out or {}, self._p.results.unmade(call))
+            unmade, partly = self._p.results.unmade(call), self._p.results.partly(call)
+            what = lacking(left_out or {}, unmade, partly=partly)
             stage, code, fault = (None, None, None) if what is None else (Step.RELEASED, what.code, what.side)
             self._show(run, State.RELEASED, stage=stage, code=code, fault=fault, steps_ms=steps_ms)
 

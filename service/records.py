@@ -6,7 +6,7 @@ classes; `audit.entry` refuses anything else.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from audit.canonical import JsonValue, canonical
@@ -102,7 +102,10 @@ def call_intent(
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a model found, and the exact objects that say so. `outcome`: as Findings.outcome; times in milliseconds."""
+    """What a model found, and the exact objects that say so. `outcome`: as Findings.outcome; times in milliseconds.
+
+    `failed`: of a result that lacks some of the model's outputs, which ("output"), and why ("code").
+    """
 
     outputs: list[dict[str, str]]
     outcome: str
@@ -111,6 +114,7 @@ class Written:
     device: str
     deadline_ms: int
     software: str
+    failed: list[dict[str, str]] = field(default_factory=list)
 
 
 def call_result(call: str, written: Written) -> Draft:
@@ -125,6 +129,7 @@ def call_result(call: str, written: Written) -> Draft:
         "deadline_met": "YES" if in_time else "NO",
         "device": written.device,
         "software": written.software,
+        **({"failed": [dict(one) for one in written.failed]} if written.failed else {}),
     }
     return Draft(kind=Kind.CALL_RESULT, key=f"result:{call}", call=call, body=body)
 

@@ -113,6 +113,10 @@ class ResultWriter:
         """The code of why a key image that the site wants is not among them; None where none is lacking."""
         return key_images.unmade(self._root / call)
 
+    def partly(self, call: str) -> bool:
+        """Whether the report says that outputs of the model failed. Raises BridgeError, OSError."""
+        return str(readback.read_document(self._root / call / SR).CompletionFlag) == "PARTIAL"
+
     def keep(self, call: str, findings: Findings) -> None:
         """Keep the model's answer, durably."""
         durable.make_dirs(self._root / call)
@@ -157,6 +161,7 @@ class ResultWriter:
             deadline_ms=round(model.manifest.deadline_s * MS),
             # Of the version that made the objects, which after an update is not the one that tells of them.
             software=f"zhiying {readback.read_document(sr_path).SoftwareVersions}",
+            failed=[{"output": one.output, "code": one.code} for one in findings.failed],
         )
 
     def deny(

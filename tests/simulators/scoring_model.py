@@ -68,15 +68,15 @@ class Logits(torch.nn.Module):  # type: ignore[misc]
 
 
 class Both(torch.nn.Module):  # type: ignore[misc]
-    """A label map of what is brighter than a half, and the scores."""
+    """A label map of what is brighter than a half, and the scores; NOT_A_NUMBER as of Scores."""
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """(1, 1, X, Y, Z) float32 -> {"pred": the same shape, "scores": (1, 3)}."""
         share = x.max().clamp(0.0, 100.0) / 100.0
-        return {
-            "pred": x.gt(0.5).float(),
-            "scores": torch.stack([share, 1.0 - share, torch.full_like(share, 0.5)])[None],
-        }
+        scores = torch.stack([share, 1.0 - share, torch.full_like(share, 0.5)])[None]
+        if float(x.max()) == 101.0:
+            scores[0, 1] = float("nan")
+        return {"pred": x.gt(0.5).float(), "scores": scores}
 
 
 def inference(*transforms: dict[str, Any]) -> dict[str, Any]:
@@ -113,16 +113,21 @@ def build(
     return VerifiedModel(ModelRef("tiny", "1", "sha256:" + digest * 64), manifest, root, MappingProxyType({}))
 
 
-def stage(folder: Path, network: type[torch.nn.Module] = Scores) -> Path:
-    """A complete model of classifications alone, ready to install, that takes a site's series."""
+def stage(
+    folder: Path, network: type[torch.nn.Module] = Scores, *transforms: dict[str, Any], **changes: object
+) -> Path:
+    """A complete model of classifications alone, ready to install, that takes a site's series; `changes` go to its
+    manifest.
+    """
     fields = small_model.manifest_fields(
-        deadline_s=60, segments=[], measurements=[], classifications=CLASSIFICATIONS, name="small-scores"
+        **{"segments": [], "measurements": [], "classifications": CLASSIFICATIONS, "name": "small-scores"} | changes
     )
+    fields["deadline_s"] = 60
     fields["input"] |= {"slices": [8, 40], "fov_mm": [10.0, 100.0], "slice_spacing_mm": [0.5, 2.0]}
     (folder / "configs").mkdir(parents=True)
     (folder / "models").mkdir()
     (folder / "manifest.json").write_bytes(small_model.as_json(fields))
-    (folder / "configs" / "inference.json").write_text(json.dumps(inference()), encoding="utf-8")
+    (folder / "configs" / "inference.json").write_text(json.dumps(inference(*transforms)), encoding="utf-8")
     (folder / "configs" / "metadata.json").write_text('{"version": "1.0"}', encoding="utf-8")
     save(network, folder / "models" / "model.pt")
     return folder

@@ -243,6 +243,10 @@ class FakeResults:
         """See ResultWriter: what `lacking` says."""
         return self.lacking
 
+    def partly(self, call: str) -> bool:
+        """See ResultWriter."""
+        return call in self.findings and bool(self.findings[call].failed)
+
     def kept(self, call: str) -> bool:
         """See ResultWriter."""
         return call in self.findings
@@ -285,7 +289,8 @@ class FakeResults:
             measured = [{"code": "118565006", "value": value, "unit": "cm3"}]
             deadline_ms = round(1000 * model.manifest.deadline_s)
             outcome = self.findings[call].outcome
-            made = Written(outputs, outcome, measured, dict(TIMING_MS), DEVICE, deadline_ms, "zhiying 0.1.0")
+            failed = [{"output": one.output, "code": one.code} for one in self.findings[call].failed]
+            made = Written(outputs, outcome, measured, dict(TIMING_MS), DEVICE, deadline_ms, "zhiying 0.1.0", failed)
             self.written[call] = made, intended_at, supersedes
         return self.written[call][0]
 

@@ -142,6 +142,18 @@ def test_only_calls_and_denials_may_have_a_purpose(kind: Kind) -> None:
             draft(kind, body(kind) | {"purpose": "ACCEPTANCE", "purposes": "ACCEPTANCE"})
 
 
+def test_a_result_may_say_which_outputs_it_lacks() -> None:
+    """Each by its name and a code, and no patient fits in; results of logs from before there was this have none."""
+    content = body(Kind.CALL_RESULT)
+    lacks: JsonValue = [{"output": "segment:2", "code": "OUTPUT_EMPTY"}]
+    assert draft(Kind.CALL_RESULT, content | {"failed": lacks}).content
+    wrong: list[JsonValue] = [None, "segment:2", [{"output": "segment:2"}], [{"output": "segment:2", "code": "empty"}]]
+    wrong += [[{"output": canary, "code": "OUTPUT_EMPTY"}] for canary in ("1.2.840.10008.5.1", "张伟", "A^B")]
+    for failed in wrong:
+        with pytest.raises(EntryInvalid):
+            draft(Kind.CALL_RESULT, content | {"failed": failed})
+
+
 def test_a_decision_may_name_an_object_by_a_pseudonym_alone() -> None:
     """One that came back by DICOM; the object's own UID has no place there."""
     content = body(Kind.HUMAN_DECISION)

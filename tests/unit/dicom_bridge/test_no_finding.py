@@ -34,9 +34,9 @@ from tests.simulators import validators
 from tests.simulators.burnt import MARKING_SIZE, TEXT_SIZE, grey, lines, unsaid
 from tests.unit.dicom_bridge.test_report_matrix import (
     DX,
-    FAILED,
     LANGUAGES,
     LINK,
+    MISSING,
     NOTHING,
     found,
     make,
@@ -62,13 +62,12 @@ def picture(
     manifest: Manifest,
     sources: list[Dataset],
     language: str = "en-US",
-    failed: tuple[str, ...] = (),
     **context: object,
 ) -> bytes:
     """The picture of these findings."""
     shown = voxels(grid_shape(sources))
     about = phantom.context(language, **context)
-    data = write_no_finding(findings, manifest, phantom.REF, sources, shown, about, failed)
+    data = write_no_finding(findings, manifest, phantom.REF, sources, shown, about)
     assert data is not None
     return data
 
@@ -76,8 +75,7 @@ def picture(
 def cell(kind: str, outcome: str, source: str, language: str, folder: Path, **context: object) -> tuple[Dataset, bytes]:
     """The report of one cell of the matrix, and its picture."""
     made = make(kind, outcome, folder, language=language, source=source, **context)
-    failed = FAILED if outcome.startswith("partly") else ()
-    return made.sr, picture(made.findings, made.manifest, made.sources, language, failed, **context)
+    return made.sr, picture(made.findings, made.manifest, made.sources, language, **context)
 
 
 def read(data: bytes) -> Dataset:
@@ -135,7 +133,9 @@ def test_no_finding_is_said_only_where_all_of_the_model_came_to_a_result(kind: s
     said = "".join(ds.ImageComments)
     assert ("no finding" in said) == (outcome == "no findings")
     assert ("AI inconclusive: LOW_QUALITY." in said) == (outcome == "inconclusive")
-    assert ("AI partly failed: DEADLINE_EXCEEDED, ENGINE_DIED." in said) == outcome.startswith("partly")
+    assert (
+        f"AI partly failed: OUTPUT_EMPTY ({MISSING[kind][1]}), MODEL_OUTPUT_INVALID (heat_map:x)." in said
+    ) == outcome.startswith("partly")
     known = outcome == "no findings" or (outcome.startswith("partly") and kind == "classifications")
     assert (ABSENT in said) == known
     assert (UNDETERMINED in said) == (outcome != "no findings")
@@ -146,20 +146,19 @@ def test_a_run_with_a_finding_has_none(kind: str, outcome: str, tmp_path: Path) 
     """Also where other things are absent, or a part of the model failed: what was found is what is shown."""
     made = make(kind, outcome, tmp_path)
     shown = voxels(grid_shape(made.sources))
-    failed = FAILED if outcome.startswith("partly") else ()
     about = (made.findings, made.manifest, phantom.REF, made.sources, shown, phantom.context())
-    assert write_no_finding(*about, failed) is None
-    names = [name for name, _ in key_images.write(tuple(KeyImage), *about, failed)]
+    assert write_no_finding(*about) is None
+    names = [name for name, _ in key_images.write(tuple(KeyImage), *about)]
     assert "sc-000.dcm" not in names
-    assert [name for name, _ in key_images.write((KeyImage.NO_FINDING,), *about, failed)] == []
+    assert [name for name, _ in key_images.write((KeyImage.NO_FINDING,), *about)] == []
 
 
 @pytest.mark.parametrize(("kind", "outcome"), list(itertools.product(KINDS, WITHOUT)))
 def test_it_is_made_where_it_is_wanted_and_there_alone(kind: str, outcome: str, tmp_path: Path) -> None:
     """One file, beside which the other kinds have none; without it, they have none either."""
     findings, manifest = found(kind, outcome), phantom.manifest(lesions=True, kind=kind)
-    sources, failed = sources_of("MR", tmp_path), FAILED if outcome.startswith("partly") else ()
-    about = (findings, manifest, phantom.REF, sources, voxels(grid_shape(sources)), phantom.context(), failed)
+    sources = sources_of("MR", tmp_path)
+    about = (findings, manifest, phantom.REF, sources, voxels(grid_shape(sources)), phantom.context())
     ((name, data),) = key_images.write(tuple(KeyImage), *about)
     assert (name, data) == ("sc-000.dcm", write_no_finding(*about))
     others = tuple(set(KeyImage) - {KeyImage.NO_FINDING})

@@ -22,7 +22,7 @@ from dicom_bridge.report import write_denial, write_sr
 from dicom_bridge.result_context import DECIDE_AT, INCONCLUSIVE, PARTLY_FAILED
 from dicom_bridge.validity import OutputInvalid, check_report
 from dicom_bridge.volume import load
-from inference.types import Classification, Detection, Findings, SegmentMask
+from inference.types import Classification, Detection, FailedOutput, Findings, SegmentMask
 from models.manifest import Manifest
 from tests.simulators import findings as phantom
 from tests.simulators import validators
@@ -49,8 +49,19 @@ MATRIX = tuple(itertools.product(CELLS, KINDS, (*OUTCOMES, NOT_PERFORMED), LANGU
 IMPOSSIBLE = tuple(itertools.product((DX,), ("segments", PLANAR), ("findings", "partly failed"), LANGUAGES))
 """Where a segment would have to be drawn on a radiograph."""
 SUMMARY = dict(zip(OUTCOMES, ("111242", "111241", "111241", "111244", "111243"), strict=True))
-FAILED = ("DEADLINE_EXCEEDED", "ENGINE_DIED")
+MISSING = {
+    "segments": ("segment:2", "Hemorrhage"),
+    "detections": ("detection:bleed", "Hemorrhage"),
+    "classifications": ("classification:pneumothorax", "Pneumothorax"),
+}
+"""What of a model of each kind fails in part of it: its name, and what a reader calls it."""
 LINK = "https://ai.example:8443/zhiying/decide/" + "5a" * 16
+
+
+def failures(kind: str) -> tuple[FailedOutput, ...]:
+    """An output of a model of this kind that failed, and one that the manifest does not name."""
+    output, _ = MISSING[kind.removeprefix("planar ")]
+    return FailedOutput(output, "OUTPUT_EMPTY"), FailedOutput("heat_map:x", "MODEL_OUTPUT_INVALID")
 
 
 def sources_of(source: str, folder: Path) -> list[Dataset]:
@@ -92,6 +103,11 @@ def flat(findings: Findings) -> Findings:
 
 def found(kind: str, outcome: str) -> Findings:
     """What a model of this kind gives in this outcome."""
+    made = _found(kind, outcome)
+    return replace(made, failed=failures(kind)) if outcome.startswith("partly") else made
+
+
+def _found(kind: str, outcome: str) -> Findings:
     if outcome == "inconclusive":
         said = (Classification("effusion", "UNDETERMINED"), Classification("pneumothorax", "UNDETERMINED", 0.5))
         return replace(NOTHING, classifications=said if kind == "classifications" else (), inconclusive="LOW_QUALITY")
@@ -130,15 +146,13 @@ def make(
 ) -> Made:
     """The report of one cell of the matrix."""
     findings = flat(found(kind, outcome)) if source == DX else found(kind, outcome)
-    failed = FAILED if outcome.startswith("partly") else ()
-    return made_of(findings, kind, folder, failed, language, source, **context)
+    return made_of(findings, kind, folder, language, source, **context)
 
 
 def made_of(
     findings: Findings,
     kind: str,
     folder: Path,
-    failed: tuple[str, ...] = (),
     language: str = "en-US",
     source: str = "MR",
     **changes: object,
@@ -151,7 +165,7 @@ def made_of(
     seg = None
     if any(segment.mask.any() for segment in findings.segments):
         seg = dcmread(io.BytesIO(write_seg(findings, manifest, phantom.REF, sources, context)))
-    data = write_sr(findings, manifest, phantom.REF, sources, seg, context, failed)
+    data = write_sr(findings, manifest, phantom.REF, sources, seg, context)
     return Made(findings, manifest, sources, seg, data)
 
 
@@ -207,13 +221,15 @@ def test_what_is_said_is_what_was_found(kind, outcome, tmp_path) -> None:
     sr = make(kind, outcome, tmp_path).sr
     partly = outcome.startswith("partly")
     assert sr.CompletionFlag == ("PARTIAL" if partly else "COMPLETE")
-    assert sr.get("CompletionFlagDescription") == ("Partly failed: DEADLINE_EXCEEDED (+1)" if partly else None)
+    assert sr.get("CompletionFlagDescription") == ("Partly failed: OUTPUT_EMPTY (+1)" if partly else None)
     assert [coded(i) for i in named(sr, "111017")] == [SUMMARY[outcome]]
     expected = PRESENCES.get((kind.removeprefix("planar "), outcome), (UNDETERMINED,) * len(TARGETS[kind]))
     assert presences(sr) == dict(zip(TARGETS[kind], expected, strict=True))
     comments = [i.TextValue for i in named(sr, "121106")]
     assert (INCONCLUSIVE["en-US"].format(code="LOW_QUALITY") in comments) == (outcome == "inconclusive")
-    assert (PARTLY_FAILED["en-US"].format(codes=", ".join(FAILED)) in comments) == partly
+    _, called = MISSING[kind.removeprefix("planar ")]
+    codes = f"OUTPUT_EMPTY ({called}), MODEL_OUTPUT_INVALID (heat_map:x)"
+    assert (PARTLY_FAILED["en-US"].format(codes=codes) in comments) == partly
 
 
 @pytest.mark.parametrize(("kind", "outcome", "language"), list(itertools.product(KINDS, OUTCOMES, LANGUAGES)))
@@ -453,39 +469,35 @@ def test_a_negative_names_where_nothing_was_found(tmp_path) -> None:
         assert [coded(i) for i in named(statement, "363698007")] == [site]
 
 
-CONTRADICTORY: dict[str, tuple[str, str, Findings, tuple[str, ...]]] = {
+CONTRADICTORY: dict[str, tuple[str, str, Findings]] = {
     "below the threshold": (
         "DETECTION_UNKNOWN",
         "detections",
         replace(NOTHING, detections=(replace(BOX, score=0.49),)),
-        (),
     ),
-    "no such detection": ("DETECTION_UNKNOWN", "detections", replace(NOTHING, detections=(replace(BOX, id="x"),)), ()),
+    "no such detection": ("DETECTION_UNKNOWN", "detections", replace(NOTHING, detections=(replace(BOX, id="x"),))),
     "off the grid": (
         "GRID_MISMATCH",
         "detections",
         replace(NOTHING, detections=(replace(BOX, high=(3.0, 9.0, 11.6)),)),
-        (),
     ),
-    "mixed": ("KINDS_MIXED", "mixed", replace(NOTHING, detections=(BOX,)), ()),
+    "mixed": ("KINDS_MIXED", "mixed", replace(NOTHING, detections=(BOX,))),
     "no such class": (
         "STATEMENT_UNKNOWN",
         "classifications",
         replace(NOTHING, classifications=(Classification("x", "ABSENT"),)),
-        (),
     ),
-    "class not stated": ("STATEMENT_MISSING", "classifications", NOTHING, ()),
-    "segment not stated": ("STATEMENT_MISSING", "segments", NOTHING, ()),
-    "reason in words": ("REASON_INVALID", "classifications", NOTHING, ("it broke",)),
+    "class not stated": ("STATEMENT_MISSING", "classifications", NOTHING),
+    "segment not stated": ("STATEMENT_MISSING", "segments", NOTHING),
 }
 
 
 @pytest.mark.parametrize("case", CONTRADICTORY)
 def test_findings_that_the_manifest_does_not_cover_are_refused(case, tmp_path) -> None:
     """What is unknown, unsaid, off the grid or of two kinds at once is refused by code, and never read as absent."""
-    code, kind, findings, failed = CONTRADICTORY[case]
+    code, kind, findings = CONTRADICTORY[case]
     with pytest.raises(OutputInvalid) as refused:
-        made_of(findings, kind, tmp_path, failed)
+        made_of(findings, kind, tmp_path)
     assert refused.value.code == code
 
 

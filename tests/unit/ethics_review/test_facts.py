@@ -89,6 +89,13 @@ def test_result(values: list[str]) -> None:
     assert fact == placed(What.RESULT, call=CALL, outcome="FINDINGS", measure=measure)
 
 
+def test_a_result_that_lacks_outputs_has_no_measure() -> None:
+    """The first number that is left may be of another thing: no drift is counted from it."""
+    lacks = {"outcome": "PARTLY_FAILED", "failed": [{"output": "segment:1", "code": "OUTPUT_EMPTY"}]}
+    fact = logged(Kind.CALL_RESULT, body(Kind.CALL_RESULT) | lacks)
+    assert fact == placed(What.RESULT, call=CALL, outcome="PARTLY_FAILED", measure=None)
+
+
 def test_the_log_s_other_kinds() -> None:
     """Releases, failures, denials and heartbeats; the rest of the log is not the monitor's matter."""
     failed: dict[str, JsonValue] = {"study": "a" * 32, "stage": "INFERRED", "code": "DEADLINE_EXCEEDED", "fault": "US"}

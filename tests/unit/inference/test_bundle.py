@@ -110,10 +110,10 @@ def test_the_bundles_own_orientation_is_undone(tmp_path: Path, affine: np.ndarra
 def test_only_label_maps_are_answers(pred: torch.Tensor, accepted: bool) -> None:
     """One whole number from 0 to 255 for each voxel of the image, or the answer is refused."""
     if accepted:
-        assert bundle._whole(pred, (1, 2, 3, 4)).shape == (1, 2, 3, 4)
+        assert bundle._whole(bundle._shaped(pred, (1, 2, 3, 4))).shape == (1, 2, 3, 4)
         return
     with pytest.raises(ModelFailed) as caught:
-        bundle._whole(pred, (1, 2, 3, 4))
+        bundle._whole(bundle._shaped(pred, (1, 2, 3, 4)))
     assert caught.value.code == "MODEL_OUTPUT_INVALID"
 
 

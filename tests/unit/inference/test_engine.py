@@ -332,7 +332,8 @@ from types import SimpleNamespace
 def main():
     bundle = SimpleNamespace(inference="configs/inference.json")
     ref = ModelRef("tiny", "1", "sha256:" + "a" * 64)
-    manifest = SimpleNamespace(bundle=bundle, segments=(1,), heat_maps=(), classifications=(), detections=())
+    outputs = {"segments": (1,), "heat_maps": (), "classifications": (), "detections": (), "partial": "refuse"}
+    manifest = SimpleNamespace(bundle=bundle, **outputs)
     model = VerifiedModel(ref, manifest, Path(sys.argv[1]), MappingProxyType({}))
     engine = Engine(device="cpu", log=lambda event, **values: None)
     engine.warm(model)

@@ -339,3 +339,14 @@ def test_bounds_of_a_classification_are_ordered(absent_below: float, present_fro
         assert (said.absent_below, said.present_from) == (absent_below, present_from)
     else:
         assert refused_at(document) == "classifications[0].present_from"
+
+
+def test_all_outputs_or_none_unless_the_manifest_says_so() -> None:
+    """By default, and where it says "refuse"; any other word is refused."""
+    assert parse_manifest(as_json(manifest_fields())).partial == "refuse"
+    for said in ("refuse", "allow"):
+        assert parse_manifest(as_json(manifest_fields(partial=said))).partial == said
+    for wrong in ("Allow", "", True, None, ["allow"]):
+        with pytest.raises(ManifestError) as refused:
+            parse_manifest(as_json(manifest_fields(partial=wrong)))
+        assert refused.value.where == "partial"

@@ -19,6 +19,7 @@ from ethics_review import states as review
 from ethics_review.register import Register
 from ethics_review.standing import Standing
 from inference.errors import EngineDied, EngineTimeout, ModelFailed
+from inference.types import FailedOutput
 from models.errors import ModelNotFound
 from models.library import Library
 from models.ref import ModelRef
@@ -929,6 +930,33 @@ def test_a_released_run_names_what_could_not_be_made(world: World) -> None:
     shown = world.store.get(run.run_id)
     assert (shown.state, shown.stage, shown.code) == (State.RELEASED, "RELEASED", "RESCALE_MIXED")
     assert shown.fault == "INPUT"
+
+
+def test_a_run_that_lacks_outputs_of_the_model_says_so_to_the_end(world: World) -> None:
+    """From the moment that its report is written; also after it was undelivered, and sent again."""
+    run = world.run()
+    facts = world.tell(run, until=Step.INFERRED)
+    call = facts["call"]
+    found = world.results.findings[call]
+    world.results.findings[call] = replace(found, failed=(FailedOutput("segment:2", "OUTPUT_EMPTY"),))
+    for step in (Step.WRITTEN, Step.RELEASED):
+        facts = world.pipeline().act(step, run.run_id, facts)
+
+    [entry] = world.entries(Kind.CALL_RESULT)
+    assert entry.body["outcome"] == "PARTLY_FAILED"
+    assert entry.body["failed"] == ({"output": "segment:2", "code": "OUTPUT_EMPTY"},)
+    written = world.store.get(run.run_id)
+    assert (written.state, written.stage, written.code, written.fault) == (
+        *(State.WRITTEN, "WRITTEN", "PARTLY_FAILED", "MODEL"),
+    )
+    world.pipeline().undelivered(call, "STATUS_C000")
+    assert world.store.get(run.run_id).code == "STATUS_C000"
+    world.pipeline().delivered(call, "pacs", 1, "FOUND")
+    shown = world.store.get(run.run_id)
+    assert (shown.state, shown.stage, shown.code, shown.fault) == (
+        *(State.RELEASED, "RELEASED", "PARTLY_FAILED", "MODEL"),
+    )
+    assert world.kinds() == [*WHOLE, "FAILED", "RELEASED"]
 
 
 def test_a_pacs_may_be_quicker_than_the_step(world: World) -> None:

@@ -94,6 +94,14 @@ def test_whether_the_deadline_was_met(total: int, met: str) -> None:
     assert (draft.body["deadline_ms"], draft.body["deadline_met"]) == (30, met)
 
 
+def test_a_result_names_the_outputs_that_it_lacks() -> None:
+    """And says nothing of it where it lacks none: such a body is as it was before there was this."""
+    failed = [{"output": "segment:2", "code": "OUTPUT_EMPTY"}]
+    draft = records.call_result("d" * 32, replace(WRITTEN, outcome="PARTLY_FAILED", failed=failed))
+    assert draft.body["failed"] == (failed[0],)
+    assert "failed" not in records.call_result("d" * 32, WRITTEN).body
+
+
 def test_another_approval_makes_another_intent() -> None:
     """A retry under the same approval finds its entry; under another one the new decision is a new entry."""
     reviewer = Reviewer()

@@ -23,7 +23,7 @@ from dicom_bridge.receipt import Receipt
 from dicom_bridge.validity import OutputInvalid
 from dicom_bridge.volume import LoadedSeries
 from inference.errors import FindingsCorrupt
-from inference.types import Findings, HeatMap, SegmentMask, Volume
+from inference.types import FailedOutput, Findings, HeatMap, SegmentMask, Volume
 from models.library import VerifiedModel
 from models.manifest import HeatMapSpec
 from service.results import FINDINGS, ResultStyle, ResultWriter
@@ -213,6 +213,31 @@ def test_the_site_chooses_language_and_charset(tmp_path: Path, language: str, ch
 
 MARKED = (KeyImage.SC, KeyImage.GSPS, KeyImage.KOS)
 """The kinds that mark something."""
+
+
+def test_an_output_that_failed_is_in_the_report_and_in_what_is_logged(tmp_path: Path) -> None:
+    """Kept over a crash with the findings: the second segment is left out, and all that is made says so."""
+    writer = ResultWriter(tmp_path / "results", STYLE)
+    model = replace(MODEL, manifest=replace(_LESIONS, partial="allow"))
+    failed = (FailedOutput("segment:2", "OUTPUT_TOUCHES_BORDER"),)
+    writer.keep(CALL, replace(simulated.findings(simulated.ellipsoid(SHAPE)), failed=failed))
+    again = ResultWriter(tmp_path / "results", STYLE)
+    assert again.findings(CALL).failed == failed
+
+    written = again.write(CALL, model, LOADED, INTENDED, RECEIPT, None)
+
+    assert written.outcome == "PARTLY_FAILED"
+    assert written.failed == [{"output": "segment:2", "code": "OUTPUT_TOUCHES_BORDER"}]
+    assert [path.name for path in again.files(CALL)] == ["seg.dcm", "sr.dcm"]
+    report = read_document(tmp_path / "results" / CALL / "sr.dcm")
+    assert (report.CompletionFlag, report.CompletionFlagDescription) == (
+        *("PARTIAL", "Partly failed: OUTPUT_TOUCHES_BORDER"),
+    )
+    assert any("OUTPUT_TOUCHES_BORDER (Hemorrhage)" in str(item.get("TextValue")) for item in _tree(report))
+    assert again.partly(CALL)
+    writer.keep(LATER, simulated.findings(simulated.ellipsoid(SHAPE), simulated.ellipsoid(SHAPE)))
+    whole = writer.write(LATER, model, LOADED, INTENDED, RECEIPT, None)
+    assert (whole.failed, writer.partly(LATER)) == ([], False)
 
 
 def test_nothing_found_is_a_report_alone(tmp_path: Path) -> None:
