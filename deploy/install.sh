@@ -110,9 +110,13 @@ point() {
 
 pointed() { readlink "$opt/$1" 2>/dev/null || true; }
 
+# pip runs out of its own wheel. No setting of this machine reaches it, least of all an index.
 pip() {
+  set -- "$here"/wheels/pip-*.whl "$@"
+  wheel=$1
+  shift
   env -i PATH="$PATH" HOME=/nonexistent LC_ALL=C.UTF-8 PIP_CONFIG_FILE=/dev/null "$opt/$version/bin/python" -I \
-    "$here"/wheels/pip-*.whl/pip --disable-pip-version-check --no-input --no-cache-dir --quiet "$@"
+    "$wheel/pip" --disable-pip-version-check --no-input --no-cache-dir --quiet "$@"
 }
 
 build() {
