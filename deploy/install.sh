@@ -49,16 +49,26 @@ check_bundle() {
 
 # --- this machine
 
+# What an interpreter is: its version, then what it lacks.
+probe='import sys
+print("%d.%d" % sys.version_info[:2])
+try:
+    import ctypes, sqlite3, ssl, venv
+    ctypes.CDLL("libstdc++.so.6")
+except ImportError: print("PYTHON")
+except OSError: print("LIBRARY")'
+
 # The first interpreter of the version that the wheels were made for.
 find_python() {
   wanted=$(fact python)
   for candidate in ${python_asked:-"/usr/bin/python$wanted" "python$wanted" python3}; do
     path=$(command -v "$candidate" 2>/dev/null) || continue
-    [ "$("$path" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$wanted" ] || continue
-    "$path" -I -c 'import ctypes, sqlite3, ssl, venv' 2>/dev/null \
-      || fail PYTHON_INCOMPLETE "$path lacks a part of the standard library; it is in the Debian package python$wanted"
-    python=$path
-    return 0
+    said=$("$path" -I -c "$probe" 2>/dev/null) || continue
+    case $said in
+      "$wanted") python=$path && return 0 ;;
+      "$wanted"*PYTHON) fail PYTHON_INCOMPLETE "$path lacks a part of the standard library; it is in the Debian package python$wanted" ;;
+      "$wanted"*LIBRARY) fail LIBRARY_MISSING "libstdc++.so.6 is missing; it is in the Debian package libstdc++6" ;;
+    esac
   done
   fail PYTHON_MISSING "this bundle is for Python $wanted (Debian package python$wanted), and none was found; --python FILE names it"
 }
@@ -72,8 +82,6 @@ check_machine() {
   [ -n "$have" ] && [ "$(printf '%s\n%s\n' "$need" "$have" | sort -V | head -n 1)" = "$need" ] \
     || fail WRONG_PLATFORM "glibc $need or newer is needed, this is ${have:-another C library}"
   find_python
-  "$python" -I -c 'import ctypes; ctypes.CDLL("libstdc++.so.6")' 2>/dev/null \
-    || fail LIBRARY_MISSING "libstdc++.so.6 is missing; it is in the Debian package libstdc++6"
   complete "$version" && return 0
   above=$opt
   while [ ! -d "$above" ]; do above=$(dirname "$above"); done
@@ -133,9 +141,8 @@ build() {
   fi
   say "installing $version into $opt/$version with $python"
   mkdir -p "$opt/.new-$version/bundle"
-  for name in BUNDLE LICENSE SHA256SUMS install.sh requirements.txt sbom.cdx.json zhiying.service zhiying.toml; do
-    cp "$here/$name" "$opt/.new-$version/bundle/$name"
-  done
+  (cd "$here" && cp BUNDLE LICENSE SHA256SUMS install.sh requirements.txt sbom.cdx.json zhiying.service zhiying.toml \
+    "$opt/.new-$version/bundle")
   mv -T "$opt/.new-$version" "$opt/$version"
   "$python" -I -m venv --without-pip "$opt/$version" || fail VENV_FAILED "$python could not make a venv"
   # pip hashes each wheel again as it reads it: what was exchanged since the check is not installed.
@@ -224,7 +231,7 @@ do_install() {
   fi
   lock
   put_user
-  as_service "$python" -I -c '' 2>/dev/null || fail PYTHON_PRIVATE "the user zhiying may not run $python; --python names another"
+  [ -n "$root" ] || as_service "$python" -I -c '' 2>/dev/null || fail PYTHON_PRIVATE "the user zhiying may not run $python; --python names another"
   build
   put_config
   switch_to "$version"
@@ -246,10 +253,10 @@ do_rollback() {
   lock
   before=$(pointed previous)
   if [ -z "$before" ] || ! complete "$before"; then fail NO_PREVIOUS "there is no version before $(pointed current)"; fi
-  # `previous` goes last: cut off between the two, another run ends the same. And twice is not forward again.
   point current "$before"
-  rm -f "$opt/previous"
   put_unit
+  # Last: cut off before it, another run does the same again. Without it, twice is not forward.
+  rm -f "$opt/previous"
   say "$before is in use again"
   doctor
   if active; then say "the other version is still running; now: systemctl restart zhiying"; fi

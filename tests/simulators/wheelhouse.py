@@ -1,4 +1,4 @@
-"""Small wheels that stand in for the real ones: a `zhiying` that says little, what it needs, and the pip that is here."""
+"""Small wheels that stand in for the real ones: a `zhiying` that says little, what it needs, and a pip."""
 
 import base64
 import hashlib
