@@ -27,6 +27,7 @@ def test_installs(site: Site, first: Path) -> None:
     assert not (site.root / "astray").exists()
 
 
+@pytest.mark.slow
 def test_installs_by_pip_itself(site: Site, tmp_path: Path) -> None:
     """The real pip, run out of its wheel, installs from the bundle alone, whatever the machine's settings say."""
     stage = wheelhouse.staged(tmp_path / "stage", "1.0.0")
