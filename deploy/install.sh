@@ -82,6 +82,11 @@ check_machine() {
   [ -n "$have" ] && [ "$(printf '%s\n%s\n' "$need" "$have" | sort -V | head -n 1)" = "$need" ] \
     || fail WRONG_PLATFORM "glibc $need or newer is needed, this is ${have:-another C library}"
   find_python
+  # The user zhiying, who is not there yet, is nobody in particular.
+  if [ -z "$root" ] && [ "$(id -u)" -eq 0 ]; then
+    runuser -u nobody -- "$python" -I -c '' 2>/dev/null \
+      || fail PYTHON_PRIVATE "$python may not be run by everybody; --python FILE names another"
+  fi
   complete "$version" && return 0
   above=$opt
   while [ ! -d "$above" ]; do above=$(dirname "$above"); done
@@ -225,13 +230,13 @@ do_install() {
   check_bundle
   version=$(fact version)
   check_machine
+  [ "$what" != start ] || systemd_runs || fail NO_SYSTEMD "systemd does not run here; install without --start"
   if [ "$what" = check ]; then
     say "bundle and machine are as they must be for $version; nothing was changed"
     return 0
   fi
   lock
   put_user
-  [ -n "$root" ] || as_service "$python" -I -c '' 2>/dev/null || fail PYTHON_PRIVATE "the user zhiying may not run $python; --python names another"
   build
   put_config
   switch_to "$version"
@@ -239,7 +244,6 @@ do_install() {
   say "$version is in use; the version before: $(p=$(pointed previous); echo "${p:-none}")"
   doctor
   if [ "$what" = start ]; then
-    systemd_runs || fail NO_SYSTEMD "installed, but systemd does not run here; nothing was started"
     systemctl enable --now zhiying || fail START_FAILED "systemctl could not start it; see: journalctl -u zhiying"
   elif active; then
     say "the version before is still running; now: systemctl restart zhiying"

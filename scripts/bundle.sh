@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the one file that a hospital carries in: every wheel that the service needs at run time, the weights, the installer.
-# Needs the internet (or what pip is set to), git, and Python with venv. The bundle is for this machine's kind of processor
+# Needs the internet (or what pip is set to), git, and Python with pip. The bundle is for this machine's kind of processor
 # and for this very version of Python: PYTHON=/path/to/python3.11 picks it.
 #   usage: scripts/bundle.sh [--wheels DIR] [--label NAME] [OUT]      OUT: a folder, `dist` if it is left out
 #   --wheels DIR    wheels of your own, like a torch for your GPU: they come first, and constraints.txt need not pin them
@@ -33,13 +33,13 @@ export SOURCE_DATE_EPOCH
 python=${PYTHON:-python3}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-source="$scratch/source" stage="$scratch/stage" venv="$scratch/venv"
+source="$scratch/source" stage="$scratch/stage"
 mkdir -p "$source" "$stage/wheels" "$stage/weights" "$out"
 git archive HEAD | tar -x -C "$source"
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail PYTHON_TOO_OLD "Python >= 3.11 is needed; set PYTHON"
-"$python" -m venv "$venv" || fail VENV_FAILED "$python could not make a venv; on Debian this needs python3-venv"
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
+"$python" -m pip --version >/dev/null 2>&1 || fail PIP_MISSING "$python has no pip; on Debian it is in the package python3-pip"
+pip() { "$python" -m pip --disable-pip-version-check --quiet "$@"; }
 fetch() { pip download --only-binary=:all: ${own:+--find-links "$own"} "$@" || fail PIP_FAILED "see pip's message above"; }
 
 say "zhiying of commit ${commit:0:12}"
@@ -47,7 +47,7 @@ pip wheel --no-deps --wheel-dir "$scratch/own" "$source" || fail PIP_FAILED "zhi
 say "the wheels that constraints.txt pins (about 320 MB with torch for the CPU)"
 fetch --constraint "$source/constraints.txt" --dest "$stage/wheels" "$scratch"/own/*.whl pip
 say "the weights of the cards, by SHA-256"
-"$venv/bin/python" - "$source"/models/cards/*/source.json >"$scratch/weights.txt" <<'PY'
+"$python" - "$source"/models/cards/*/source.json >"$scratch/weights.txt" <<'PY'
 import json, sys
 for path in sys.argv[1:]:
     card = json.load(open(path, encoding="utf-8"))
@@ -60,13 +60,13 @@ cp "$source"/deploy/{install.sh,zhiying.service,zhiying.toml} "$source/LICENSE" 
 cp "$source/docs/installing.md" "$stage/INSTALLING.md"
 chosen=()
 if [ -n "$own" ]; then for wheel in "$own"/*.whl; do chosen+=(--own "$(basename "$wheel")"); done; fi
-made=$("$venv/bin/python" "$source/deploy/pack.py" "$stage" "$out" --constraints "$source/constraints.txt" \
+made=$("$python" "$source/deploy/pack.py" "$stage" "$out" --constraints "$source/constraints.txt" \
   --commit "$commit" --seconds "$SOURCE_DATE_EPOCH" --label "$label" "${chosen[@]}") || exit 1
 
 # The file is read back as a hospital would.
 mkdir "$scratch/read"
 tar -x -C "$scratch/read" -f "$made"
-sh "$scratch"/read/*/install.sh --check --python "$python" || fail BUNDLE_UNFIT "what was made does not pass its own check"
+sh "$scratch"/read/*/install.sh --check --root "$scratch" --python "$python" || fail BUNDLE_UNFIT "what was made does not pass its own check"
 (cd "$out" && sha256sum "$(basename "$made")" >"$(basename "$made").sha256")
 say "$made, $(du -m "$made" | cut -f1) MB"
 say "SHA-256 $(cut -d' ' -f1 "$made.sha256"): tell it to the hospital by another way than the file"

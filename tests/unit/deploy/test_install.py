@@ -27,20 +27,6 @@ def test_installs(site: Site, first: Path) -> None:
     assert not (site.root / "astray").exists()
 
 
-@pytest.mark.slow
-def test_installs_by_pip_itself(site: Site, tmp_path: Path) -> None:
-    """The real pip, run out of its wheel, installs from the bundle alone, whatever the machine's settings say."""
-    stage = wheelhouse.staged(tmp_path / "stage", "1.0.0")
-    (stage / "wheels" / f"pip-{wheelhouse.PIP}-py3-none-any.whl").unlink()
-    real = wheelhouse.write_real_pip(stage / "wheels")
-    done = wheelhouse.pack(stage, tmp_path, "--own", real.name)
-    assert done.returncode == 0, done.stderr
-    done = site.run(stage, HOME=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert site.says("1.0.0")
-    assert not (site.root / "astray").exists()
-
-
 def test_check_changes_nothing(site: Site, first: Path) -> None:
     """--check looks at all that an installation looks at, and leaves no trace."""
     done = site.run(first, "--check")
