@@ -6,6 +6,7 @@
 #   --wheels DIR    wheels of your own, like a torch for your GPU: they come first, and constraints.txt need not pin them
 #   --label NAME    tells this bundle from another one of the same version, like cu130
 set -euo pipefail
+umask 022  # modes are in the wheel that is built here, and so in its digest
 asked_in=$PWD
 cd "$(dirname "$0")/.."
 
