@@ -4,6 +4,8 @@ import shutil
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.unit.deploy.conftest import Site
 
 CHANGING = ("chmod", "cp", "ln", "mkdir", "mv", "rm", "rmdir", "sync")
@@ -44,6 +46,7 @@ def _kill_at_each(site: Site, bundle: Path, versions: tuple[str, ...], *asked: s
     raise AssertionError("it never came to its end")
 
 
+@pytest.mark.slow
 def test_upgrade_and_rollback(installed: Site, second: Path) -> None:
     """At any command the old or the new version is in use, and in the end the old one is there to go back to."""
     for folder in ("etc", "var"):  # so that these are made as well
