@@ -3,7 +3,7 @@
 KEPT := $(filter 1 yes true,$(KEEP))
 # The one whose faults the demo's study does not meet: docs/hazards.md.
 VIEWER := 3.13.2
-.PHONY: help demo demo-stop demo-clean test lint unit house clean
+.PHONY: help demo demo-stop demo-clean test lint unit house bundle clean
 
 help:
 	@echo "make demo          a brain MRI from a PACS through an approved AI and back (KEEP=1: servers stay up)"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint          static checks alone"
 	@echo "make unit          the quick tests alone"
 	@echo "make house         the house rules alone"
+	@echo "make bundle        the one file for an installation without internet, into dist/ (docs/installing.md)"
 	@echo "make bench-NAME    one benchmark: benchmarks/NAME.py"
 
 demo:
@@ -41,6 +42,9 @@ unit:
 house:
 	@scripts/setup.sh lint
 	@.venv/bin/pytest tests/house
+
+bundle:
+	@scripts/bundle.sh
 
 bench-%:
 	@scripts/setup.sh test
