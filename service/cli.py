@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 from service.commands.deferred import Deferred
 from service.commands.output import AsJson, ConfigFile, show, told
 from service.errors import CommandRefused
+from service.stop_signal import StopSignals
 
 PRIVATE_UMASK = 0o077  # whatever the service writes, only its own user may read
 
@@ -45,9 +45,7 @@ app = typer.Typer(
 @app.command()
 def serve(config: ConfigFile = None) -> None:
     """Receive, infer, report: runs until it is told to stop."""
-    stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
+    stop = StopSignals(signal.SIGTERM, signal.SIGINT)
     with told():
         from service import wire  # deferred, as in each of these: the other commands need none of it
         from service.serving import build

@@ -23,7 +23,7 @@ ALLOWED_KEYS = frozenset(
         *("instances", "series", "error_type", "seconds", "port", "ae_title", "device", "trigger", "size"),
         *("pid", "starts", "model", "version", "ms", "deadline_ms", "status"),
         *("pull", "expected", "stored", "address"),
-        *("waiting", "refused", "pause_s", "index", "was", "begins", "metric"),
+        *("waiting", "refused", "pause_s", "index", "was", "begins", "metric", "output"),
     )
 )
 STEP_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)

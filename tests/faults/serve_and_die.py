@@ -12,6 +12,7 @@ from pathlib import Path
 
 from service import wire
 from service.serving import Service, build
+from service.stop_signal import StopSignals
 from tests.simulators import nursery
 
 
@@ -27,8 +28,7 @@ def main(config: str, step: str = "", moment: str = "", by: str = "SIGKILL") -> 
             done.set()
             os.kill(os.getpid(), signal.Signals[by])
 
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop = StopSignals(signal.SIGTERM)
     levers = None
     if "ZHIYING_TEST_LEVERS" in os.environ:
         from tests.simulators.faults_levers import Levers

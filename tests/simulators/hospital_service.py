@@ -19,6 +19,7 @@ from inference.types import Prediction, Volume
 from models.library import VerifiedModel
 from service import wire
 from service.serving import build
+from service.stop_signal import StopSignals
 
 ZERO_MS = dict.fromkeys(("load", "preprocess", "forward", "postprocess", "total"), 0)
 
@@ -60,8 +61,7 @@ class StandIn:
 
 def main(config: str, stamps: str, infer_s: str) -> None:
     """Serve until SIGTERM."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop = StopSignals(signal.SIGTERM)
     with Path(stamps).open("a", encoding="utf-8", buffering=1) as lines:
 
         def observe(step: str, moment: str, subject: str) -> None:

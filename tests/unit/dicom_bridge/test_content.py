@@ -16,7 +16,7 @@ from dicom_bridge.receipt import Receipt
 from dicom_bridge.report import write_denial, write_sr
 from dicom_bridge.segmentation import make_seg
 from dicom_bridge.unfit import OutputInvalid
-from inference.types import Classification, Detection, Findings
+from inference.types import Classification, Detection, FailedOutput, Findings
 from models.codes import Code
 from tests.simulators import findings as phantom
 
@@ -58,13 +58,14 @@ def objects(charset: str, groups: ReportGroups) -> list[bytes]:
     box, point = Detection("nodule", (2, 3, 4), (2, 6, 8), 0.9), Detection("bleed", (1, 2, 3), (1, 2, 3), 0.7)
     detected = Findings((), (), {}, "cpu", detections=(box, point))
     said = (Classification("effusion", "PRESENT", 0.9), Classification("pneumothorax", "ABSENT", 0.25))
-    classified = Findings((), (), {}, "cpu", classifications=said)
+    late = FailedOutput("heat_map:late", "MODEL_OUTPUT_INVALID")
+    classified = Findings((), (), {}, "cpu", classifications=said, failed=(late,))
     return [
         seg,
         sr,
         write_sr(found, manifest, phantom.REF, sources, read, later),
         write_sr(detected, phantom.manifest(kind="detections"), phantom.REF, sources, None, context),
-        write_sr(classified, phantom.manifest(kind="classifications"), phantom.REF, sources, None, context, ["LATE"]),
+        write_sr(classified, phantom.manifest(kind="classifications"), phantom.REF, sources, None, context),
         write_denial("EXPIRED", manifest, phantom.REF, sources, context),
     ]
 

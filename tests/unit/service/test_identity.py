@@ -158,7 +158,7 @@ class Desk:
         self.settings = load(self.config)
         with wire.offline(self.config):
             pass
-        self.named = wire.identities(self.settings).name(OCTOBER, STUDY, DIGEST, WHO, now=OCTOBER)
+        self.named = IdentityMap.of(self.settings.data.folder).name(OCTOBER, STUDY, DIGEST, WHO, now=OCTOBER)
 
     def run(self, *words: str) -> Result:
         """One command."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import typer
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
@@ -65,6 +66,13 @@ WANTED = {
     ("POST", "/dicom-web/studies/{study_uid}"): ITSELF,
 }
 """Written by hand, and not made of RULES: what is wrong there is wrong here only if somebody wants it so."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def logging_as_before() -> Iterator[None]:
+    """Building a service sets up its log for the whole process; other tests of this one want their own."""
+    yield
+    structlog.reset_defaults()
 
 
 def people() -> str:

@@ -23,6 +23,7 @@ from service.commands import review_incident
 from service.config import load
 from service.doctor import FAIL, OK, examine
 from service.errors import ConfigInvalid
+from service.identity import IdentityMap
 from service.incidents import Incidents, OverdueClocks
 from tests.simulators import audit_log, small_model
 from tests.simulators.parties import Case, Parties
@@ -297,7 +298,7 @@ def after(hospital: Hospital) -> Hospital:
     drafts = []
     for number, study in enumerate(STUDIES):
         who = Patient(f"TEST-000{number}", "TESTHOSP")
-        named = wire.identities(hospital.config).name(now, study, "sha256:" + "0" * 64, who, now=now)
+        named = IdentityMap.of(hospital.config.data.folder).name(now, study, "sha256:" + "0" * 64, who, now=now)
         call = f"{number}" * 32
         names: dict[str, Any] = {"study": named.study, "patient": named.patient}
         intent: dict[str, Any] = {**audit_log.body(Kind.CALL_INTENT), **names}
