@@ -7,14 +7,15 @@ trust policy of today. Taking a person out of the policy takes what they signed 
 import base64
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
 from audit.checkpoint import Checkpoint
 from audit.entry import Draft, Entry, JsonValue, Kind, parse
-from audit.errors import EntryInvalid, KeyConflict
+from audit.errors import EntryInvalid, KeyConflict, Overtaken
 from audit.note import Verifier
+from audit.ticket import Proviso
 from ethics_review import acts, life, snapshot
 from ethics_review.acts import Act, Switch
 from ethics_review.dossier import Approval, load_approval
@@ -26,12 +27,15 @@ from ethics_review.states import NONE, Cause, Event, transition
 from ethics_review.trust import refuse_operator_key
 from models.ref import ModelRef
 
+_OF_LIVES = frozenset({Kind.STATE_CHANGE, Kind.APPROVAL})
+"""Entries that may change where a dossier stands, besides time."""
+
 
 class ReviewLog(Protocol):
     """What the register needs of audit.log.AuditLog: durable when `append` returns; entries in order, all of them."""
 
-    def append(self, draft: Draft) -> Entry:
-        """Append once; the same key with other content raises KeyConflict."""
+    def append(self, draft: Draft, proviso: Proviso | None = None) -> Entry:
+        """Append once; the same key with other content raises KeyConflict, a proviso that does not hold Overtaken."""
 
     def find(self, key: str) -> Entry | None:
         """The entry of this idempotency key."""
@@ -169,31 +173,42 @@ class Register:
         self, model: ModelRef, event: Event, reason: str, pair: tuple[str, str] | None, evidence: int | None
     ) -> Entry:
         with self._lock:
-            one = self._caught_up().lives.get(model.digest)
-            if one is None or one.model != model:
-                raise ActRefused("ACT_STATE", "there is no dossier of this model")
-            # One entry for one evidence. Without any, for what has happened so far: two processes say it once.
-            why = f"after {len(one.history)}" if evidence is None else str(evidence)
-            key = "monitor:" + hashlib.sha256(f"{model.digest} {event} {reason} {pair} {why}".encode()).hexdigest()
-            said = self._log.find(key)
-            if said is not None:
-                return said
-            end = transition(one.past, event, ())
-            body: dict[str, JsonValue] = {
-                "model": {"name": model.name, "version": model.version, "digest": model.digest},
-                "event": event.value,
-                "from": NONE if one.state is None else one.state.value,
-                "to": end.value,
-                "reason": reason,
-                "condition": None if pair is None else pair[0],
-                "observed": None if pair is None else pair[1],
-                "evidence": evidence,
-                "note": None,
-                "note_digest": None,
-            }
-            entry = self._log.append(Draft(Kind.STATE_CHANGE, key, body))
-            self._caught_up()
-            return entry
+            while True:
+                try:
+                    return self._said(model, event, reason, pair, evidence)
+                except Overtaken:
+                    continue  # another process spoke of it first: "from" would be where it stood before that
+
+    def _said(
+        self, model: ModelRef, event: Event, reason: str, pair: tuple[str, str] | None, evidence: int | None
+    ) -> Entry:
+        one = self._caught_up().lives.get(model.digest)
+        if one is None or one.model != model:
+            raise ActRefused("ACT_STATE", "there is no dossier of this model")
+        # One entry for one evidence. Without any, for what has happened so far: two processes say it once.
+        why = f"after {len(one.history)}" if evidence is None else str(evidence)
+        key = "monitor:" + hashlib.sha256(f"{model.digest} {event} {reason} {pair} {why}".encode()).hexdigest()
+        said = self._log.find(key)
+        if said is not None:
+            return said
+        end = transition(one.past, event, ())
+        body: dict[str, JsonValue] = {
+            "model": {"name": model.name, "version": model.version, "digest": model.digest},
+            "event": event.value,
+            "from": NONE if one.state is None else one.state.value,
+            "to": end.value,
+            "reason": reason,
+            "condition": None if pair is None else pair[0],
+            "observed": None if pair is None else pair[1],
+            "evidence": evidence,
+            "note": None,
+            "note_digest": None,
+        }
+        # What was seen is where it stands: a life's event that comes in between would make this one a false word.
+        proviso = Proviso(self._replay.next, _nothing_happened)
+        entry = self._log.append(Draft(Kind.STATE_CHANGE, key, body), proviso)
+        self._caught_up()
+        return entry
 
     # ---- where things stand ------------------------------------------------------------------------------------------
 
@@ -297,3 +312,7 @@ def _draft_switch(switch: Switch, note: str) -> Draft:
         return Draft(kind, f"switch:{after}", switch_body_of(switch, note))
     except EntryInvalid as wrong:
         raise ActRefused("ACT_INVALID", str(wrong)) from None
+
+
+def _nothing_happened(_placed: Entry, between: Sequence[Entry]) -> bool:
+    return not any(one.kind in _OF_LIVES for one in between)

@@ -12,6 +12,7 @@ from audit.entry import Draft, Kind
 from audit.errors import AuditUnavailable
 from audit.log import AuditLog
 from audit.note import Signer
+from audit.ticket import Proviso
 from ethics_review import acts
 from ethics_review.dossier import draft_approval
 from ethics_review.errors import (
@@ -436,11 +437,12 @@ class Blind:
     def __init__(self, log: AuditLog, size: int) -> None:
         self._log, self.size = log, size
 
-    def append(self, draft: Draft) -> Any:
+    def append(self, draft: Draft, proviso: Proviso | None = None) -> Any:
         """From here on it sees everything."""
-        entry = self._log.append(draft)
-        self.size = self._log.head().size
-        return entry
+        try:
+            return self._log.append(draft, proviso)
+        finally:
+            self.size = self._log.head().size
 
     def find(self, key: str) -> Any:
         """As the log."""
@@ -464,6 +466,18 @@ def test_the_log_itself_refuses_a_second_act(live: World) -> None:
     assert refused(lambda: blind.act(second)) == "ACT_ORDER"
     assert live.log.head().size == size + 1
     assert live.case.state is State.SUSPENDED
+
+
+@pytest.mark.parametrize("restricts", [False, True])
+def test_a_suspension_says_from_where(live: World, restricts: bool) -> None:
+    """The monitor and a person suspend at once: the second entry says SUSPENDED, as it was by then, and not LIVE."""
+    size = live.log.head().size
+    live.case.suspend("HARM")
+    blind = Register(Blind(live.log, size), PARTIES.trust(), OPERATOR.verifier)
+    ref = live.register.standings()[0].model
+    entry = blind.restrict(ref, "SEX", "F", 1) if restricts else blind.suspend(ref, Cause.SUBGROUP_GAP, 1)
+    assert (entry.index, entry.body["from"], entry.body["to"]) == (size + 1, "SUSPENDED", "SUSPENDED")
+    assert live.log.head().size == size + 2
 
 
 def test_a_deployment_that_lost_against_a_renewal_is_told(world: World) -> None:
