@@ -45,8 +45,7 @@ app = typer.Typer(
 @app.command()
 def serve(config: ConfigFile = None) -> None:
     """Receive, infer, report: runs until it is told to stop."""
-    stop = StopSignals(signal.SIGTERM, signal.SIGINT)
-    with told():
+    with StopSignals(signal.SIGTERM, signal.SIGINT) as stop, told():
         from service import wire  # deferred, as in each of these: the other commands need none of it
         from service.serving import build
 

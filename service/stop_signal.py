@@ -7,6 +7,7 @@ over, and then nobody would ever wake. The wakeup descriptor is written to by wh
 
 import signal
 import socket
+from typing import Self
 
 
 class StopSignals:
@@ -19,6 +20,16 @@ class StopSignals:
         signal.set_wakeup_fd(self._written.fileno(), warn_on_full_buffer=False)
         for number in numbers:
             signal.signal(number, lambda *_: None)  # the descriptor says it; a handler of Python's may come too late
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nobody waits any more."""
+        signal.set_wakeup_fd(-1)
+        self._seen.close()
+        self._written.close()
 
     def wait(self) -> signal.Signals:
         """The first of the signals, as soon as it is there."""

@@ -107,7 +107,6 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     yield Desk(tmp_path)
     for name, handler in handlers.items():
         signal.signal(name, handler)
-    signal.set_wakeup_fd(-1)
     structlog.reset_defaults()
 
 
