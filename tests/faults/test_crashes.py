@@ -1,13 +1,12 @@
 """kill -9 at every step of the story, then a restart: the study completes exactly once."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from service.pipeline import Step
 from tests.simulators.pacs import FakePacs
-from tests.simulators.site import Site, copy_of, template_of, write_series
+from tests.simulators.site import Site, template_of, write_series
 
 STEPS = [(step.value, moment) for step in Step for moment in ("before", "after")]
 ENTRIES = [(kind, "logged") for kind in ("ASSEMBLED", "SELECTED", "CALL_INTENT", "CALL_RESULT", "RELEASED")]
@@ -19,21 +18,6 @@ ONCE = ("ASSEMBLED", "SELECTED", "CALL_INTENT", "CALL_RESULT", "RELEASED")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site with an approved model, made once and copied for each row."""
     return template_of(tmp_path_factory.mktemp("template") / "site")
-
-
-@pytest.fixture
-def pacs() -> Iterator[FakePacs]:
-    """A PACS that outlives the service."""
-    with FakePacs() as running:
-        yield running
-
-
-@pytest.fixture
-def site(template: Path, tmp_path: Path, pacs: FakePacs) -> Iterator[Site]:
-    """A fresh site for one row."""
-    made = Site(copy_of(template, tmp_path / "site"), pacs)
-    yield made
-    made.kill()
 
 
 def _refuse_anything_twice(site: Site, pacs: FakePacs) -> None:

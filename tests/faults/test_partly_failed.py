@@ -1,6 +1,5 @@
 """A model of which one output fails: the rest is released as partial, once, wherever the service is killed."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from models.library import Library
 from tests.simulators import scoring_model, small_model
 from tests.simulators.handed_over import packed
 from tests.simulators.pacs import FakePacs
-from tests.simulators.site import Site, copy_of, write_series
+from tests.simulators.site import Site, write_series
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -41,21 +40,6 @@ def made(root: Path, partial: str) -> Path:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site whose model may lose outputs, made once and copied for each row."""
     return made(tmp_path_factory.mktemp("template") / "site", "allow")
-
-
-@pytest.fixture
-def pacs() -> Iterator[FakePacs]:
-    """A PACS that outlives the service."""
-    with FakePacs() as running:
-        yield running
-
-
-@pytest.fixture
-def site(template: Path, tmp_path: Path, pacs: FakePacs) -> Iterator[Site]:
-    """A fresh site for one row."""
-    one = Site(copy_of(template, tmp_path / "site"), pacs)
-    yield one
-    one.kill()
 
 
 def report(pacs: FakePacs) -> Dataset:

@@ -1,6 +1,5 @@
 """Two models that both fit: each reads each study once, whatever is cut off, and stands for itself."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from audit import verifier
 from service import looking, views
 from tests.simulators.handed_over import packed
 from tests.simulators.pacs import FakePacs
-from tests.simulators.site import Site, copy_of, write_series
+from tests.simulators.site import Site, write_series
 from tests.simulators.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -30,21 +29,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, name in enumerate(NAMES, 1001):
             made.approve(made.install_model(name=name), number=number)
     return root
-
-
-@pytest.fixture
-def pacs() -> Iterator[FakePacs]:
-    """A PACS that outlives the service."""
-    with FakePacs() as running:
-        yield running
-
-
-@pytest.fixture
-def site(template: Path, tmp_path: Path, pacs: FakePacs) -> Iterator[Site]:
-    """A fresh site for one row."""
-    made = Site(copy_of(template, tmp_path / "site"), pacs)
-    yield made
-    made.kill()
 
 
 def released(site: Site, number: int) -> None:
